@@ -1,0 +1,61 @@
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "ramole needs Python 3.11 or newer: set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
+	@touch $(STAMP)
+
+install: $(STAMP) ## .venv with everything, from pinned constraints
+
+demo: $(STAMP) ## the whole system on this machine, with real adapters, in minutes
+	$(BIN)/ramole demo
+
+test: $(STAMP) ## lint, types, import contracts, proto drift, unit, contract and integration tests
+	$(MAKE) check
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## the static half of test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(RUN) lint-imports
+	$(MAKE) protos-check
+
+fmt: $(STAMP) ## format and fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-slow: $(STAMP) ## tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(STAMP) ## tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+PROTOC = $(RUN) python -m grpc_tools.protoc -I protos --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $$(cd protos && find . -name '*.proto' -printf 'protos/%P ')
+
+protos: $(STAMP) ## regenerate services/ramole/v1 from protos/
+	rm -f services/ramole/v1/*_pb2*
+	$(call PROTOC,services)
+
+protos-check: $(STAMP)
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && ( $(call PROTOC,$$out) ) \
+	 && diff -r -x __init__.py -x __pycache__ "$$out/ramole/v1" services/ramole/v1 \
+	 || { echo "services/ramole/v1 does not match protos/: run 'make protos'" >&2; exit 1; }
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+.PHONY: help install demo test check fmt test-slow test-gpu protos protos-check clean

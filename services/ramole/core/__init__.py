@@ -1,0 +1,1 @@
+"""Values, settings and the error tree. Knows no tensors, no wire format and no service."""

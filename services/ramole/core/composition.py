@@ -1,0 +1,105 @@
+"""How k experts become one update of a module: weighting x merge x k x tau x scale.
+
+For one module and one token x, with u_i = A_i x and weights a_i that sum to 1 over the experts that touch the module:
+
+    OUTPUTS     y = W x + scale * sum_i a_i B_i u_i
+    PARAMETERS  y = W x + scale * (sum_i a_i B_i) (sum_j a_j u_j)
+
+| weighting         | a                                                       |
+|-------------------|---------------------------------------------------------|
+| UNIFORM           | 1 / k                                                   |
+| SIMILARITY        | softmax(similarity / tau)                               |
+| ROUTER            | softmax(s), s_i = <A_r x, B_r^T B_i u_i> / sqrt(Q)      |
+| ROUTER_WITH_PRIOR | softmax(s + log softmax(similarity / tau))              |
+| EXPLICIT          | the weights of the request, exactly as given            |
+
+The paper's names are presets: SELECTION, MIXTURE, FUSION, RAMOLE (Zhao et al., "Retrieval-Augmented Mixture of LoRA
+Experts for Uploadable Machine Learning").
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ramole.core.errors import InvalidInput
+
+MAX_EXPERTS = 8
+
+
+class Weighting(StrEnum):
+    """Where the weights of the experts come from."""
+
+    UNIFORM = "uniform"
+    SIMILARITY = "similarity"
+    ROUTER = "router"
+    ROUTER_WITH_PRIOR = "router_with_prior"
+    EXPLICIT = "explicit"
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether the weights depend on the token, so that a RouterLoRA must run."""
+        return self in (Weighting.ROUTER, Weighting.ROUTER_WITH_PRIOR)
+
+
+class Merge(StrEnum):
+    """Whether the experts' outputs or their parameters are averaged."""
+
+    OUTPUTS = "outputs"
+    PARAMETERS = "parameters"
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """One point of the axes above. `k` is the number of experts to retrieve, 0 = the bare base model."""
+
+    weighting: Weighting = Weighting.ROUTER
+    merge: Merge = Merge.OUTPUTS
+    k: int = 3
+    tau: float = 0.05
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.k <= MAX_EXPERTS:
+            raise InvalidInput(
+                f"{self.k} experts asked for", field="composition.k", remedy=f"use 0 to {MAX_EXPERTS}"
+            )
+        if not (math.isfinite(self.tau) and self.tau > 0):
+            raise InvalidInput(
+                f"tau = {self.tau}", field="composition.tau", remedy="use a finite value above 0, e.g. 0.05"
+            )
+        if not math.isfinite(self.scale):
+            raise InvalidInput(f"scale = {self.scale}", field="composition.scale", remedy="use a finite value")
+
+
+PRESETS: dict[str, Composition] = {
+    "selection": Composition(Weighting.UNIFORM, Merge.OUTPUTS, k=1),
+    "mixture": Composition(Weighting.UNIFORM, Merge.OUTPUTS, k=3),
+    "fusion": Composition(Weighting.UNIFORM, Merge.PARAMETERS, k=3),
+    "ramole": Composition(Weighting.ROUTER, Merge.OUTPUTS, k=3),
+    "ramole_prior": Composition(Weighting.ROUTER_WITH_PRIOR, Merge.OUTPUTS, k=3),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """One adapter in the mixture of one request.
+
+    Attributes:
+        digest: which content.
+        similarity: cosine between prompt and adapter, in [-1, 1]; 0 when the request named the adapter itself.
+        weight: used by EXPLICIT weighting only.
+        scale: multiplies this expert's output whatever the weighting.
+    """
+
+    digest: str
+    similarity: float = 0.0
+    weight: float = 1.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in ("similarity", "weight", "scale"):
+            value = getattr(self, field)
+            if not math.isfinite(value):
+                raise InvalidInput(f"{field} = {value}", field=f"adapters.{field}", remedy="use a finite value")

@@ -1,0 +1,77 @@
+"""The one error tree. `transport` maps each class to one gRPC status; nothing else decides status codes.
+
+RamoleError
+├── InvalidInput              INVALID_ARGUMENT      the request itself is wrong, whatever the state of the server
+│   └── AdapterRefused        INVALID_ARGUMENT      an uploaded adapter failed admission
+├── NotFound                  NOT_FOUND             an adapter, version or digest that does not exist
+├── AlreadyExists             ALREADY_EXISTS        the name or idempotency key is taken by other content
+├── WrongState                FAILED_PRECONDITION   valid, but not for this server: another base model, a revoked adapter
+├── Conflict                  ABORTED               compare-and-swap lost; read again and retry
+├── LimitExceeded             RESOURCE_EXHAUSTED    too large, too many, or too busy
+├── Unavailable               UNAVAILABLE           a dependency is down; a retry may succeed
+├── Cancelled                 CANCELLED             the work was aborted on purpose (revoke, shutdown)
+└── Corrupt                   DATA_LOSS             stored bytes no longer match their digest
+"""
+
+from __future__ import annotations
+
+
+class RamoleError(Exception):
+    """Root of all errors that a client may see.
+
+    Args:
+        message: what is wrong, in one sentence, naming the offending value.
+        field: path of the request field or setting at fault, for example ``composition.k``; empty if none.
+        remedy: what the caller can do about it; empty if nothing.
+    """
+
+    def __init__(self, message: str, *, field: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        where = f"{self.field}: " if self.field else ""
+        cure = f" ({self.remedy})" if self.remedy else ""
+        return f"{where}{self.message}{cure}"
+
+
+class InvalidInput(RamoleError):
+    """The request is wrong whatever the state of the server."""
+
+
+class AdapterRefused(InvalidInput):
+    """An uploaded adapter failed admission; nothing of it was kept."""
+
+
+class NotFound(RamoleError):
+    """The named thing does not exist, or the caller may not see it."""
+
+
+class AlreadyExists(RamoleError):
+    """The name or key already stands for other content."""
+
+
+class WrongState(RamoleError):
+    """The request is valid but does not fit this server, for example an adapter of another base model."""
+
+
+class Conflict(RamoleError):
+    """A compare-and-swap lost against another writer."""
+
+
+class LimitExceeded(RamoleError):
+    """A size, count or concurrency limit was hit."""
+
+
+class Unavailable(RamoleError):
+    """A dependency is down or still starting."""
+
+
+class Cancelled(RamoleError):
+    """The work was aborted on purpose."""
+
+
+class Corrupt(RamoleError):
+    """Stored bytes no longer match their digest."""

@@ -1,0 +1,65 @@
+"""How adapters are called: ``tenant/name@version``, always pointing to one immutable digest."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ramole.core.errors import InvalidInput
+
+DEFAULT_TENANT = "default"
+
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AdapterName:
+    """``tenant/name``, or ``tenant/name@version`` when a version is pinned (0 = the latest)."""
+
+    tenant: str
+    name: str
+    version: int = 0
+
+    def __str__(self) -> str:
+        suffix = f"@{self.version}" if self.version else ""
+        return f"{self.tenant}/{self.name}{suffix}"
+
+    @classmethod
+    def parse(cls, text: str, *, field: str = "adapter", tenant: str = DEFAULT_TENANT) -> AdapterName:
+        """Reads ``name``, ``tenant/name`` or ``tenant/name@version``.
+
+        Raises:
+            InvalidInput: the text is none of these.
+        """
+        path, at, version = text.partition("@")
+        owner, slash, name = path.rpartition("/")
+        owner = owner if slash else tenant
+        version_is_good = version.isascii() and version.isdigit() and 0 < len(version) <= 9 and int(version) > 0
+        if not _PART.fullmatch(owner) or not _PART.fullmatch(name) or (at and not version_is_good):
+            raise InvalidInput(
+                f"{text[:160]!r} is not an adapter name",
+                field=field,
+                remedy="use name, tenant/name or tenant/name@version with letters, digits, '.', '_' and '-'",
+            )
+        return cls(owner, name, int(version) if at else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """One stored version of an adapter. `digest` is the sha256 of its canonical content, in hex."""
+
+    tenant: str
+    name: str
+    version: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.tenant}/{self.name}@{self.version}"
+
+
+def check_digest(text: str, *, field: str = "digest") -> str:
+    """Returns `text` if it is a sha256 in lower-case hex. Raises InvalidInput otherwise."""
+    if not _DIGEST.fullmatch(text):
+        raise InvalidInput(f"{text[:80]!r} is not a sha256", field=field, remedy="give 64 hex digits")
+    return text

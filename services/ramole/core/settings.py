@@ -1,0 +1,126 @@
+"""All settings. Read once by the composition root; nothing else reads the environment.
+
+Sources, the first wins: arguments, `RAMOLE_*` variables (nested with two underscores, e.g. `RAMOLE_GATEWAY__PORT`),
+the YAML file named by `RAMOLE_CONFIG`, the defaults below.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from ramole.core.composition import PRESETS, Composition
+
+PAPER_INSTRUCTION = "Represent the sentence for similar task retrieval: "
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(_Section):
+    """What every gRPC server shares."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535, description="0 = any free port")
+    max_inflight: int = Field(default=512, ge=1, description="calls in flight before RESOURCE_EXHAUSTED")
+    grace_s: float = Field(default=8.0, ge=0, description="how long a stopping server lets calls finish")
+
+
+class GatewaySettings(_Section):
+    """The public port."""
+
+    server: ServerSettings = ServerSettings(port=50051, max_inflight=1024)
+    preset: str = Field(default="ramole_prior", description="composition of requests that name none")
+    max_prompt_chars: int = Field(default=32_768, ge=1)
+    deadline_s: float = Field(default=120.0, gt=0, description="for calls whose client sets none")
+
+    @property
+    def composition(self) -> Composition:
+        """The server's default composition."""
+        return PRESETS[self.preset]
+
+
+class EmbeddingSettings(_Section):
+    """The LoRARetriever's encoder."""
+
+    server: ServerSettings = ServerSettings()
+    encoder: str = Field(default="minilm", description="'minilm' (shipped by a package) or any path or model id")
+    instruction: str = PAPER_INSTRUCTION
+    max_batch: int = Field(default=32, ge=1)
+    batch_window_s: float = Field(default=0.003, ge=0, description="how long a prompt waits for company")
+    threads: int = Field(default=1, ge=1)
+
+
+class RetrievalSettings(_Section):
+    """Milvus: a Lite file inside `data_dir` when `uri` is empty, else a server."""
+
+    server: ServerSettings = ServerSettings()
+    uri: str = ""
+    token: str = ""
+    timeout_s: float = Field(default=10.0, gt=0)
+
+
+class AdapterSettings(_Section):
+    """Admission limits, store and host cache."""
+
+    server: ServerSettings = ServerSettings()
+    max_upload_bytes: int = Field(default=512 * 2**20, ge=1024)
+    max_samples: int = Field(default=64, ge=1)
+    max_rank: int = Field(default=64, ge=1)
+    cache_bytes: int = Field(default=2 * 2**30, ge=0, description="host memory for weights")
+
+
+class ExecutorSettings(_Section):
+    """The engine."""
+
+    server: ServerSettings = ServerSettings()
+    num_slots: int = Field(default=64, ge=2, description="adapter slots on the device, the empty slot included")
+    slot_rank: int = Field(default=16, ge=1)
+    max_rows: int = Field(default=32, ge=1, description="requests that run at once")
+    max_len: int = Field(default=256, ge=8, description="prompt + completion tokens of one request")
+    token_budget: int = Field(default=512, ge=1, description="tokens of one engine step")
+    max_waiting: int = Field(default=1024, ge=1)
+    router: str = Field(default="zoo", description="RouterLoRA folder; 'zoo' = the shipped one, '' = none")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = "cpu"
+    threads: int = Field(default=1, ge=1)
+
+
+class Settings(BaseSettings):
+    """Everything. One instance is built by the composition root and handed down."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RAMOLE_", env_nested_delimiter="__", extra="forbid", frozen=True, yaml_file_encoding="utf-8"
+    )
+
+    data_dir: Path = Path("ramole-data")
+    base_model: str = Field(default="zoo", description="'zoo' (shipped) or any Hugging Face causal LM")
+    gateway: GatewaySettings = GatewaySettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
+    adapters: AdapterSettings = AdapterSettings()
+    executor: ExecutorSettings = ExecutorSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then environment, then the YAML file."""
+        path = os.environ.get("RAMOLE_CONFIG")
+        yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=path),) if path else ()
+        return (init_settings, env_settings, *yaml)
