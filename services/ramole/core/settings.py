@@ -100,11 +100,12 @@ class Settings(BaseSettings):
     """Everything. One instance is built by the composition root and handed down."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RAMOLE_", env_nested_delimiter="__", extra="forbid", frozen=True, yaml_file_encoding="utf-8"
+        env_prefix="RAMOLE_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
     data_dir: Path = Path("ramole-data")
-    base_model: str = Field(default="zoo", description="'zoo' (shipped) or any Hugging Face causal LM")
+    base_model: str = Field(default="zoo", description="'zoo' (shipped), a folder or a hub id of a causal LM")
+    base_id: str = Field(default="", description="the name adapters give their base; empty = base_model itself")
     gateway: GatewaySettings = GatewaySettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
