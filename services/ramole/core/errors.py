@@ -5,7 +5,7 @@ RamoleError
 │   └── AdapterRefused        INVALID_ARGUMENT      an uploaded adapter failed admission
 ├── NotFound                  NOT_FOUND             an adapter, version or digest that does not exist
 ├── AlreadyExists             ALREADY_EXISTS        the name or idempotency key is taken by other content
-├── WrongState                FAILED_PRECONDITION   valid, but not for this server: another base model, a revoked adapter
+├── WrongState                FAILED_PRECONDITION   valid, but not here: another base model, a revoked adapter
 ├── Conflict                  ABORTED               compare-and-swap lost; read again and retry
 ├── LimitExceeded             RESOURCE_EXHAUSTED    too large, too many, or too busy
 ├── Unavailable               UNAVAILABLE           a dependency is down; a retry may succeed

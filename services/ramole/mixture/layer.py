@@ -1,0 +1,126 @@
+"""One wrapped module: the frozen base layer, the slots of all resident adapters at this place, and its router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from ramole.lora.weights import LoraPair
+from ramole.mixture.forms import add_mixture
+from ramole.mixture.step import StepContext
+
+
+@dataclass(frozen=True, slots=True)
+class SlotShape:
+    """Sizes shared by every wrapped module: S slots (slot 0 stays empty), slot rank R, router rank Q."""
+
+    num_slots: int
+    slot_rank: int
+    router_rank: int
+
+
+class MixtureLinear(nn.Module):
+    """y = base(x) + the mixture of the step's experts. Does nothing but the base when no step is running.
+
+    Tensors: `lora_a` [S, R, d], `lora_b` [S, R, o], `c` [S, Q, R], `has` [S]; router: `router_a` [Q, d],
+    `router_b` [o, Q]. Ranks below R are padded with zero rows, which add nothing. `touched` mirrors `has` on the host.
+    """
+
+    lora_a: torch.Tensor
+    lora_b: torch.Tensor
+    c: torch.Tensor
+    has: torch.Tensor
+
+    def __init__(
+        self,
+        base: nn.Module,
+        *,
+        index: int,
+        widths: tuple[int, int],
+        shape: SlotShape,
+        context: StepContext,
+    ) -> None:
+        """Wraps `base`, a module of widths (d, o). `index` is its number among the wrapped modules."""
+        super().__init__()
+        weight = cast(torch.Tensor, base.weight)
+        (d, o), (num_slots, rank, q) = widths, (shape.num_slots, shape.slot_rank, shape.router_rank)
+        self.base = base
+        self.index = index
+        self._context = context
+
+        floating = _floating(weight.dtype)
+
+        def zeros(*size: int, dtype: torch.dtype = floating) -> torch.Tensor:
+            return torch.zeros(size, dtype=dtype, device=weight.device)
+
+        self.register_buffer("lora_a", zeros(num_slots, rank, d), persistent=False)
+        self.register_buffer("lora_b", zeros(num_slots, rank, o), persistent=False)
+        self.register_buffer("c", zeros(num_slots, q, rank), persistent=False)
+        self.register_buffer("has", zeros(num_slots, dtype=torch.bool), persistent=False)
+        self.router_a = nn.Parameter(zeros(q, d), requires_grad=False)
+        self.router_b = nn.Parameter(zeros(o, q), requires_grad=False)
+        self.touched = np.zeros(num_slots, np.bool_)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The base weight: model code asks its projections for dtype and device."""
+        return cast(torch.Tensor, self.base.weight)
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The base bias."""
+        return cast("torch.Tensor | None", getattr(self.base, "bias", None))
+
+    @torch.no_grad()
+    def write(self, slot: int, pair: LoraPair) -> None:
+        """Puts one adapter's pair into a slot, replacing what was there."""
+        self.clear(slot)
+        self.lora_a[slot, : pair.rank] = pair.a
+        self.lora_b[slot, : pair.rank] = pair.b.T
+        self.c[slot] = self._couple(self.lora_b[slot])
+        self.has[slot] = True
+        self.touched[slot] = True
+
+    @torch.no_grad()
+    def clear(self, slot: int) -> None:
+        """Zeroes a slot: what is not in use must not be able to leak."""
+        for tensor in (self.lora_a, self.lora_b, self.c, self.has):
+            tensor[slot] = 0
+        self.touched[slot] = False
+
+    @torch.no_grad()
+    def set_router(self, pair: LoraPair) -> None:
+        """Replaces the router of this module and every C made from it."""
+        self.router_a.copy_(pair.a)
+        self.router_b.copy_(pair.b)
+        self.c.copy_(self._couple(self.lora_b))
+
+    def coupling(self, slots: torch.Tensor) -> torch.Tensor:
+        """C = B_r^T B of some slots, [..., Q, R]; computed anew while the router is being trained."""
+        return self._couple(self.lora_b[slots]) if self.router_b.requires_grad else self.c[slots]
+
+    def _couple(self, lora_b: torch.Tensor) -> torch.Tensor:
+        # Float32 whatever the storage: C multiplies two rounded factors already.
+        return torch.einsum("oq,...ro->...qr", self.router_b.float(), lora_b.float()).to(lora_b.dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., d] -> [..., o]; the leading axes are the T packed tokens of the running step."""
+        y = cast(torch.Tensor, self.base(x))
+        step = self._context.step
+        if step is None:
+            return y
+        flat = x.reshape(-1, x.shape[-1])
+        if flat.shape[0] != step.plan.num_tokens:
+            raise RuntimeError(f"{flat.shape[0]} tokens reached a module, the plan has {step.plan.num_tokens}")
+        out = y.view(flat.shape[0], -1)
+        add_mixture(flat, out, self, step)
+        return y
+
+
+def _floating(dtype: torch.dtype) -> torch.dtype:
+    # A quantised base stores integers; its adapters do not.
+    return dtype if dtype.is_floating_point else torch.float32

@@ -1,0 +1,149 @@
+"""The mixture of one model: all its wrapped modules, written and cleared together, run one step at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ramole.core.errors import LimitExceeded, WrongState
+from ramole.lora.weights import AdapterWeights
+from ramole.mixture.layer import MixtureLinear, SlotShape
+from ramole.mixture.plan import NO_SLOT, StepPlan
+from ramole.mixture.step import Step, StepContext
+from ramole.mixture.surgery import find_module, replace_module, widths_of
+
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+class Mixture:
+    """Owns the wrapped modules of `model`. A module is wrapped when the first adapter (or `wrap`) names it."""
+
+    def __init__(self, model: nn.Module, shape: SlotShape, router: AdapterWeights | None = None) -> None:
+        """
+        Args:
+            model: the frozen base model, changed in place as modules are wrapped.
+            shape: sizes of the slots.
+            router: the RouterLoRA as (A_r, B_r) pairs; modules without a pair weigh uniformly.
+
+        Raises:
+            WrongState: the router does not fit the model or `shape`.
+        """
+        self.shape = shape
+        self.modules: dict[str, MixtureLinear] = {}
+        self._model = model
+        self._context = StepContext()
+        self._router = router
+        for name, pair in router.pairs.items() if router else ():
+            d, o = widths_of(find_module(model, name), name)
+            if pair.a.shape != (shape.router_rank, d) or pair.b.shape != (o, shape.router_rank):
+                raise WrongState(
+                    f"the router's pair for {name} is {tuple(pair.a.shape)}, {tuple(pair.b.shape)}",
+                    field="executor.router",
+                    remedy=f"train it for this base model with rank {shape.router_rank}",
+                )
+
+    @property
+    def has_router(self) -> bool:
+        """Whether a RouterLoRA is loaded."""
+        return self._router is not None
+
+    def wrap(self, name: str) -> MixtureLinear:
+        """Wraps the module called `name`, once. Raises WrongState when it cannot carry adapters."""
+        if name not in self.modules:
+            base = find_module(self._model, name)
+            module = MixtureLinear(
+                base,
+                index=len(self.modules),
+                widths=widths_of(base, name),
+                shape=self.shape,
+                context=self._context,
+            )
+            if self._router is not None and name in self._router.pairs:
+                module.set_router(self._router.pairs[name])
+            replace_module(self._model, name, module)
+            self.modules[name] = module
+        return self.modules[name]
+
+    def check(self, weights: AdapterWeights) -> None:
+        """Raises WrongState or LimitExceeded when an adapter does not fit; touches nothing."""
+        for name, pair in weights.pairs.items():
+            module = self.modules.get(name)
+            d, o = widths_of(module.base if module else find_module(self._model, name), name)
+            if pair.a.shape[1] != d or pair.b.shape[0] != o:
+                raise WrongState(f"{name}: the adapter is {pair.a.shape[1]} -> {pair.b.shape[0]}, the base {d} -> {o}")
+            if pair.rank > self.shape.slot_rank:
+                raise LimitExceeded(
+                    f"{name}: rank {pair.rank} does not fit a slot of rank {self.shape.slot_rank}",
+                    field="executor.slot_rank",
+                    remedy="raise the setting or train the adapter with a lower rank",
+                )
+
+    def write(self, slot: int, weights: AdapterWeights) -> None:
+        """Puts an adapter into a slot of every module it touches, and clears that slot in all others.
+
+        All checks come first: a failure leaves the slot as it was.
+        """
+        if not NO_SLOT < slot < self.shape.num_slots:
+            raise ValueError(f"slot {slot} is not in 1..{self.shape.num_slots - 1}")
+        self.check(weights)
+        for name in weights.pairs:
+            self.wrap(name)
+        for name, module in self.modules.items():
+            if name in weights.pairs:
+                module.write(slot, weights.pairs[name])
+            else:
+                module.clear(slot)
+
+    def clear(self, slot: int) -> None:
+        """Empties a slot everywhere."""
+        for module in self.modules.values():
+            module.clear(slot)
+
+    @contextmanager
+    def running(self, plan: StepPlan) -> Iterator[Step | None]:
+        """Makes the next forward of the model compute `plan`. Yields the step, or None when nobody uses adapters."""
+        device = next(self._model.parameters()).device
+        step = Step.build(plan, device) if plan.num_adapters else None
+        with self._context.running(step):
+            yield step
+
+    def usage(self, step: Step) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """What the experts of a step that has run really got.
+
+        Returns:
+            Sums over tokens and modules of the weights, by transformer layer: [L, b, k], and the number of terms
+            behind them, [L, b]: tokens x modules that at least one expert of the request touches. Modules outside
+            the layers (an output head) count as a last layer of their own.
+        """
+        plan = step.plan
+        layers = {name: _layer_of(name) for name in self.modules}
+        num_layers = max((layer for layer in layers.values() if layer is not None), default=-1) + 1
+        weights = np.zeros((num_layers + 1, plan.num_requests, plan.slots.shape[1]))
+        counts = np.zeros((num_layers + 1, plan.num_requests))
+        lengths = np.array(plan.lengths)
+        for name, module in self.modules.items():
+            layer = layers[name]
+            at = num_layers if layer is None else layer
+            if (recorded := step.usage.get(module.index)) is not None:
+                weights[at] += recorded.double().cpu().numpy()
+            touched = (module.touched[plan.slots]).any(1)
+            counts[at] += np.where(touched, lengths, 0)
+        return weights, counts
+
+    def trainable_router(self) -> list[torch.nn.Parameter]:
+        """Switches the routers of all wrapped modules to training and returns their parameters (A_r, B_r, ...)."""
+        parameters = [p for module in self.modules.values() for p in (module.router_a, module.router_b)]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        return parameters
+
+
+def _layer_of(name: str) -> int | None:
+    found = _LAYER.search(name)
+    return int(found[1]) if found else None

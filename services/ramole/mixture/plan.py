@@ -1,0 +1,162 @@
+"""The step plan: everything one forward over many different requests must know about their adapters. Ints, no tensors.
+
+A step packs the tokens of b requests into T rows. Each request brings its own experts; the plan de-duplicates them
+into p unique adapters (p <= b * k) and holds the mask M [b, p] of who uses what.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ramole.core.composition import Composition, Expert, Merge, Weighting
+
+NO_SLOT = 0
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMixture:
+    """The experts of one request on the device, and how to weigh them. All tuples have length k.
+
+    Attributes:
+        slots: slot of each expert, never 0.
+        logits: request-level logits: 0 for UNIFORM and ROUTER, similarity / tau for SIMILARITY, its log softmax for
+            ROUTER_WITH_PRIOR.
+        weights: used as they are when `is_explicit`.
+        scales: multiply each expert's output; the composition's scale is folded in.
+        is_routed: add the router's score to the logits, per token and module.
+        is_explicit: take `weights` instead of a softmax.
+        merges_parameters: average parameters instead of outputs.
+    """
+
+    slots: tuple[int, ...] = ()
+    logits: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
+    is_routed: bool = False
+    is_explicit: bool = False
+    merges_parameters: bool = False
+
+    @classmethod
+    def build(cls, composition: Composition, experts: Sequence[Expert], slots: Sequence[int]) -> RequestMixture:
+        """Resolves a composition for experts that are resident in `slots` (same order)."""
+        if not experts:
+            return cls()
+        scaled = [expert.similarity / composition.tau for expert in experts]
+        match composition.weighting:
+            case Weighting.SIMILARITY:
+                logits = scaled
+            case Weighting.ROUTER_WITH_PRIOR:
+                top = max(scaled)
+                norm = top + math.log(sum(math.exp(s - top) for s in scaled))
+                logits = [s - norm for s in scaled]
+            case _:
+                logits = [0.0] * len(experts)
+        return cls(
+            slots=tuple(slots),
+            logits=tuple(logits),
+            weights=tuple(expert.weight for expert in experts),
+            scales=tuple(expert.scale * composition.scale for expert in experts),
+            # The softmax over one expert is 1 whatever its score: no router needed.
+            is_routed=composition.weighting.is_routed and len(experts) > 1,
+            is_explicit=composition.weighting is Weighting.EXPLICIT,
+            merges_parameters=composition.merge is Merge.PARAMETERS,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One packed step. Requests with one token come first (`num_decode` of them), then longer segments.
+
+    Attributes:
+        lengths: tokens of each request in packed order, [b].
+        num_decode: how many leading requests have exactly one token and may be computed together.
+        adapters: the p unique slots, in order of first appearance.
+        mask: M [b, p], whether request i uses adapter j.
+        slots: [b, k] with 0 where a request has fewer experts.
+        columns: [b, k] index into `adapters`; 0 where there is no expert (never read there).
+        logits, weights, scales: [b, k] float32, see RequestMixture.
+        is_routed, is_explicit, merges_parameters: [b].
+    """
+
+    lengths: tuple[int, ...]
+    num_decode: int
+    adapters: tuple[int, ...]
+    mask: BoolArray
+    slots: IntArray
+    columns: IntArray
+    logits: FloatArray
+    weights: FloatArray
+    scales: FloatArray
+    is_routed: BoolArray
+    is_explicit: BoolArray
+    merges_parameters: BoolArray
+
+    @property
+    def num_requests(self) -> int:
+        """b."""
+        return len(self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return sum(self.lengths)
+
+    @property
+    def num_adapters(self) -> int:
+        """p."""
+        return len(self.adapters)
+
+    @property
+    def segments(self) -> list[tuple[int, int]]:
+        """First and one-past-last token of each request, in packed order."""
+        ends = np.cumsum(self.lengths).tolist()
+        return [(end - length, end) for end, length in zip(ends, self.lengths, strict=True)]
+
+
+def build_step_plan(mixtures: Sequence[RequestMixture], lengths: Sequence[int]) -> StepPlan:
+    """De-duplicates the adapters of a batch and lays its mask out.
+
+    Args:
+        mixtures: one for each request, in packed order.
+        lengths: tokens of each request, same order.
+
+    Returns:
+        The plan; k is the largest number of experts of any request.
+    """
+    b, k = len(mixtures), max((len(m.slots) for m in mixtures), default=0)
+    column_of: dict[int, int] = {}
+    slots = np.zeros((b, k), np.int64)
+    columns = np.zeros((b, k), np.int64)
+    values = np.zeros((3, b, k), np.float32)
+    for i, mixture in enumerate(mixtures):
+        n = len(mixture.slots)
+        slots[i, :n] = mixture.slots
+        columns[i, :n] = [column_of.setdefault(slot, len(column_of)) for slot in mixture.slots]
+        values[:, i, :n] = (mixture.logits, mixture.weights, mixture.scales)
+    mask = np.zeros((b, len(column_of)), np.bool_)
+    rows, positions = np.nonzero(slots)
+    mask[rows, columns[rows, positions]] = True
+    num_decode = next((i for i, length in enumerate(lengths) if length != 1), b)
+    return StepPlan(
+        lengths=tuple(lengths),
+        num_decode=num_decode,
+        adapters=tuple(column_of),
+        mask=mask,
+        slots=slots,
+        columns=columns,
+        logits=values[0],
+        weights=values[1],
+        scales=values[2],
+        is_routed=np.array([m.is_routed for m in mixtures], np.bool_),
+        is_explicit=np.array([m.is_explicit for m in mixtures], np.bool_),
+        merges_parameters=np.array([m.merges_parameters for m in mixtures], np.bool_),
+    )
