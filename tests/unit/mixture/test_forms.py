@@ -15,7 +15,7 @@ from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import RequestMixture, build_step_plan
 from ramole.mixture.reference import reference_update
 
-D, O, Q, SLOTS, RANK = 12, 10, 4, 9, 6
+D, WIDTH, Q, SLOTS, RANK = 12, 10, 4, 9, 6
 NAME = "layers.0.proj"
 
 
@@ -24,7 +24,7 @@ class OneLinear(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.ModuleDict({"proj": nn.Linear(D, O)})])
+        self.layers = nn.ModuleList([nn.ModuleDict({"proj": nn.Linear(D, WIDTH)})])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers[0]["proj"](x)
@@ -32,14 +32,14 @@ class OneLinear(nn.Module):
 
 def random_pair(seed: int, rank: int) -> LoraPair:
     g = torch.Generator().manual_seed(seed)
-    return LoraPair(torch.randn(rank, D, generator=g) / D**0.5, torch.randn(O, rank, generator=g) / rank**0.5)
+    return LoraPair(torch.randn(rank, D, generator=g) / D**0.5, torch.randn(WIDTH, rank, generator=g) / rank**0.5)
 
 
 def build(ranks: dict[int, int], seed: int = 0) -> tuple[OneLinear, Mixture, dict[int, LoraPair | None], LoraPair]:
     """A mixture with an adapter of the given rank in each slot; rank 0 = it does not touch the module."""
     torch.manual_seed(seed)
     model = OneLinear().requires_grad_(False)
-    router = LoraPair(torch.randn(Q, D), torch.randn(O, Q))
+    router = LoraPair(torch.randn(Q, D), torch.randn(WIDTH, Q))
     mixture = Mixture(model, SlotShape(SLOTS, RANK, Q), AdapterWeights({NAME: router}))
     mixture.wrap(NAME)
     pairs: dict[int, LoraPair | None] = {}
@@ -160,9 +160,7 @@ def test_a_zero_router_is_the_uniform_mixture() -> None:
 def test_permuting_experts_changes_nothing() -> None:
     model, mixture, _, _ = build({1: 4, 2: 6, 3: 1})
     x = torch.randn(4, D)
-    torch.testing.assert_close(
-        run(mixture, model, x, (mix([1, 2, 3]), 4)), run(mixture, model, x, (mix([3, 1, 2]), 4))
-    )
+    torch.testing.assert_close(run(mixture, model, x, (mix([1, 2, 3]), 4)), run(mixture, model, x, (mix([3, 1, 2]), 4)))
 
 
 def test_the_factorisation_of_an_adapter_does_not_matter() -> None:

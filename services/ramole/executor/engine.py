@@ -1,0 +1,255 @@
+"""The loop: admit, place adapters, run one forward, hand out tokens. No text, no threads of its own, no network.
+
+A notebook can use it directly:
+
+    engine = Engine(ModelRunner(model, ...), eos_token_ids={2}, load=my_adapters.__getitem__)
+    engine.add(Sequence("a", prompt=[1, 5, 9], max_tokens=8, experts=(Expert(digest),)))
+    while engine.has_work:
+        for update in engine.step(): ...
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded, RamoleError, WrongState
+from ramole.executor.runner import ModelRunner
+from ramole.executor.scheduler import Scheduler
+from ramole.executor.sequence import FinishReason, Sequence
+from ramole.executor.slots import SlotTable
+from ramole.lora.weights import AdapterWeights
+from ramole.mixture.plan import StepPlan
+
+LoadAdapter = Callable[[str], "Future[AdapterWeights]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """News of one sequence after a step: its newest token, or the error that ended it. Nothing comes after the last."""
+
+    sequence: Sequence
+    token: int | None = None
+    error: RamoleError | None = None
+    is_last: bool = False
+
+
+class Engine:
+    """Runs sequences with different adapters together. All methods belong to one thread; `load` must not block."""
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        *,
+        load: LoadAdapter,
+        eos_token_ids: Collection[int],
+        num_slots: int,
+        max_rows: int,
+        token_budget: int,
+        max_waiting: int = 1024,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            load: starts loading an adapter's weights by digest, off this thread.
+            clock: monotonic seconds.
+        """
+        self._runner = runner
+        self._load = load
+        self._eos = frozenset(eos_token_ids)
+        self._clock = clock
+        self._max_waiting = max_waiting
+        self._scheduler = Scheduler(SlotTable(num_slots), max_rows=max_rows, token_budget=token_budget)
+        self._loads: dict[str, Future[AdapterWeights]] = {}
+        self._sequences: dict[str, Sequence] = {}
+        self._updates: list[Update] = []
+        self._doomed: set[str] = set()
+        self.num_steps = 0
+        self.fullest_plan: StepPlan | None = None
+        self.fullest_digests: tuple[str, ...] = ()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would have anything to do, now or when a load is done."""
+        return bool(self._sequences or self._updates)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether every sequence waits for adapters: the next step runs nothing until a load is done."""
+        scheduler = self._scheduler
+        return not self._updates and not scheduler.running and bool(scheduler.waiting) and not self._any_loaded()
+
+    @property
+    def pending_loads(self) -> tuple[Future[AdapterWeights], ...]:
+        """Loads under way."""
+        return tuple(load for load in self._loads.values() if not load.done())
+
+    @property
+    def num_running(self) -> int:
+        """Sequences in the batch."""
+        return len(self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences in the queue."""
+        return len(self._scheduler.waiting)
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        """Digests of the adapters on the device."""
+        return self._scheduler.slots.resident
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a sequence and starts loading its missing adapters.
+
+        Raises:
+            InvalidInput: the prompt is empty or too long for its row.
+            LimitExceeded: the queue is full, or the request needs more slots than there are.
+            WrongState: a routed composition without a RouterLoRA.
+        """
+        max_len = self._runner.kv.max_len
+        if not sequence.prompt:
+            raise InvalidInput("the prompt has no tokens", field="prompt", remedy="send some text")
+        if len(sequence.prompt) + sequence.max_tokens > max_len:
+            raise InvalidInput(
+                f"{len(sequence.prompt)} prompt tokens + {sequence.max_tokens} new ones exceed {max_len}",
+                field="sampling.max_tokens",
+                remedy="shorten the prompt, ask for fewer tokens or raise executor.max_len",
+            )
+        if len(self._scheduler.waiting) >= self._max_waiting:
+            raise LimitExceeded(f"{self._max_waiting} requests are waiting already", remedy="retry later")
+        if len(sequence.digests) > self._scheduler.slots.num_slots - 1:
+            raise LimitExceeded(
+                f"{len(sequence.digests)} adapters asked for", field="adapters", remedy="raise executor.num_slots"
+            )
+        if sequence.composition.weighting.is_routed and sequence.experts and not self._runner.mixture.has_router:
+            raise WrongState(
+                "this server has no RouterLoRA",
+                field="composition.weighting",
+                remedy="use another weighting, or set executor.router",
+            )
+        self._doomed.difference_update(sequence.digests)
+        self._sequences[sequence.id] = sequence
+        self._scheduler.add(sequence)
+        self._start_loads(sequence)
+
+    def cancel(self, sequence_id: str) -> None:
+        """Frees everything a sequence holds. Unknown ids are ignored: it may have just finished."""
+        sequence = self._sequences.pop(sequence_id, None)
+        if sequence is not None:
+            self._scheduler.finish(sequence)
+
+    def evict(self, digests: Collection[str], *, abort: bool) -> int:
+        """Forgets adapters. Those in use go when their last sequence ends, or at once with `abort`.
+
+        Returns:
+            How many sequences were aborted; each gets an update with the error Cancelled.
+        """
+        wanted = set(digests)
+        users = [s for s in self._sequences.values() if wanted & set(s.digests)] if abort else []
+        for sequence in users:
+            self._fail(sequence, Cancelled("an adapter of this request was revoked", field="adapters"))
+        for digest in wanted:
+            self._loads.pop(digest, None)
+        self._doomed |= wanted
+        self._bury()
+        return len(users)
+
+    def step(self) -> list[Update]:
+        """One iteration. Returns the news since the last one; empty when everything waits for adapters."""
+        self._bury()
+        self._collect_loads()
+        schedule = self._scheduler.schedule(self._is_loaded)
+        for digest, slot in schedule.placements:
+            self._runner.place(slot, self._loads.pop(digest).result())
+        if schedule.sequences:
+            now = self._clock()
+            for sequence in schedule.sequences:
+                sequence.admitted_s = now if sequence.admitted_s is None else sequence.admitted_s
+            tokens, plan = self._runner.run(schedule)
+            self._account(plan)
+            for sequence, chunk, token in zip(schedule.sequences, schedule.chunks, tokens, strict=True):
+                self._advance(sequence, chunk, token, plan)
+        updates, self._updates = self._updates, []
+        return updates
+
+    def _bury(self) -> None:
+        slots = self._scheduler.slots
+        for digest in [d for d in self._doomed if not slots.refs(d)]:
+            self._doomed.discard(digest)
+            slot = slots.drop(digest)
+            if slot is not None:
+                self._runner.clear(slot)
+
+    def _advance(self, sequence: Sequence, chunk: int, token: int, plan: StepPlan) -> None:
+        sequence.num_cached += chunk
+        sequence.max_batch = max(sequence.max_batch, plan.num_requests)
+        sequence.max_unique_adapters = max(sequence.max_unique_adapters, plan.num_adapters)
+        if sequence.num_cached < len(sequence.prompt):
+            return
+        if sequence.first_token_s is None:
+            sequence.first_token_s = self._clock()
+        sequence.tokens.append(token)
+        if token in self._eos:
+            sequence.finish_reason = FinishReason.STOP
+        elif len(sequence.tokens) >= sequence.max_tokens:
+            sequence.finish_reason = FinishReason.LENGTH
+        self._updates.append(Update(sequence, token, is_last=sequence.is_finished))
+        if sequence.is_finished:
+            self.cancel(sequence.id)
+
+    def _account(self, plan: StepPlan) -> None:
+        self.num_steps += 1
+        best = self.fullest_plan
+        if best is None or (plan.num_adapters, plan.num_requests) > (best.num_adapters, best.num_requests):
+            by_slot = {self._scheduler.slots.slot(digest): digest for digest in self.resident}
+            self.fullest_plan = plan
+            self.fullest_digests = tuple(by_slot[slot] for slot in plan.adapters)
+
+    def _start_loads(self, sequence: Sequence) -> None:
+        for digest in sequence.digests:
+            if digest not in self._scheduler.slots and digest not in self._loads:
+                self._loads[digest] = self._load(digest)
+
+    def _is_loaded(self, digest: str) -> bool:
+        load = self._loads.get(digest)
+        return load is not None and load.done()
+
+    def _any_loaded(self) -> bool:
+        slots = self._scheduler.slots
+        return any(all(d in slots or self._is_loaded(d) for d in s.digests) for s in self._scheduler.waiting)
+
+    def _collect_loads(self) -> None:
+        """Fails the sequences whose adapters could not be loaded; forgets what nobody needs."""
+        for sequence in list(self._scheduler.waiting):
+            self._start_loads(sequence)  # an adapter may have been evicted since the sequence arrived
+        for digest, load in list(self._loads.items()):
+            if not load.done():
+                continue
+            error = _failure(load) or self._misfit(load.result())
+            users = [s for s in self._scheduler.waiting if digest in s.digests]
+            if error is not None:
+                for sequence in users:
+                    self._fail(sequence, error)
+            if error is not None or not users:
+                del self._loads[digest]
+
+    def _misfit(self, weights: AdapterWeights) -> RamoleError | None:
+        try:
+            self._runner.mixture.check(weights)
+        except RamoleError as error:
+            return error
+        return None
+
+    def _fail(self, sequence: Sequence, error: RamoleError) -> None:
+        self.cancel(sequence.id)
+        self._updates.append(Update(sequence, error=error, is_last=True))
+
+
+def _failure(load: Future[AdapterWeights]) -> RamoleError | None:
+    error = load.exception()
+    if error is None or isinstance(error, RamoleError):
+        return error
+    return WrongState(f"an adapter could not be loaded: {error}", field="adapters")

@@ -1,0 +1,28 @@
+"""Memory: the keys and values of all running sequences, one contiguous row each."""
+
+from __future__ import annotations
+
+import torch
+
+
+class KvRows:
+    """`keys[layer]` and `values[layer]`: [rows, H_kv, L, D]. A row belongs to one sequence until it finishes.
+
+    Rows are reserved for the longest allowed sequence, so that a running sequence can never run out of memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_rows: int,
+        num_heads: int,
+        max_len: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        shape = (num_rows, num_heads, max_len, head_dim)
+        self.max_len = max_len
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]

@@ -1,0 +1,106 @@
+"""State: one request inside the engine. Token ids and numbers, no tensors and no text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Ordered
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from ramole.core.composition import Composition, Expert
+from ramole.mixture.plan import RequestMixture
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One request from arrival to its last token.
+
+    Set by the caller: `id`, `prompt`, `max_tokens`, `experts`, `composition`, `arrived_s` (any monotonic clock).
+    Set by the scheduler: `row` (KV row), `mixture`, `skipped` (how often a later arrival was admitted before this one).
+    Set by the engine: `tokens`, `num_cached`, `finish_reason`, times and usage.
+    """
+
+    id: str
+    prompt: Ordered[int]
+    max_tokens: int
+    experts: tuple[Expert, ...] = ()
+    composition: Composition = field(default_factory=Composition)
+    arrived_s: float = 0.0
+
+    row: int | None = None
+    mixture: RequestMixture | None = None
+    skipped: int = 0
+
+    tokens: list[int] = field(default_factory=list)
+    num_cached: int = 0
+    finish_reason: FinishReason | None = None
+    admitted_s: float | None = None
+    first_token_s: float | None = None
+    max_batch: int = 0
+    max_unique_adapters: int = 0
+    usage_weights: npt.NDArray[np.float64] | None = None
+    usage_counts: npt.NDArray[np.float64] | None = None
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Unique digests of the experts, in their order."""
+        return tuple(dict.fromkeys(expert.digest for expert in self.experts))
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and generated tokens."""
+        return len(self.prompt) + len(self.tokens)
+
+    @property
+    def is_prefilled(self) -> bool:
+        """Whether only the newest token is missing from the KV cache."""
+        return self.num_cached >= len(self.prompt)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it needs no more steps."""
+        return self.finish_reason is not None
+
+    def next_tokens(self, limit: int) -> Ordered[int]:
+        """The tokens to compute next: one in decode, up to `limit` of the prompt in prefill."""
+        if self.is_prefilled:
+            return self.tokens[-1:]
+        return self.prompt[self.num_cached : self.num_cached + limit]
+
+    def add_usage(self, weights: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> None:
+        """Adds the expert weights of one step: sums [L, k] and the number of terms behind them [L]."""
+        weights = weights[:, : len(self.experts)]
+        if self.usage_weights is None or self.usage_counts is None:
+            self.usage_weights, self.usage_counts = weights.copy(), counts.copy()
+        else:
+            # Layers appear when an adapter first touches them: grow towards the larger of the two.
+            grow = max(len(weights), len(self.usage_weights))
+            self.usage_weights = _grown(self.usage_weights, grow) + _grown(weights, grow)
+            self.usage_counts = _grown(self.usage_counts, grow) + _grown(counts, grow)
+
+    def mean_weights(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Mean weight of each expert over all tokens and modules, [k], and by transformer layer, [L, k]."""
+        k = len(self.experts)
+        if self.usage_weights is None or self.usage_counts is None:
+            return np.zeros(k), np.zeros((0, k))
+        total = self.usage_weights.sum(0) / max(self.usage_counts.sum(), 1)
+        layers = self.usage_weights / np.maximum(self.usage_counts, 1)[:, None]
+        return total, layers[:-1]
+
+
+def _grown(array: npt.NDArray[np.float64], length: int) -> npt.NDArray[np.float64]:
+    # The last entry stands for modules outside the layers and stays last.
+    if len(array) == length:
+        return array
+    out = np.zeros((length, *array.shape[1:]))
+    out[: len(array) - 1], out[-1] = array[:-1], array[-1]
+    return out

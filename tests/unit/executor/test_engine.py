@@ -1,0 +1,187 @@
+"""The engine: a request in any batch answers as it does alone, and nothing is ever lost or leaked."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from ramole.core.composition import Composition, Expert, Merge, Weighting
+from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded, RamoleError
+from ramole.executor.sequence import FinishReason, Sequence
+from support.engine_world import World, make_world, tiny_llama
+
+
+def requests(seed: int, count: int, num_adapters: int = 8) -> list[Sequence]:
+    """Random prompts with 0 to 4 experts and every composition."""
+    r = random.Random(seed)
+    out = []
+    for i in range(count):
+        experts = tuple(
+            Expert(f"a{j}", similarity=r.uniform(0, 1), weight=r.uniform(-0.5, 1))
+            for j in r.sample(range(num_adapters), r.randint(0, 4))
+        )
+        composition = Composition(r.choice(list(Weighting)), r.choice(list(Merge)), tau=0.1, scale=r.choice([1, 0.5]))
+        prompt = [r.randrange(3, 97) for _ in range(r.choice([1, 3, 9, 30]))]
+        out.append(Sequence(str(i), prompt, r.randint(1, 12), experts, composition))
+    return out
+
+
+def tokens_of(updates: list) -> dict[str, list[int]]:
+    out: dict[str, list[int]] = {}
+    for update in updates:
+        assert update.error is None
+        out.setdefault(update.sequence.id, []).append(update.token)
+    return out
+
+
+def check_at_rest(world: World) -> None:
+    scheduler = world.engine._scheduler
+    assert not scheduler.running
+    assert not scheduler.waiting
+    assert sorted(scheduler._free_rows) == list(range(8))
+    assert not scheduler.slots._refs
+    slots = [scheduler.slots.slot(d) for d in scheduler.slots.resident] + scheduler.slots._free
+    assert sorted(slots) == list(range(1, scheduler.slots.num_slots))
+
+
+@pytest.mark.parametrize("budget", [7, 64])
+def test_a_request_in_a_mixed_batch_gives_the_same_tokens_as_alone(budget: int) -> None:
+    world = make_world(token_budget=budget)
+    together = tokens_of(world.run(*requests(1, 24)))
+    check_at_rest(world)
+    alone = make_world()
+    for sequence in requests(1, 24):
+        assert tokens_of(alone.run(sequence)) == {sequence.id: together[sequence.id]}
+    assert len({tuple(t) for t in together.values()}) > 12  # different adapters really answer differently
+
+
+def test_staggered_arrivals_change_nothing() -> None:
+    world = make_world(num_slots=6)
+    waiting, updates = requests(2, 20), []
+    want = tokens_of(make_world().run(*requests(2, 20)))
+    while waiting or world.engine.has_work:
+        for sequence in waiting[:2]:
+            world.engine.add(sequence)
+        waiting = waiting[2:]
+        updates += world.engine.step()
+    assert tokens_of(updates) == want
+    check_at_rest(world)
+
+
+def test_without_adapters_it_is_transformers_greedy_generate() -> None:
+    model = tiny_llama()
+    prompts = [[5, 9, 11], [7], [20, 21, 22, 23, 24, 25, 26]]
+    world = make_world()
+    got = tokens_of(world.run(*[Sequence(str(i), p, 10) for i, p in enumerate(prompts)]))
+    for i, prompt in enumerate(prompts):
+        out = model.generate(torch.tensor([prompt]), max_new_tokens=10, do_sample=False, eos_token_id=2, pad_token_id=2)
+        assert got[str(i)] == out[0, len(prompt) :].tolist()
+
+
+def test_a_cold_request_does_not_hold_up_those_behind_it() -> None:
+    world = make_world()
+    world.holds_loads = True
+    world.engine.add(Sequence("cold", [5, 6], 4, (Expert("a1"),)))
+    world.engine.add(Sequence("warm", [5, 6], 4))
+    seen = [u.sequence.id for _ in range(6) for u in world.engine.step()]
+    assert set(seen) == {"warm"}
+    assert world.engine.is_stalled
+    world.finish_load("a1")
+    assert {u.sequence.id for u in world.run()} == {"cold"}
+    check_at_rest(world)
+
+
+def test_an_adapter_that_cannot_be_loaded_fails_only_its_own_requests() -> None:
+    world = make_world()
+    updates = world.run(
+        Sequence("bad", [5, 6], 4, (Expert("a1"), Expert("unknown"))), Sequence("good", [5, 6], 4, (Expert("a1"),))
+    )
+    errors = {u.sequence.id: u.error for u in updates if u.error}
+    assert set(errors) == {"bad"}
+    assert isinstance(errors["bad"], RamoleError)
+    assert [u.sequence.finish_reason for u in updates if u.is_last and not u.error] == [FinishReason.LENGTH]
+    check_at_rest(world)
+
+
+def test_cancel_frees_everything_at_once() -> None:
+    world = make_world()
+    for sequence in requests(4, 12):
+        world.engine.add(sequence)
+    world.engine.step()
+    for i in range(12):
+        world.engine.cancel(str(i))
+    world.engine.cancel("never heard of")
+    assert not world.engine.has_work or not world.engine.step()
+    check_at_rest(world)
+
+
+def test_revoke_aborts_users_and_empties_the_slot() -> None:
+    world = make_world()
+    world.engine.add(Sequence("user", [5, 6], 30, (Expert("a1"), Expert("a2"))))
+    world.engine.add(Sequence("other", [5, 6], 30, (Expert("a2"),)))
+    world.engine.step()
+    assert world.engine.evict(["a1"], abort=True) == 1
+    errors = [u for u in world.engine.step() if u.error]
+    assert [u.sequence.id for u in errors] == ["user"]
+    assert isinstance(errors[0].error, Cancelled)
+    assert "a1" not in world.engine.resident
+    world.run()
+    check_at_rest(world)
+
+
+def test_delete_lets_users_finish_then_frees_the_slot() -> None:
+    world = make_world()
+    want = tokens_of(world.run(Sequence("x", [5, 6], 6, (Expert("a1"),))))
+    world.engine.add(Sequence("x", [5, 6], 6, (Expert("a1"),)))
+    first = world.engine.step()
+    assert world.engine.evict(["a1"], abort=False) == 0
+    assert tokens_of(first + world.run()) == want
+    world.run(Sequence("y", [5], 1))
+    assert "a1" not in world.engine.resident
+
+
+def test_usage_reports_sum_to_one_for_a_softmax() -> None:
+    world = make_world()
+    experts = tuple(Expert(f"a{i}", similarity=0.5 + 0.1 * i) for i in (0, 1, 2))
+    prior = Composition(Weighting.ROUTER_WITH_PRIOR)
+    for sequence in (Sequence("r", [5, 6, 7], 5, experts), Sequence("p", [5, 6, 7], 5, experts, prior)):
+        world.run(sequence)
+        total, layers = sequence.mean_weights()
+        assert total.sum() == pytest.approx(1, abs=1e-5)
+        assert layers.shape == (2, 3)
+        assert layers.sum(1) == pytest.approx([1, 1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "error", "field"),
+    [
+        (Sequence("x", [], 4), InvalidInput, "prompt"),
+        (Sequence("x", [5] * 90, 7), InvalidInput, "sampling.max_tokens"),
+        (Sequence("x", [5], 4, tuple(Expert(f"a{i}") for i in range(4))), LimitExceeded, "adapters"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_the_field(sequence: Sequence, error: type[RamoleError], field: str) -> None:
+    world = make_world(num_slots=4)
+    with pytest.raises(error) as raised:
+        world.engine.add(sequence)
+    assert raised.value.field == field
+    check_at_rest(world)
+
+
+def test_a_request_that_needs_busy_slots_is_not_starved() -> None:
+    world = make_world(num_slots=4)
+    world.engine.add(Sequence("busy", [5], 8, (Expert("a0"),)))
+    world.engine.step()
+    world.engine.add(Sequence("big", [5], 2, tuple(Expert(f"a{i}") for i in (1, 2, 3))))
+    admitted_before = 0
+    updates = []
+    for i in range(200):  # a stream of small requests that would always find a slot
+        world.engine.add(Sequence(f"small{i}", [5], 3, (Expert("a0"),)))
+        updates = world.engine.step()
+        if any(u.sequence.id == "big" for u in updates):
+            break
+        admitted_before = i
+    assert any(u.sequence.id == "big" for u in updates)
+    assert admitted_before < 40
