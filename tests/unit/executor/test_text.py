@@ -1,0 +1,56 @@
+"""Streaming text: pieces add up to the tokenizer's own decode, characters stay whole, stop strings cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ramole.executor.text import TextStream
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    """Byte-level, hardly trained: most characters beyond ASCII take several tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        ["the answer is the stop"], trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet)
+    )
+    return tokenizer
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=30)
+
+
+@given(texts)
+@settings(max_examples=80, deadline=None)
+def test_pieces_add_up_and_never_split_a_character(tokenizer: Any, text: str) -> None:
+    stream = TextStream(tokenizer)
+    pieces = [stream.push(token) for token in tokenizer.encode(text).ids] + [stream.flush()]
+    assert "".join(pieces) == text
+    assert all("\ufffd" not in piece for piece in pieces) or "\ufffd" in text
+
+
+@given(texts, st.lists(st.text("abst ", min_size=1, max_size=4), min_size=1, max_size=3), st.text("abst ", max_size=20))
+@settings(max_examples=150, deadline=None)
+def test_a_stop_string_cuts_the_text_before_it(tokenizer: Any, head: str, stop: list[str], tail: str) -> None:
+    text = head + tail
+    stream = TextStream(tokenizer, stop)
+    out = ""
+    for token in tokenizer.encode(text).ids:
+        out += stream.push(token)
+        if stream.is_stopped:
+            break
+    out += stream.flush()
+    ends = [text.find(s) for s in stop if s in text]
+    # Tokens hold several characters: the cut is before a stop string that was complete when its last token came.
+    assert stream.is_stopped == bool(ends)
+    assert text.startswith(out)
+    assert all(s not in out for s in stop)
