@@ -62,7 +62,7 @@ def save_adapter(model: torch.nn.Module, folder: Path, seed: int, rank: int, tar
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name:
-                parameter.normal_(std=0.15)
+                parameter.normal_(std=0.3)
     wrapped.save_pretrained(folder)
     wrapped.unload()
 

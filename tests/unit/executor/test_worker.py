@@ -1,0 +1,109 @@
+"""The engine's thread behind asyncio: concurrent clients, cancellation, stop strings, failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from ramole.core.composition import Composition, Expert
+from ramole.core.errors import InvalidInput, Unavailable, WrongState
+from ramole.core.sampling import Sampling
+from ramole.executor.sequence import FinishReason
+from ramole.executor.text import TextCodec
+from ramole.executor.worker import Chunk, Done, EngineWorker
+from support.engine_world import World, make_world
+
+
+class Words:
+    """A tokenizer of 97 one-character tokens, in the shape that TextCodec expects."""
+
+    def __init__(self) -> None:
+        from tokenizers import Tokenizer, decoders, models
+
+        vocab = {chr(0x4E00 + i): i for i in range(97)}
+        self.backend_tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=chr(0x4E00)))
+        self.backend_tokenizer.decoder = decoders.Fuse()
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [3 + ord(c) % 90 for c in text]}
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[tuple[World, EngineWorker]]:
+    world = make_world()
+    worker = EngineWorker(TextCodec(Words(), {2}))
+    worker.start(world.engine)
+    yield world, worker
+    await worker.stop()
+
+
+async def answer(worker: EngineWorker, prompt: str, *digests: str, **sampling: Any) -> tuple[str, Done]:
+    experts = tuple(Expert(d) for d in digests)
+    text, done = "", None
+    async for event in worker.generate(prompt, experts, Composition(), Sampling(**sampling)):
+        if isinstance(event, Chunk):
+            text += event.text
+        else:
+            done = event
+    assert done is not None
+    return text, done
+
+
+async def test_concurrent_clients_get_their_own_answers(worker: tuple[World, EngineWorker]) -> None:
+    _, engine_worker = worker
+    calls = [(f"prompt {i}", [f"a{i % 5}", f"a{(i + 2) % 7}"][: i % 3]) for i in range(20)]
+    alone = [await answer(engine_worker, p, *d, max_tokens=9) for p, d in calls]
+    together = await asyncio.gather(*(answer(engine_worker, p, *d, max_tokens=9) for p, d in calls))
+    assert [text for text, _ in together] == [text for text, _ in alone]
+    assert max(done.sequence.max_batch for _, done in together) > 4
+    assert all(len(text) == len(done.sequence.tokens) for text, done in together if 2 not in done.sequence.tokens)
+
+
+async def test_a_stop_string_ends_the_answer_and_frees_its_row(worker: tuple[World, EngineWorker]) -> None:
+    _world, engine_worker = worker
+    text, _ = await answer(engine_worker, "hello", "a1", max_tokens=12)
+    stop = text[4:6]
+    cut, done = await answer(engine_worker, "hello", "a1", max_tokens=12, stop=(stop,))
+    assert cut == text[: text.index(stop)]
+    assert done.finish_reason is FinishReason.STOP
+    assert await engine_worker.ask(lambda engine: engine.num_running) == 0
+
+
+async def test_closing_the_stream_cancels_the_request(worker: tuple[World, EngineWorker]) -> None:
+    _, engine_worker = worker
+    events = engine_worker.generate("hello", (Expert("a1"),), Composition(), Sampling(max_tokens=80))
+    await anext(events)
+    await events.aclose()
+    assert await engine_worker.ask(lambda engine: engine.num_running) == 0
+
+
+async def test_errors_reach_their_own_caller_only(worker: tuple[World, EngineWorker]) -> None:
+    _, engine_worker = worker
+    results = await asyncio.gather(
+        answer(engine_worker, "x" * 95, max_tokens=40),
+        answer(engine_worker, "hello", "unknown"),
+        answer(engine_worker, "hello", "a1", max_tokens=5),
+        return_exceptions=True,
+    )
+    assert isinstance(results[0], InvalidInput)
+    assert isinstance(results[1], WrongState)
+    assert isinstance(results[2], tuple)
+
+
+async def test_a_dead_engine_answers_unavailable_and_says_so(worker: tuple[World, EngineWorker]) -> None:
+    world, engine_worker = worker
+    running = asyncio.create_task(answer(engine_worker, "hello", max_tokens=90))
+
+    def explode(schedule: object) -> None:
+        raise RuntimeError("device lost")
+
+    world.engine._runner.run = explode  # type: ignore[method-assign, assignment]
+    with pytest.raises(Unavailable):
+        await running
+    await asyncio.to_thread(engine_worker._thread.join)
+    assert not engine_worker.is_alive
+    with pytest.raises(Unavailable):
+        await answer(engine_worker, "hello")
