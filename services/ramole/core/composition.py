@@ -62,9 +62,7 @@ class Composition:
 
     def __post_init__(self) -> None:
         if not 0 <= self.k <= MAX_EXPERTS:
-            raise InvalidInput(
-                f"{self.k} experts asked for", field="composition.k", remedy=f"use 0 to {MAX_EXPERTS}"
-            )
+            raise InvalidInput(f"{self.k} experts asked for", field="composition.k", remedy=f"use 0 to {MAX_EXPERTS}")
         if not (math.isfinite(self.tau) and self.tau > 0):
             raise InvalidInput(
                 f"tau = {self.tau}", field="composition.tau", remedy="use a finite value above 0, e.g. 0.05"

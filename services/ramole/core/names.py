@@ -45,7 +45,7 @@ class AdapterName:
         return cls(owner, name, int(version) if at else 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class AdapterRef:
     """One stored version of an adapter. `digest` is the sha256 of its canonical content, in hex."""
 

@@ -99,9 +99,7 @@ class ExecutorSettings(_Section):
 class Settings(BaseSettings):
     """Everything. One instance is built by the composition root and handed down."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="RAMOLE_", env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix="RAMOLE_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     data_dir: Path = Path("ramole-data")
     base_model: str = Field(default="zoo", description="'zoo' (shipped), a folder or a hub id of a causal LM")

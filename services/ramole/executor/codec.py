@@ -24,7 +24,9 @@ def expert_from_pb(message: executor_pb2.Expert) -> Expert:
 def event_to_pb(event: Chunk | Done) -> executor_pb2.ExecuteEvent:
     """A piece of the answer, or its end."""
     if isinstance(event, Chunk):
-        return executor_pb2.ExecuteEvent(chunk=common_pb2.TokenChunk(text=event.text, token_ids=event.token_ids))
+        return executor_pb2.ExecuteEvent(
+            chunk=common_pb2.TokenChunk(text=event.text, token_ids=event.token_ids, logprobs=event.logprobs)
+        )
     sequence = event.sequence
     total, layers = sequence.mean_weights()
     arrived_s = sequence.arrived_s

@@ -15,8 +15,11 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+import torch
+
 from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded, RamoleError, WrongState
 from ramole.executor.runner import ModelRunner
+from ramole.executor.sampler import Choice
 from ramole.executor.scheduler import Scheduler
 from ramole.executor.sequence import FinishReason, Sequence
 from ramole.executor.slots import SlotTable
@@ -32,6 +35,7 @@ class Update:
 
     sequence: Sequence
     token: int | None = None
+    logprob: float | None = None
     error: RamoleError | None = None
     is_last: bool = False
 
@@ -69,6 +73,11 @@ class Engine:
         self.num_steps = 0
         self.fullest_plan: StepPlan | None = None
         self.fullest_digests: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the logits are."""
+        return self._runner.device
 
     @property
     def has_work(self) -> bool:
@@ -168,10 +177,10 @@ class Engine:
             now = self._clock()
             for sequence in schedule.sequences:
                 sequence.admitted_s = now if sequence.admitted_s is None else sequence.admitted_s
-            tokens, plan = self._runner.run(schedule)
+            choices, plan = self._runner.run(schedule)
             self._account(plan)
-            for sequence, chunk, token in zip(schedule.sequences, schedule.chunks, tokens, strict=True):
-                self._advance(sequence, chunk, token, plan)
+            for sequence, chunk, choice in zip(schedule.sequences, schedule.chunks, choices, strict=True):
+                self._advance(sequence, chunk, choice, plan)
         updates, self._updates = self._updates, []
         return updates
 
@@ -183,20 +192,20 @@ class Engine:
             if slot is not None:
                 self._runner.clear(slot)
 
-    def _advance(self, sequence: Sequence, chunk: int, token: int, plan: StepPlan) -> None:
+    def _advance(self, sequence: Sequence, chunk: int, choice: Choice | None, plan: StepPlan) -> None:
         sequence.num_cached += chunk
         sequence.max_batch = max(sequence.max_batch, plan.num_requests)
         sequence.max_unique_adapters = max(sequence.max_unique_adapters, plan.num_adapters)
-        if sequence.num_cached < len(sequence.prompt):
+        if choice is None:
             return
         if sequence.first_token_s is None:
             sequence.first_token_s = self._clock()
-        sequence.tokens.append(token)
-        if token in self._eos:
+        sequence.tokens.append(choice.token)
+        if choice.token in self._eos:
             sequence.finish_reason = FinishReason.STOP
         elif len(sequence.tokens) >= sequence.max_tokens:
             sequence.finish_reason = FinishReason.LENGTH
-        self._updates.append(Update(sequence, token, is_last=sequence.is_finished))
+        self._updates.append(Update(sequence, choice.token, choice.logprob, is_last=sequence.is_finished))
         if sequence.is_finished:
             self.cancel(sequence.id)
 

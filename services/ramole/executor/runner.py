@@ -10,6 +10,7 @@ import torch
 from ramole.core.errors import WrongState
 from ramole.executor import attention
 from ramole.executor.kv_rows import KvRows
+from ramole.executor.sampler import Choice, choose_tokens
 from ramole.executor.scheduler import Schedule
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.layer import SlotShape
@@ -68,11 +69,11 @@ class ModelRunner:
         self.mixture.clear(slot)
 
     @torch.inference_mode()
-    def run(self, schedule: Schedule) -> tuple[list[int], StepPlan]:
+    def run(self, schedule: Schedule) -> tuple[list[Choice | None], StepPlan]:
         """One forward for every sequence of the schedule; records the experts' weights on the sequences.
 
         Returns:
-            The greedy next token of each sequence (meaningless while its prompt is not complete), and the plan.
+            The next token of each sequence (None while its prompt is not complete), and the plan.
         """
         sequences, chunks = schedule.sequences, schedule.chunks
         plan = build_step_plan([s.mixture or RequestMixture() for s in sequences], chunks)
@@ -106,8 +107,12 @@ class ModelRunner:
             for i, sequence in enumerate(sequences):
                 if sequence.experts:
                     sequence.add_usage(weights[:, i], counts[:, i])
-        next_tokens: list[int] = logits.argmax(-1).tolist()
-        return next_tokens, plan
+        # A prompt that is not complete has no next token; choosing one would advance its random state.
+        complete = [i for i, s in enumerate(sequences) if s.num_cached + chunks[i] >= len(s.prompt)]
+        choices: list[Choice | None] = [None] * len(sequences)
+        for i, choice in zip(complete, choose_tokens(logits[complete], [sequences[i] for i in complete]), strict=True):
+            choices[i] = choice
+        return choices, plan
 
     def _tensor(self, values: Ordered[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)

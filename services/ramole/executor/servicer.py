@@ -127,7 +127,9 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
 
         config, data = b"", bytearray()
         size = None
-        async for part in self._peers.adapters.Fetch(adapters_pb2.FetchRequest(digest=digest), timeout=FETCH_TIMEOUT_S):
+        async for part in self._peers.adapters.Fetch(
+            adapters_pb2.FetchRequest(digest=digest), timeout_s=FETCH_TIMEOUT_S
+        ):
             if part.WhichOneof("part") == "header":
                 config, size = part.header.config_json, part.header.size
             else:

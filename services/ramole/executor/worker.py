@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
@@ -19,6 +20,7 @@ from ramole.core.composition import Composition, Expert
 from ramole.core.errors import RamoleError, Unavailable
 from ramole.core.sampling import Sampling
 from ramole.executor.engine import Engine, Update
+from ramole.executor.sampler import Sampler, needs_sampler
 from ramole.executor.sequence import FinishReason, Sequence
 from ramole.executor.text import TextCodec, TextStream
 
@@ -33,6 +35,7 @@ class Chunk:
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,16 @@ class EngineWorker:
             raise Unavailable("the engine is not running", remedy="retry")
         arrived_s = self._clock()
         ids = await asyncio.to_thread(self._codec.encode, prompt)
-        sequence = Sequence(uuid4().hex, ids, sampling.max_tokens, experts, composition, arrived_s)
+        sequence = Sequence(
+            id=uuid4().hex,
+            prompt=ids,
+            max_tokens=sampling.max_tokens,
+            experts=experts,
+            composition=composition,
+            arrived_s=arrived_s,
+            sampler=self._sampler(sampling),
+            wants_logprobs=sampling.logprobs,
+        )
         client = _Client(asyncio.Queue(), self._codec.stream(sampling.stop))
         self._call(lambda: self._add(sequence, client))
         try:
@@ -109,6 +121,12 @@ class EngineWorker:
                     return
         finally:
             self._call(lambda: self._drop(sequence.id))
+
+    def _sampler(self, sampling: Sampling) -> Sampler | None:
+        if not needs_sampler(sampling):
+            return None
+        seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+        return Sampler(sampling, seed, self._engine.device)
 
     async def evict(self, digests: Collection[str], *, abort: bool) -> int:
         """Drops adapters from the device; see Engine.evict."""
@@ -183,7 +201,8 @@ class EngineWorker:
             is_last = update.is_last or client.text.is_stopped
             if is_last:
                 text += client.text.flush()
-            self._outbox.append((client.events, Chunk(text, (update.token,))))
+            logprobs = () if update.logprob is None else (update.logprob,)
+            self._outbox.append((client.events, Chunk(text, (update.token,), logprobs)))
             if is_last:
                 reason = FinishReason.STOP if client.text.is_stopped else update.sequence.finish_reason
                 done = Done(update.sequence, reason or FinishReason.LENGTH, self._clock())

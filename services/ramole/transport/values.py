@@ -71,13 +71,33 @@ def composition_to_pb(composition: Composition) -> common_pb2.Composition:
 
 
 def sampling_from_pb(message: common_pb2.Sampling) -> Sampling:
-    """Decoding parameters; 0 tokens = the default. Raises InvalidInput when out of range."""
-    return Sampling(max_tokens=message.max_tokens or Sampling().max_tokens, stop=tuple(message.stop))
+    """Decoding parameters; 0 where 0 says "off" or "default". Raises InvalidInput when out of range."""
+    return Sampling(
+        max_tokens=message.max_tokens or Sampling().max_tokens,
+        stop=tuple(message.stop),
+        temperature=message.temperature,
+        top_k=message.top_k,
+        top_p=message.top_p or 1.0,
+        min_p=message.min_p,
+        repetition_penalty=message.repetition_penalty or 1.0,
+        seed=message.seed if message.HasField("seed") else None,
+        logprobs=message.logprobs,
+    )
 
 
 def sampling_to_pb(sampling: Sampling) -> common_pb2.Sampling:
     """The same, for the wire."""
-    return common_pb2.Sampling(max_tokens=sampling.max_tokens, stop=sampling.stop)
+    return common_pb2.Sampling(
+        max_tokens=sampling.max_tokens,
+        stop=sampling.stop,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        seed=sampling.seed,
+        logprobs=sampling.logprobs,
+    )
 
 
 def ref_from_pb(message: common_pb2.AdapterRef) -> AdapterRef:

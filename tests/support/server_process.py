@@ -1,0 +1,94 @@
+"""`ramole serve` as its users run it: a process of its own, in a process group of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+START_TIMEOUT_S = 240
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+class ServerProcess:
+    """A running `ramole serve`; `address` is its public port."""
+
+    def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None) -> None:
+        self.data_dir = data_dir
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self._log_path = data_dir.parent / f"serve-{self.port}.log"
+        self._log = self._log_path.open("wb")
+        self._env = {"RAMOLE_DATA_DIR": str(data_dir), "RAMOLE_GATEWAY__SERVER__PORT": str(self.port), **(env or {})}
+        self.process = subprocess.Popen(
+            [Path(sys.executable).with_name("ramole"), "serve", *options],
+            env=os.environ | self._env,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    @property
+    def log(self) -> str:
+        """Everything the server has printed."""
+        return self._log_path.read_text(errors="replace")
+
+    def wait_until_serving(self) -> ServerProcess:
+        """Polls grpc.health.v1 as Kubernetes would."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        with grpc.insecure_channel(self.address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            while time.monotonic() < deadline:
+                if self.process.poll() is not None:
+                    raise AssertionError(f"ramole serve exited with {self.process.returncode}:\n{self.log[-4000:]}")
+                try:
+                    answer = health.Check(health_pb2.HealthCheckRequest(), timeout=5, wait_for_ready=True)
+                except grpc.RpcError:
+                    continue
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return self
+                time.sleep(0.1)
+        raise AssertionError(f"ramole serve did not start within {START_TIMEOUT_S} s:\n{self.log[-4000:]}")
+
+    def descendants(self) -> list[psutil.Process]:
+        """All processes that the server has started."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self) -> None:
+        """kill -9 on the whole process group, at once, and waits until every descendant is gone."""
+        descendants = self.descendants()
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        _, alive = psutil.wait_procs(descendants, timeout=60)
+        assert not alive, f"still running after the kill: {alive}"
+        self._log.close()
+
+    def stop(self) -> list[psutil.Process]:
+        """SIGTERM; returns the descendants that outlived the server."""
+        descendants = self.descendants()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout=90)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise AssertionError(f"ramole serve did not stop on SIGTERM:\n{self.log[-4000:]}") from None
+        _, alive = psutil.wait_procs(descendants, timeout=30)
+        self._log.close()
+        return alive
