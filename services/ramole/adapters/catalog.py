@@ -1,0 +1,112 @@
+"""The manifests in memory, indexed for every question that the store is asked. Knows no disk; safe in any thread."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from threading import Lock
+
+from ramole.adapters.records import AdapterRecord
+from ramole.core.names import AdapterName, AdapterRef
+
+Position = tuple[str, str, int]
+"""(tenant, name, version): the order of listings."""
+
+Accept = Callable[[AdapterRecord], bool]
+"""Which records a listing wants."""
+
+
+class Catalog:
+    """All records, by name and version."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._versions: dict[AdapterName, dict[int, AdapterRecord]] = {}
+        self._last_version: dict[AdapterName, int] = {}
+        self._order: list[Position] = []
+        self._by_key: dict[tuple[str, str], AdapterRef] = {}
+        self._users: defaultdict[str, set[AdapterRef]] = defaultdict(set)
+
+    def put(self, record: AdapterRecord) -> None:
+        """Adds a version, or replaces it by its newer state."""
+        ref = record.ref
+        with self._lock:
+            versions = self._versions.setdefault(record.name, {})
+            if ref.version not in versions:
+                insort(self._order, _position(ref))
+            versions[ref.version] = record
+            self._users[ref.digest].add(ref)
+            if record.idempotency_key:
+                self._by_key[ref.tenant, record.idempotency_key] = ref
+
+    def remove(self, ref: AdapterRef) -> None:
+        """Forgets a version, but not its number."""
+        with self._lock:
+            name = AdapterName(ref.tenant, ref.name)
+            record = self._versions[name].pop(ref.version)
+            self._order.remove(_position(ref))
+            self._last_version[name] = max(ref.version, self._last_version.get(name, 0))
+            if record.idempotency_key:
+                del self._by_key[ref.tenant, record.idempotency_key]
+            self._users[ref.digest].discard(ref)
+            if not self._users[ref.digest]:
+                del self._users[ref.digest]
+
+    def use_versions(self, name: AdapterName, version: int) -> None:
+        """Marks all numbers up to `version` as used, whether or not they still exist."""
+        with self._lock:
+            self._last_version[name] = max(version, self._last_version.get(name, 0))
+
+    def get(self, name: AdapterName) -> AdapterRecord | None:
+        """The pinned version in any state, or the latest live one."""
+        with self._lock:
+            versions = self._versions.get(AdapterName(name.tenant, name.name), {})
+            if name.version:
+                return versions.get(name.version)
+            return max(
+                (record for record in versions.values() if record.is_live),
+                key=lambda record: record.ref.version,
+                default=None,
+            )
+
+    def live_versions(self, name: AdapterName) -> list[AdapterRecord]:
+        """All live versions of a name, oldest first."""
+        with self._lock:
+            versions = self._versions.get(name, {})
+            return [versions[number] for number in sorted(versions) if versions[number].is_live]
+
+    def last_version(self, name: AdapterName) -> int:
+        """The highest number ever given, of removed versions too; 0 if none."""
+        with self._lock:
+            return max((self._last_version.get(name, 0), *self._versions.get(name, {})))
+
+    def by_idempotency_key(self, tenant: str, key: str) -> AdapterRecord | None:
+        """The version that an upload with this key made."""
+        with self._lock:
+            ref = self._by_key.get((tenant, key))
+            return None if ref is None else self._versions[AdapterName(ref.tenant, ref.name)][ref.version]
+
+    def has_digest(self, digest: str) -> bool:
+        """Whether any version has this content."""
+        with self._lock:
+            return digest in self._users
+
+    def page(
+        self, after: Position | None, size: int, accept: Callable[[AdapterRecord], bool]
+    ) -> Sequence[AdapterRecord]:
+        """Up to `size` accepted records behind a position, in order of (tenant, name, version)."""
+        found: list[AdapterRecord] = []
+        with self._lock:
+            start = bisect_right(self._order, after) if after is not None else 0
+            for tenant, name, version in self._order[start:]:
+                record = self._versions[AdapterName(tenant, name)][version]
+                if accept(record):
+                    found.append(record)
+                    if len(found) == size:
+                        break
+        return found
+
+
+def _position(ref: AdapterRef) -> Position:
+    return ref.tenant, ref.name, ref.version

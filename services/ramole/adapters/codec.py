@@ -1,0 +1,72 @@
+"""Protobuf <-> values of this service, and the opaque page token."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ramole.adapters.catalog import Position
+from ramole.adapters.records import AdapterRecord, State
+from ramole.adapters.upload import UploadHeader
+from ramole.core.errors import InvalidInput
+from ramole.core.names import AdapterName, AdapterRef
+from ramole.transport.values import ref_to_pb
+from ramole.v1 import adapters_pb2
+
+_STATES = {State.STAGED: adapters_pb2.ADAPTER_STATE_STAGED, State.LIVE: adapters_pb2.ADAPTER_STATE_LIVE}
+
+
+def header_from_pb(message: adapters_pb2.UploadHeader) -> UploadHeader:
+    """The header of an upload. Raises InvalidInput on a bad name."""
+    return UploadHeader(
+        name=AdapterName.parse(message.adapter, field="header.adapter"),
+        samples=tuple(message.samples),
+        base_model=message.base_model,
+        idempotency_key=message.idempotency_key,
+        expected_version=message.expected_version if message.HasField("expected_version") else None,
+        is_public=message.is_public,
+        sha256=dict(message.sha256),
+    )
+
+
+def record_to_pb(record: AdapterRecord, *, has_samples: bool = True) -> adapters_pb2.AdapterRecord:
+    """One version, for the wire."""
+    created_at = Timestamp()
+    created_at.FromDatetime(record.created_at)
+    return adapters_pb2.AdapterRecord(
+        adapter=ref_to_pb(record.ref),
+        base_model=record.base_model,
+        state=_STATES[record.state],
+        is_public=record.is_public,
+        report=adapters_pb2.AdmissionReport(
+            modules=record.report.modules,
+            rank=record.report.rank,
+            bytes=record.report.num_bytes,
+            norm=record.report.norm,
+            num_samples=len(record.samples),
+        ),
+        samples=record.samples if has_samples else (),
+        created_at=created_at,
+    )
+
+
+def page_token(last: AdapterRef) -> str:
+    """Stands for the page that begins behind `last`."""
+    position = [last.tenant, last.name, last.version]
+    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
+
+
+def position_from_token(token: str) -> Position | None:
+    """The inverse; None for the empty token of the first page. Raises InvalidInput on any other text."""
+    if not token:
+        return None
+    try:
+        tenant, name, version = json.loads(base64.b64decode(token[:512], altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, TypeError, RecursionError):
+        tenant = name = version = None
+    if isinstance(tenant, str) and isinstance(name, str) and type(version) is int:
+        return tenant, name, version
+    raise InvalidInput("not a page token of this server", field="page_token", remedy="use next_page_token unchanged")

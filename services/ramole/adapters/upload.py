@@ -1,0 +1,178 @@
+"""One upload on its way in: checked while it streams, spooled to disk so that memory holds a chunk and not a file."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+from uuid import uuid4
+
+from ramole.core.errors import InvalidInput, LimitExceeded
+from ramole.core.names import AdapterName, check_digest
+from ramole.lora.config import CONFIG_FILE, MAX_CONFIG_BYTES
+from ramole.lora.digest import content_digest
+from ramole.lora.header import TENSORS_FILE
+
+MAX_SAMPLE_CHARS = 16_384
+MAX_SAMPLES_CHARS = 131_072
+MAX_KEY_CHARS = 128
+MAX_BASE_CHARS = 256
+
+_FILES = (CONFIG_FILE, TENSORS_FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadHeader:
+    """What a client says about its files; see `UploadHeader` of the protocol. Not yet checked."""
+
+    name: AdapterName
+    samples: tuple[str, ...]
+    base_model: str = ""
+    idempotency_key: str = ""
+    expected_version: int | None = None
+    is_public: bool = False
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedUpload:
+    """A complete upload. Its tensors lie in `tensors_path` until the `Upload` is closed, or `Store.put` moves them."""
+
+    header: UploadHeader
+    config_json: bytes
+    tensors_path: Path
+    digest: str
+
+    def tensors(self) -> memoryview:
+        """The tensors file, mapped and not read."""
+        return _mapped(self.tensors_path)
+
+
+class Upload:
+    """Assembles one stream. A context manager: leaving it removes what is spooled.
+
+    Args:
+        scratch: where to spool.
+        max_bytes: of both files together.
+        max_samples: most sample inputs of one adapter.
+    """
+
+    def __init__(self, scratch: Path, max_bytes: int, max_samples: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_samples = max_samples
+        self._num_bytes = 0
+        self._header: UploadHeader | None = None
+        self._config = bytearray()
+        self._path = scratch / f"upload-{uuid4().hex}"
+        self._hashes = {name: hashlib.sha256() for name in _FILES}
+
+    def __enter__(self) -> Self:
+        self._spool: IO[bytes] = self._path.open("xb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._spool.close()
+        self._path.unlink(missing_ok=True)
+
+    def begin(self, header: UploadHeader) -> None:
+        """Takes the header, before any chunk and once.
+
+        Raises:
+            InvalidInput: out of order, or a value that is out of its range.
+        """
+        if self._header is not None:
+            raise InvalidInput("a second header", field="header", remedy="send one header, then chunks")
+        _check_header(header, self._max_samples)
+        self._header = header
+
+    def write(self, file: str, data: bytes) -> None:
+        """Takes the next bytes of a file.
+
+        Raises:
+            InvalidInput: no header yet, or another file.
+            LimitExceeded: the upload has become too large.
+        """
+        header = self._begun()
+        if file not in _FILES:
+            raise InvalidInput(
+                f"file {file[:80]!r} is not taken",
+                field="chunk.file",
+                remedy=f"upload {CONFIG_FILE} and {TENSORS_FILE}; pickle files are never read",
+            )
+        self._num_bytes += len(data)
+        is_config_too_large = file == CONFIG_FILE and len(self._config) + len(data) > MAX_CONFIG_BYTES
+        if self._num_bytes > self._max_bytes or is_config_too_large:
+            limit = MAX_CONFIG_BYTES if is_config_too_large else self._max_bytes
+            raise LimitExceeded(
+                f"{file if is_config_too_large else 'the upload'} is larger than {limit} bytes",
+                field="chunk.data",
+                remedy="train with a smaller rank, save in half precision, or raise adapters.max_upload_bytes",
+            )
+        if file in header.sha256:
+            self._hashes[file].update(data)
+        if file == CONFIG_FILE:
+            self._config += data
+        else:
+            self._spool.write(data)
+
+    def finish(self) -> ReceivedUpload:
+        """Ends the stream: both files are there and on disk.
+
+        Raises:
+            InvalidInput: a file is missing, or is not the one whose sha256 was announced.
+        """
+        header = self._begun()
+        if not self._config or not self._spool.tell():
+            missing = TENSORS_FILE if self._config else CONFIG_FILE
+            raise InvalidInput(f"{missing} is missing or empty", field="chunk.file", remedy="upload both files")
+        for file, expected in header.sha256.items():
+            if self._hashes[file].hexdigest() != expected:
+                raise _bad("sha256", f"{file} arrived with another sha256 than announced", "upload it again")
+        self._spool.flush()
+        os.fsync(self._spool.fileno())
+        self._spool.close()
+        config_json = bytes(self._config)
+        digest = content_digest(config_json, _mapped(self._path))
+        return ReceivedUpload(header, config_json, self._path, digest)
+
+    def _begun(self) -> UploadHeader:
+        if self._header is None:
+            raise InvalidInput("no header", field="header", remedy="send the header first")
+        return self._header
+
+
+def _check_header(header: UploadHeader, max_samples: int) -> None:
+    samples = header.samples
+    if header.name.version:
+        raise _bad("adapter", f"{header.name} pins a version", "leave it out; the server numbers versions")
+    if not 1 <= len(samples) <= max_samples:
+        raise _bad("samples", f"{len(samples)} samples", f"give 1 to {max_samples} typical inputs of the adapter")
+    if any(not sample.strip() or len(sample) > MAX_SAMPLE_CHARS for sample in samples):
+        raise _bad("samples", "a sample is empty or too long", f"use 1 to {MAX_SAMPLE_CHARS} characters each")
+    if sum(map(len, samples)) > MAX_SAMPLES_CHARS:
+        raise _bad("samples", "the samples are too long", f"use at most {MAX_SAMPLES_CHARS} characters in all")
+    if len(header.idempotency_key) > MAX_KEY_CHARS:
+        raise _bad("idempotency_key", "the key is too long", f"use at most {MAX_KEY_CHARS} characters")
+    if len(header.base_model) > MAX_BASE_CHARS:
+        raise _bad("base_model", "the name is too long", f"use at most {MAX_BASE_CHARS} characters")
+    for file, digest in header.sha256.items():
+        if file not in _FILES:
+            raise _bad("sha256", f"{file[:80]!r} is not taken", f"use the keys {' and '.join(_FILES)}")
+        check_digest(digest, field="header.sha256")
+
+
+def _bad(field: str, message: str, remedy: str) -> InvalidInput:
+    return InvalidInput(message, field=f"header.{field}", remedy=remedy)
+
+
+def _mapped(path: Path) -> memoryview:
+    # Never closed by hand: views of it may live on in the frames of an error. The last one unmaps it.
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -1,0 +1,155 @@
+"""Admission: every check that stands between an upload and the batch that it will share with strangers.
+
+Cheap checks come first: config, header and shapes are judged before a tensor is copied.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ramole.core.errors import AdapterRefused, WrongState
+from ramole.lora.base import BaseShapes
+from ramole.lora.config import CONFIG_FILE
+from ramole.lora.header import TENSORS_FILE
+from ramole.lora.reader import AdapterLayout, read_layout
+from ramole.lora.weights import AdapterWeights, LoraPair
+
+# Products of float64 Gram matrices cancel to about 1e-16 of |A|^2 |B|^2; below this share a product counts as zero.
+_ZERO_SHARE = 1e-13
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """What this server takes.
+
+    Attributes:
+        max_rank: largest rank of any module.
+        max_norm: largest Frobenius norm of the whole update. Trained adapters lie far below the default.
+    """
+
+    max_rank: int
+    max_norm: float = 1e4
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionReport:
+    """What admission found.
+
+    Attributes:
+        modules: full names of the wrapped modules, sorted.
+        rank: largest rank over the modules.
+        num_bytes: size of the weights.
+        norm: Frobenius norm of the whole update, scaling folded in.
+    """
+
+    modules: tuple[str, ...]
+    rank: int
+    num_bytes: int
+    norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """An admitted adapter."""
+
+    weights: AdapterWeights
+    report: AdmissionReport
+
+
+def admit(
+    config_json: bytes,
+    tensors: bytes | memoryview,
+    base: BaseShapes,
+    limits: AdmissionLimits,
+    *,
+    base_model: str = "",
+) -> Admission:
+    """Reads and judges one adapter.
+
+    Args:
+        base_model: the base that the upload names; when empty, base_model_name_or_path of the config counts.
+
+    Raises:
+        AdapterRefused: malformed, not plain LoRA, not fitting the base, not finite, too large, or without any effect.
+        WrongState: made for another base model.
+    """
+    layout = read_layout(config_json, tensors)
+    _check_base(base_model or layout.config.base_model, base, is_named=bool(base_model))
+    _check_fit(layout, base, limits)
+    weights = layout.load(tensors)
+    norm = _check_values(weights, limits)
+    report = AdmissionReport(tuple(weights.pairs), weights.rank, weights.num_bytes, norm)
+    return Admission(weights, report)
+
+
+def update_norm(pair: LoraPair) -> float:
+    """Frobenius norm of B A, in float64 and through r x r matrices: |B A|^2 = sum(B^T B * A A^T). 0 if it is noise."""
+    a, b = pair.a.double(), pair.b.double()
+    gram_a, gram_b = a @ a.T, b.T @ b
+    square = float((gram_a * gram_b).sum())
+    bound = float(gram_a.trace() * gram_b.trace())
+    return math.sqrt(square) if square > _ZERO_SHARE * bound else 0.0
+
+
+def _check_base(named: str, base: BaseShapes, *, is_named: bool) -> None:
+    if named != base.base_id:
+        what = f"made for base model {named[:160]!r}" if named else "does not say which base model it is made for"
+        raise WrongState(
+            f"the adapter is {what}; this server runs {base.base_id!r}" if named else f"the adapter {what}",
+            field="base_model" if is_named else f"{CONFIG_FILE}:base_model_name_or_path",
+            remedy=f"name base_model {base.base_id!r} in the upload if it was trained on exactly that model",
+        )
+
+
+def _check_fit(layout: AdapterLayout, base: BaseShapes, limits: AdmissionLimits) -> None:
+    for module, pair in layout.pairs.items():
+        widths = base.modules.get(module)
+        if widths is None:
+            raise AdapterRefused(
+                f"{module} is no Linear or Conv1D module of base model {base.base_id!r}",
+                field=TENSORS_FILE,
+                remedy="train on this base model and target only such modules",
+            )
+        if pair.widths != widths:
+            raise AdapterRefused(
+                f"{module} maps {widths[0]} to {widths[1]} in the base model, the adapter's pair maps "
+                f"{pair.widths[0]} to {pair.widths[1]}",
+                field=TENSORS_FILE,
+                remedy="train on exactly this base model",
+            )
+        if pair.rank > limits.max_rank:
+            raise AdapterRefused(
+                f"{module} has rank {pair.rank}, this server takes up to {limits.max_rank}",
+                field=f"{CONFIG_FILE}:r",
+                remedy="train with a smaller rank, or compress the adapter by SVD",
+            )
+
+
+def _check_values(weights: AdapterWeights, limits: AdmissionLimits) -> float:
+    square = 0.0
+    for module, pair in weights.pairs.items():
+        # One such value would poison every request of a batch: 0 * NaN is NaN.
+        if not (torch.isfinite(pair.a).all() and torch.isfinite(pair.b).all()):
+            raise AdapterRefused(
+                f"{module} holds values that are not finite, or that overflow when alpha is applied",
+                field=TENSORS_FILE,
+                remedy="look for a diverged training run",
+            )
+        square += update_norm(pair) ** 2
+    norm = math.sqrt(square)
+    if not norm <= limits.max_norm:
+        raise AdapterRefused(
+            f"the update has Frobenius norm {norm:.3g}, the limit is {limits.max_norm:g}",
+            field=TENSORS_FILE,
+            remedy="look for a diverged training run or a wrong lora_alpha",
+        )
+    if norm == 0:
+        raise AdapterRefused(
+            "the adapter changes nothing: B A is zero in every module",
+            field=TENSORS_FILE,
+            remedy="upload it after training; PEFT starts with B = 0",
+        )
+    return norm

@@ -1,0 +1,116 @@
+"""From the two files of an adapter to its weights. Admission and every executor read here, so they cannot differ.
+
+Accepted tensor names are exactly PEFT's ``base_model.model.<module>.lora_A.weight`` and ``....lora_B.weight``: the file
+itself says which modules are wrapped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ramole.core.errors import AdapterRefused
+from ramole.lora.config import AdapterConfig, read_config
+from ramole.lora.header import TENSORS_FILE, TensorSpec, read_header
+from ramole.lora.weights import AdapterWeights, LoraPair
+
+_KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.-]+)\.lora_(?P<side>[AB])\.weight")
+_FOREIGN_PARTS = {
+    "lora_magnitude_vector": "a DoRA magnitude",
+    "lora_embedding_": "an embedding LoRA",
+    "modules_to_save": "a whole replaced module",
+    "base_layer": "a weight of the base model (PEFT saves it when lm_head or embeddings are targeted)",
+    "token_adapter": "trained token embeddings",
+    ".bias": "a bias",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PairLayout:
+    """Where one A/B pair lies in the file, with its scaling."""
+
+    a: TensorSpec
+    b: TensorSpec
+    scaling: float
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return self.a.shape[0]
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """(d, o) that the pair was made for."""
+        return self.a.shape[1], self.b.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLayout:
+    """Everything that can be known before a tensor is read: config, modules, shapes."""
+
+    config: AdapterConfig
+    pairs: Mapping[str, PairLayout]
+
+    def load(self, tensors: bytes | memoryview) -> AdapterWeights:
+        """Copies the tensors out of the file. Each keeps the file's dtype; scaling is multiplied into b in float32."""
+        return AdapterWeights({module: _load_pair(pair, tensors) for module, pair in self.pairs.items()})
+
+
+def read_layout(config_json: bytes, tensors: bytes | memoryview) -> AdapterLayout:
+    """Reads config and header and pairs the tensors up, in the sorted order of the modules.
+
+    Raises:
+        AdapterRefused: either file is malformed, a pair is incomplete, or shapes and config disagree.
+    """
+    config, header = read_config(config_json), read_header(tensors)
+    sides: dict[str, dict[str, TensorSpec]] = {}
+    for name, spec in header.items():
+        match = _KEY.fullmatch(name)
+        if match is None:
+            raise _refuse_name(name)
+        sides.setdefault(match["module"], {})[match["side"]] = spec
+    return AdapterLayout(config, {module: _pair(config, module, sides[module]) for module in sorted(sides)})
+
+
+def read_adapter(config_json: bytes, tensors: bytes | memoryview) -> AdapterWeights:
+    """Both files at once. Raises as `read_layout` does."""
+    return read_layout(config_json, tensors).load(tensors)
+
+
+def _refuse(message: str, remedy: str) -> AdapterRefused:
+    return AdapterRefused(message, field=TENSORS_FILE, remedy=remedy)
+
+
+def _refuse_name(name: str) -> AdapterRefused:
+    kind = next((kind for part, kind in _FOREIGN_PARTS.items() if part in name), "not a LoRA tensor's name")
+    remedy = "only base_model.model.<module>.lora_A.weight and .lora_B.weight are served"
+    return _refuse(f"{name[:160]!r} is {kind}", remedy)
+
+
+def _pair(config: AdapterConfig, module: str, sides: Mapping[str, TensorSpec]) -> PairLayout:
+    if len(sides) != 2:
+        missing = "B" if "A" in sides else "A"
+        raise _refuse(f"module {module} has no lora_{missing}", "save the whole adapter")
+    a, b, rank = sides["A"], sides["B"], config.rank_of(module)
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+        raise _refuse(f"module {module}: A {a.shape} and B {b.shape} do not multiply", "A is [r, in], B is [out, r]")
+    if a.shape[0] != rank:
+        raise _refuse(
+            f"module {module} has rank {a.shape[0]} in the file and {rank} in the config",
+            "upload files that were saved together",
+        )
+    return PairLayout(a, b, config.scaling_of(module, rank))
+
+
+def _load_pair(pair: PairLayout, tensors: bytes | memoryview) -> LoraPair:
+    b = _load(pair.b, tensors)
+    return LoraPair(_load(pair.a, tensors), b.float().mul_(pair.scaling).to(b.dtype))
+
+
+def _load(spec: TensorSpec, tensors: bytes | memoryview) -> torch.Tensor:
+    # A copy of its own: aligned, writable, and independent of the file's buffer.
+    data = bytearray(memoryview(tensors)[spec.start : spec.end])
+    return torch.frombuffer(data, dtype=spec.dtype).view(spec.shape)

@@ -1,0 +1,311 @@
+"""The whole service through a real gRPC server: the production one, with its error interceptor."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from ramole.adapters.servicer import AdaptersService
+from ramole.core.errors import (
+    AdapterRefused,
+    AlreadyExists,
+    Conflict,
+    Corrupt,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    Unavailable,
+    WrongState,
+)
+from ramole.core.settings import AdapterSettings, ServerSettings, Settings
+from ramole.lora.base import BaseShapes
+from ramole.lora.reader import read_adapter
+from ramole.transport.errors import from_rpc_error
+from ramole.transport.server import GrpcServer
+from ramole.v1 import adapters_pb2 as pb
+from ramole.v1 import adapters_pb2_grpc
+
+Files = tuple[bytes, bytes]
+MakeFiles = Callable[..., Files]
+
+
+@pytest.fixture
+def service(tmp_path: Path, base: BaseShapes) -> AdaptersService:
+    limits = AdapterSettings(max_upload_bytes=200_000, max_samples=3)
+    return AdaptersService(Settings(data_dir=tmp_path, adapters=limits), base)
+
+
+@pytest.fixture
+async def stub(service: AdaptersService) -> AsyncIterator[Any]:
+    server = GrpcServer(service, ServerSettings(grace_s=0.5))
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        yield adapters_pb2_grpc.AdaptersStub(channel)
+    await server.stop()
+
+
+def messages(files: Files, adapter: str = "math", *, step: int = 1000, **header: Any) -> list[pb.UploadRequest]:
+    head = pb.UploadHeader(**{"adapter": adapter, "samples": ["1 + 1"], **header})
+    chunks = [
+        pb.UploadRequest(chunk=pb.FileChunk(file=name, data=data[start : start + step]))
+        for name, data in zip(("adapter_config.json", "adapter_model.safetensors"), files, strict=True)
+        for start in range(0, len(data), step)
+    ]
+    return [pb.UploadRequest(header=head), *chunks]
+
+
+async def put(stub: Any, files: Files, adapter: str = "math", **header: Any) -> pb.PutResponse:
+    return await stub.Put(iter(messages(files, adapter, **header)))
+
+
+async def publish(stub: Any, files: Files, adapter: str = "math", **header: Any) -> pb.AdapterRecord:
+    staged = await put(stub, files, adapter, **header)
+    return (await stub.Publish(pb.PublishRequest(adapter=staged.record.adapter))).record
+
+
+async def fails(call: Any, kind: type[Exception], field: str = "") -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    error = from_rpc_error(caught.value)
+    assert type(error) is kind
+    assert error.field == field
+
+
+async def listed(stub: Any, **request: Any) -> list[str]:
+    response = await stub.ListAdapters(pb.ListAdaptersRequest(**request))
+    return [f"{r.adapter.tenant}/{r.adapter.name}@{r.adapter.version}" for r in response.records]
+
+
+async def fetch(stub: Any, digest: str) -> tuple[bytes, bytes, int]:
+    config, data, size = b"", b"", -1
+    async for part in stub.Fetch(pb.FetchRequest(digest=digest)):
+        if part.WhichOneof("part") == "header":
+            config, size = part.header.config_json, part.header.size
+        else:
+            assert len(part.data) <= 2**20
+            data += part.data
+    return config, data, size
+
+
+async def until_idle(service: AdaptersService) -> None:
+    async with asyncio.timeout(10):
+        while service.load() > 0:  # noqa: ASYNC110 - the service tells nobody when a broken call has been cleaned up
+            await asyncio.sleep(0.01)
+
+
+def scratch(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "store" / "scratch").iterdir())
+
+
+async def test_life_of_an_adapter(stub: Any, make_files: MakeFiles, tmp_path: Path) -> None:
+    files = make_files()
+    sha256 = {"adapter_model.safetensors": hashlib.sha256(files[1]).hexdigest()}
+    staged = await put(stub, files, samples=["1 + 1", "2 + 2"], is_public=True, sha256=sha256)
+    record = staged.record
+    assert staged.created
+    assert (record.adapter.tenant, record.adapter.name, record.adapter.version) == ("default", "math", 1)
+    assert (record.state, record.base_model, record.is_public) == (pb.ADAPTER_STATE_STAGED, "tiny", True)
+    assert list(record.report.modules) == ["m.q", "m.v"]
+    assert (record.report.rank, record.report.num_samples, list(record.samples)) == (2, 2, ["1 + 1", "2 + 2"])
+    assert record.report.norm > 0
+    assert await listed(stub) == []
+    assert scratch(tmp_path) == []
+
+    live = (await stub.Publish(pb.PublishRequest(adapter=record.adapter))).record
+    assert live.state == pb.ADAPTER_STATE_LIVE
+    assert await listed(stub) == ["default/math@1"]
+    assert (await stub.GetAdapter(pb.GetAdapterRequest(adapter="math"))).record == live
+    config, data, size = await fetch(stub, record.adapter.digest)
+    assert (config, data, size) == (*files, len(files[1]))
+    assert set(read_adapter(config, data).pairs) == {"m.q", "m.v"}
+
+    again = await put(stub, files, samples=["1 + 1", "2 + 2"], is_public=True)
+    assert (again.created, again.record) == (False, live)
+
+    removed = (await stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="math"))).removed
+    assert list(removed) == [record.adapter]
+    await fails(fetch(stub, record.adapter.digest), NotFound, "digest")
+    await fails(stub.GetAdapter(pb.GetAdapterRequest(adapter="math")), NotFound, "adapter")
+    await fails(stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="math")), NotFound, "adapter")
+    assert (await put(stub, files)).record.adapter.version == 2
+
+
+async def test_large_files_travel_in_chunks(tmp_path: Path, make_files: MakeFiles) -> None:
+    base = BaseShapes("tiny", {"m.q": (64, 48), "m.v": (64, 32)})
+    settings = Settings(data_dir=tmp_path, executor={"slot_rank": 4096}, adapters={"max_rank": 4096})  # type: ignore[arg-type]
+    server = GrpcServer(AdaptersService(settings, base), ServerSettings(grace_s=0.5))
+    await server.start()
+    files = make_files(rank=4096)
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = adapters_pb2_grpc.AdaptersStub(channel)
+        record = (await stub.Put(iter(messages(files, step=2**20)))).record
+        assert (await fetch(stub, record.adapter.digest))[1] == files[1]
+    await server.stop()
+    assert len(files[1]) > 3 * 2**20
+
+
+async def test_refused_uploads_leave_nothing(stub: Any, make_files: MakeFiles, tmp_path: Path) -> None:
+    config, tensors = make_files()
+    await fails(put(stub, (config, tensors[:-8])), AdapterRefused, "adapter_model.safetensors")
+    await fails(put(stub, (b'{"peft_type": "IA3"}', tensors)), AdapterRefused, "adapter_config.json:peft_type")
+    await fails(put(stub, make_files(base_id="x")), WrongState, "adapter_config.json:base_model_name_or_path")
+    await fails(put(stub, (config, tensors), base_model="x"), WrongState, "base_model")
+    await fails(put(stub, (config, tensors), samples=[]), InvalidInput, "header.samples")
+    await fails(put(stub, (config, tensors), "a/b/c"), InvalidInput, "header.adapter")
+    await fails(put(stub, (config, b"")), InvalidInput, "chunk.file")
+    await fails(put(stub, (config, bytes(300_000))), LimitExceeded, "chunk.data")
+    await fails(stub.Put(iter(messages((config, tensors))[1:])), InvalidInput, "header")
+    await fails(stub.Put(iter([pb.UploadRequest()])), InvalidInput, "part")
+    await fails(put(stub, make_files(rank=17)), AdapterRefused, "adapter_config.json:r")
+    assert scratch(tmp_path) == []
+    assert list((tmp_path / "store").glob("*/*/*")) == []
+    assert (await put(stub, make_files(base_id="/home/me"), base_model="tiny")).created
+
+
+async def test_retries_and_races(stub: Any, make_files: MakeFiles) -> None:
+    first = await put(stub, make_files(1), idempotency_key="k", expected_version=0)
+    again = await put(stub, make_files(1), idempotency_key="k", expected_version=0)
+    assert (again.created, again.record.adapter) == (False, first.record.adapter)
+    await fails(put(stub, make_files(2), idempotency_key="k"), AlreadyExists, "idempotency_key")
+    await stub.Publish(pb.PublishRequest(adapter=first.record.adapter))
+    await fails(put(stub, make_files(2), expected_version=0), Conflict, "expected_version")
+    second = await put(stub, make_files(2), expected_version=1)
+    await stub.Discard(pb.DiscardRequest(adapter=second.record.adapter))
+    await fails(stub.Publish(pb.PublishRequest(adapter=second.record.adapter)), NotFound, "adapter")
+    await fails(stub.Discard(pb.DiscardRequest(adapter=first.record.adapter)), WrongState, "adapter")
+
+
+async def test_pages(stub: Any, make_files: MakeFiles) -> None:
+    for adapter in ("c", "a", "b", "t/a"):
+        await publish(
+            stub, make_files(hash(adapter) % 97), adapter, samples=[f"of {adapter}", "x" * 9][: 1 + (adapter == "a")]
+        )
+    await publish(stub, make_files(5), "a")
+    everything = ["default/a@1", "default/a@2", "default/b@1", "default/c@1", "t/a@1"]
+    assert await listed(stub) == everything
+    assert await listed(stub, base_model="tiny") == everything
+    assert await listed(stub, base_model="other") == []
+    found, token = [], ""
+    while True:
+        page = await stub.ListAdapters(pb.ListAdaptersRequest(page_size=2, page_token=token, without_samples=True))
+        assert all(not record.samples and record.report.num_samples for record in page.records)
+        found += [f"{r.adapter.tenant}/{r.adapter.name}@{r.adapter.version}" for r in page.records]
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == everything
+    for bad in ("x", "W10=", "bnVsbA==", "é"):
+        await fails(stub.ListAdapters(pb.ListAdaptersRequest(page_token=bad)), InvalidInput, "page_token")
+    await fails(stub.ListAdapters(pb.ListAdaptersRequest(page_size=1001)), InvalidInput, "page_size")
+
+
+async def test_a_page_never_outgrows_a_message(stub: Any, make_files: MakeFiles) -> None:
+    samples = ["é" * 16_000] * 3
+    for number in range(30):
+        await publish(stub, make_files(1), f"n{number:02}", samples=samples)
+    first = await stub.ListAdapters(pb.ListAdaptersRequest())
+    assert 1 < len(first.records) < 30
+    rest = await stub.ListAdapters(pb.ListAdaptersRequest(page_token=first.next_page_token))
+    assert [r.adapter.name for r in (*first.records, *rest.records)] == [f"n{n:02}" for n in range(30)]
+
+
+async def test_a_client_that_hangs_up_commits_nothing(
+    stub: Any, service: AdaptersService, make_files: MakeFiles, tmp_path: Path
+) -> None:
+    parts = messages(make_files())
+    is_sent, never = asyncio.Event(), asyncio.Event()
+
+    async def half() -> AsyncIterator[pb.UploadRequest]:
+        for part in parts[:-1]:
+            yield part
+        is_sent.set()
+        await never.wait()
+
+    call = stub.Put(half())
+    await is_sent.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await until_idle(service)
+    assert scratch(tmp_path) == []
+    assert (await put(stub, make_files())).record.adapter.version == 1
+
+
+class GatedModules(dict[str, tuple[int, int]]):
+    """Holds an admission up in its thread, at the first module that it looks up."""
+
+    def __init__(self, modules: Mapping[str, tuple[int, int]]) -> None:
+        super().__init__(modules)
+        self.entered, self.gate = threading.Event(), threading.Event()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.entered.set()
+        assert self.gate.wait(10)
+        return super().get(key, default)
+
+
+async def test_hanging_up_during_admission_commits_nothing(
+    tmp_path: Path, base: BaseShapes, make_files: MakeFiles
+) -> None:
+    modules = GatedModules(base.modules)
+    service = AdaptersService(Settings(data_dir=tmp_path), BaseShapes("tiny", modules))
+    server = GrpcServer(service, ServerSettings(grace_s=0.5))
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = adapters_pb2_grpc.AdaptersStub(channel)
+        call = stub.Put(iter(messages(make_files())))
+        running = asyncio.ensure_future(call)
+        await asyncio.to_thread(modules.entered.wait, 10)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        modules.gate.set()
+        await until_idle(service)
+        assert scratch(tmp_path) == []
+        assert list((tmp_path / "store" / "objects").glob("*/*")) == []
+        await fails(stub.GetAdapter(pb.GetAdapterRequest(adapter="math@1")), NotFound, "adapter")
+    await server.stop()
+
+
+async def test_start_waits_for_a_draining_predecessor(tmp_path: Path, base: BaseShapes) -> None:
+    impatient = Settings(data_dir=tmp_path, adapters={"server": {"grace_s": 0}})  # type: ignore[arg-type]
+    old, late, new = (
+        AdaptersService(s, base) for s in (Settings(data_dir=tmp_path), impatient, Settings(data_dir=tmp_path))
+    )
+    await old.start()
+    with pytest.raises(Unavailable, match="another process"):
+        await late.start()
+    starting = asyncio.create_task(new.start())
+    await asyncio.sleep(0)
+    await old.close()
+    await starting
+    await new.close()
+
+
+async def test_stored_damage_is_data_loss(stub: Any, make_files: MakeFiles, tmp_path: Path) -> None:
+    record = await publish(stub, make_files())
+    path = next((tmp_path / "store" / "objects").glob("*/*/adapter_model.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    await fails(fetch(stub, record.adapter.digest), Corrupt, "digest")
+
+
+async def test_restart_serves_what_was_live(tmp_path: Path, base: BaseShapes, make_files: MakeFiles) -> None:
+    digest = ""
+    for _ in range(2):
+        server = GrpcServer(AdaptersService(Settings(data_dir=tmp_path), base), ServerSettings(grace_s=0.5))
+        await server.start()
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub = adapters_pb2_grpc.AdaptersStub(channel)
+            if not digest:
+                digest = (await publish(stub, make_files())).adapter.digest
+                await put(stub, make_files(1), "unfinished")
+            assert await listed(stub) == ["default/math@1"]
+            assert (await fetch(stub, digest))[1] == make_files()[1]
+        await server.stop()

@@ -1,0 +1,227 @@
+"""Versions, compare-and-swap, idempotency, deletion, and what survives a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ramole.adapters.records import AdapterRecord, NewAdapter
+from ramole.adapters.store import Repair, Store
+from ramole.core.errors import AlreadyExists, Conflict, Corrupt, NotFound, Unavailable, WrongState
+from ramole.core.names import AdapterName, AdapterRef
+
+New = Callable[..., NewAdapter]
+
+
+def name(text: str) -> AdapterName:
+    return AdapterName.parse(text)
+
+
+def publish(store: Store, upload: NewAdapter) -> AdapterRecord:
+    return store.publish(store.put(upload)[0].ref)
+
+
+def listed(store: Store) -> list[str]:
+    return [str(record.ref) for record in store.page(None, 1000, lambda _: True)]
+
+
+def objects(root: Path) -> set[str]:
+    return {path.name for path in (root / "objects").glob("*/*")}
+
+
+def reopened(store: Store, root: Path) -> Store:
+    store.close()
+    return Store.open(root)
+
+
+def test_staged_is_hidden_until_published(store: Store, new: New) -> None:
+    record, is_created = store.put(new())
+    assert is_created
+    assert (str(record.ref), record.is_live) == ("default/math@1", False)
+    assert listed(store) == []
+    with pytest.raises(NotFound):
+        store.get(name("math"))
+    assert store.publish(record.ref).is_live
+    assert store.publish(record.ref).is_live
+    assert store.get(name("math")) == store.get(name("math@1")) == store.publish(record.ref)
+    content = store.read(record.ref.digest)
+    assert (content.config_json, content.tensors) == (b"{}", b"a")
+
+
+def test_versions_count_up_and_the_latest_live_one_answers(store: Store, new: New) -> None:
+    first, second = publish(store, new(content="a")), publish(store, new(content="b"))
+    staged, _ = store.put(new(content="c"))
+    assert [r.ref.version for r in (first, second, staged)] == [1, 2, 3]
+    assert store.get(name("math")).ref == second.ref
+    assert store.get(name("math@1")).ref == first.ref
+
+
+def test_same_content_again_is_the_same_version(store: Store, new: New) -> None:
+    first = publish(store, new())
+    again, is_created = store.put(new())
+    assert (again, is_created) == (first, False)
+    other_samples, is_created = store.put(new(samples=("2 + 2",)))
+    assert is_created, "an upload with other samples must not be swallowed"
+    assert other_samples.ref.version == 2
+    assert other_samples.ref.digest == first.ref.digest
+
+
+def test_idempotency_key(store: Store, root: Path, new: New) -> None:
+    first, _ = store.put(new(key="k"))
+    assert store.put(new(key="k")) == (first, False)
+    store.publish(first.ref)
+    publish(store, new(content="b"))
+    assert store.put(new(key="k"))[0].ref == first.ref, "also when a later version exists"
+    for other in (new(content="c", key="k"), new(name="other", key="k"), new(key="k", samples=("x",))):
+        with pytest.raises(AlreadyExists):
+            store.put(other)
+    assert store.put(new(name="elsewhere/math", content="z", key="k"))[1], "keys belong to a tenant"
+    again = reopened(store, root)
+    assert again.put(new(key="k"))[0].ref == first.ref
+    again.delete(name("math@1"))
+    assert again.put(new(content="c", key="k"))[1], "a deleted version frees its key"
+    again.close()
+
+
+def test_compare_and_swap(store: Store, new: New) -> None:
+    publish(store, new(expected=0))
+    with pytest.raises(Conflict):
+        store.put(new(content="b", expected=0))
+    with pytest.raises(Conflict):
+        store.put(new(content="b", expected=2))
+    winner, _ = store.put(new(content="b", expected=1))
+    loser, _ = store.put(new(content="c", expected=1))
+    store.publish(winner.ref)
+    with pytest.raises(Conflict):
+        store.publish(loser.ref)
+    store.discard(loser.ref)
+    assert store.get(name("math")).ref == winner.ref
+
+
+def test_only_one_of_many_writers_wins(store: Store, new: New) -> None:
+    uploads = [new(content=f"c{i}", expected=0) for i in range(16)]
+
+    def attempt(upload: NewAdapter) -> bool:
+        try:
+            publish(store, upload)
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(attempt, uploads)) == 1
+    assert len(listed(store)) == 1
+
+
+def test_discard(store: Store, root: Path, new: New) -> None:
+    record, _ = store.put(new())
+    store.discard(record.ref)
+    store.discard(record.ref)
+    assert objects(root) == set()
+    with pytest.raises(NotFound):
+        store.publish(record.ref)
+    live = publish(store, new())
+    assert live.ref.version == 2
+    with pytest.raises(WrongState):
+        store.discard(live.ref)
+
+
+def test_delete_frees_content_that_nobody_else_has(store: Store, root: Path, new: New) -> None:
+    publish(store, new("math", "a"))
+    publish(store, new("math", "b"))
+    shared = publish(store, new("sums", "a"))
+    assert [str(ref) for ref in store.delete(name("math"))] == ["default/math@1", "default/math@2"]
+    assert objects(root) == {shared.ref.digest}
+    assert listed(store) == ["default/sums@1"]
+    store.delete(name("sums@1"))
+    assert objects(root) == set()
+    for gone in ("math", "math@1", "sums", "never"):
+        with pytest.raises(NotFound):
+            store.delete(name(gone))
+    with pytest.raises(NotFound):
+        store.read(shared.ref.digest)
+
+
+def test_numbers_are_never_reused(store: Store, root: Path, new: New) -> None:
+    for content in "abc":
+        publish(store, new(content=content))
+    store.delete(name("math@3"))
+    store.delete(name("math@1"))
+    assert store.put(new(content="d"))[0].ref.version == 4
+    again = reopened(store, root)
+    assert again.put(new(content="e"))[0].ref.version == 5, "4 was staged and dropped at the restart"
+    again.delete(name("math@2"))
+    last = reopened(again, root)
+    assert last.put(new(content="f"))[0].ref.version == 6
+    last.close()
+
+
+def test_publish_needs_the_right_digest(store: Store, new: New) -> None:
+    record, _ = store.put(new())
+    with pytest.raises(NotFound):
+        store.publish(AdapterRef("default", "math", 1, "0" * 64))
+    assert not store.get(name("math@1")).is_live
+    assert store.publish(record.ref).is_live
+
+
+def test_restart_keeps_live_and_drops_the_rest(store: Store, root: Path, new: New) -> None:
+    live = publish(store, new(content="a", key="k", samples=("ä", "two")))
+    store.put(new(content="b"))
+    orphan = root / "objects" / "ab" / ("ab" + "0" * 62)
+    orphan.mkdir(parents=True)
+    (root / "scratch" / "half").write_bytes(b"x")
+    again = reopened(store, root)
+    assert again.repaired == Repair(num_staged=1, num_objects=1)
+    assert list(again.page(None, 9, lambda _: True)) == [live]
+    assert objects(root) == {live.ref.digest}
+    assert list((root / "scratch").iterdir()) == []
+    again.close()
+
+
+def test_an_unreadable_manifest_is_left_alone(store: Store, root: Path, new: New) -> None:
+    publish(store, new("math", "a"))
+    kept = publish(store, new("sums", "b"))
+    manifest = root / "manifests" / "default" / "math" / "1.json"
+    manifest.write_text("{}")
+    again = reopened(store, root)
+    assert again.repaired == Repair(num_unreadable=1)
+    assert listed(again) == ["default/sums@1"]
+    assert manifest.exists()
+    assert len(objects(root)) == 2, "its content may be needed when the manifest is restored"
+    assert again.read(kept.ref.digest).tensors == b"b"
+    again.close()
+
+
+def test_corrupt_content_is_noticed(store: Store, root: Path, new: New) -> None:
+    record = publish(store, new())
+    folder = root / "objects" / record.ref.digest[:2] / record.ref.digest
+    (folder / "adapter_model.safetensors").write_bytes(b"A")
+    with pytest.raises(Corrupt):
+        store.read(record.ref.digest)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(Corrupt):
+        store.read(record.ref.digest)
+
+
+def test_one_process_at_a_time(store: Store, root: Path) -> None:
+    with pytest.raises(Unavailable):
+        Store.open(root)
+    reopened(store, root).close()
+
+
+def test_pages_are_ordered_and_survive_changes_between_them(store: Store, new: New) -> None:
+    for adapter in ("b", "a", "c", "t/a"):
+        publish(store, new(adapter, adapter))
+    publish(store, new("a", "a2"))
+    order = ["default/a@1", "default/a@2", "default/b@1", "default/c@1", "t/a@1"]
+    assert listed(store) == order
+    first = store.page(None, 2, lambda _: True)
+    store.delete(name("a@2"))
+    publish(store, new("bb", "bb"))
+    ref = first[-1].ref
+    rest = store.page((ref.tenant, ref.name, ref.version), 9, lambda _: True)
+    assert [str(r.ref) for r in rest] == ["default/b@1", "default/bb@1", "default/c@1", "t/a@1"]
+    assert [str(r.ref) for r in store.page(None, 9, lambda r: r.ref.tenant == "t")] == ["t/a@1"]
