@@ -23,6 +23,9 @@ from ramole.core.composition import PRESETS, Composition
 PAPER_INSTRUCTION = "Represent the sentence for similar task retrieval: "
 
 
+Preset = Literal["auto", "selection", "mixture", "fusion", "ramole", "ramole_prior"]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,13 +43,17 @@ class GatewaySettings(_Section):
     """The public port."""
 
     server: ServerSettings = ServerSettings(port=50051, max_inflight=1024)
-    preset: str = Field(default="ramole_prior", description="composition of requests that name none")
+    preset: Preset = Field(
+        default="auto",
+        description="composition of requests that name none; 'auto' = ramole_prior, or selection"
+        " when the executor has no router",
+    )
     max_prompt_chars: int = Field(default=32_768, ge=1)
     deadline_s: float = Field(default=120.0, gt=0, description="for calls whose client sets none")
 
     @property
     def composition(self) -> Composition:
-        """The server's default composition."""
+        """The server's default composition; `preset` must be resolved."""
         return PRESETS[self.preset]
 
 
@@ -90,7 +97,9 @@ class ExecutorSettings(_Section):
     max_len: int = Field(default=256, ge=8, description="prompt + completion tokens of one request")
     token_budget: int = Field(default=512, ge=1, description="tokens of one engine step")
     max_waiting: int = Field(default=1024, ge=1)
-    router: str = Field(default="zoo", description="RouterLoRA folder; 'zoo' = the shipped one, '' = none")
+    router: str = Field(
+        default="auto", description="RouterLoRA folder, '' = none; 'auto' = the shipped one if it fits the base model"
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
     threads: int = Field(default=1, ge=1)

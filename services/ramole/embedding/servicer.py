@@ -1,0 +1,99 @@
+"""The encoder on the wire: thin; validates, converts, delegates to the micro-batcher."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+
+from ramole.core.errors import InvalidInput, Unavailable
+from ramole.core.settings import EmbeddingSettings, Settings
+from ramole.embedding.batcher import MicroBatcher
+from ramole.embedding.encoder import Encoder
+from ramole.v1 import embedding_pb2, embedding_pb2_grpc
+
+MAX_TEXTS = 1024
+
+
+class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
+    """One encoder and its batcher."""
+
+    full_name = "ramole.v1.Embedding"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._encoder: Encoder | None = None
+        self._batcher: MicroBatcher | None = None
+        self._inflight = 0
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds this servicer to a server."""
+        embedding_pb2_grpc.add_EmbeddingServicer_to_server(self, server)
+
+    async def start(self) -> None:
+        """Loads the encoder.
+
+        Raises:
+            NotFound: there is no such encoder.
+            Corrupt: the shipped encoder is damaged.
+            WrongState: it cannot be loaded.
+        """
+        options = self._settings.embedding
+        self._encoder = await asyncio.to_thread(_load, options)
+        self._batcher = MicroBatcher(self._encoder.encode, max_batch=options.max_batch, window_s=options.batch_window_s)
+        self._batcher.start()
+
+    async def close(self) -> None:
+        """Stops the batcher and drops the encoder."""
+        if self._batcher is not None:
+            await self._batcher.close()
+        self._batcher = self._encoder = None
+
+    def routing_stats(self) -> dict[str, object]:
+        """Load."""
+        return {"inflight": self._inflight}
+
+    def load(self) -> float:
+        """Requests in flight."""
+        return float(self._inflight)
+
+    async def Embed(
+        self, request: embedding_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> embedding_pb2.EmbedResponse:
+        """Embeds texts."""
+        encoder, batcher = self._ready()
+        texts = list(request.texts)
+        _check_texts(texts)
+        self._inflight += 1
+        try:
+            vectors = await batcher.submit(texts)
+        finally:
+            self._inflight -= 1
+        return embedding_pb2.EmbedResponse(
+            vectors=[embedding_pb2.Vector(values=vector) for vector in vectors.tolist()], encoder_id=encoder.encoder_id
+        )
+
+    async def DescribeEncoder(
+        self, request: embedding_pb2.DescribeEncoderRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> embedding_pb2.DescribeEncoderResponse:
+        """Which encoder this is."""
+        encoder, _ = self._ready()
+        return embedding_pb2.DescribeEncoderResponse(encoder_id=encoder.encoder_id, dim=encoder.dim)
+
+    def _ready(self) -> tuple[Encoder, MicroBatcher]:
+        if self._encoder is None or self._batcher is None:
+            raise Unavailable("the encoder is still loading", remedy="retry in a moment")
+        return self._encoder, self._batcher
+
+
+def _load(options: EmbeddingSettings) -> Encoder:
+    return Encoder.load(options.encoder, instruction=options.instruction, threads=options.threads)
+
+
+def _check_texts(texts: list[str]) -> None:
+    if not 1 <= len(texts) <= MAX_TEXTS:
+        raise InvalidInput(f"{len(texts)} texts", field="texts", remedy=f"give 1 to {MAX_TEXTS}")
+    for i, text in enumerate(texts):
+        if not text.strip():
+            raise InvalidInput("the text is empty", field=f"texts[{i}]", remedy="give some words")

@@ -1,0 +1,27 @@
+"""The vector index as a Ray Serve application. One replica: an embedded index has one owner."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import ray.util
+from ray import serve
+
+from ramole.core.settings import Settings
+from ramole.transport.replica import Replica, deployment_options
+from ramole.transport.service import Service
+
+
+def build(settings: Settings) -> serve.Application:
+    """The application; bind it with resolved settings."""
+    server = settings.retrieval.server
+    options = deployment_options("Retrieval", server)
+    replica = serve.deployment(**options)(Replica)
+    return replica.bind(partial(make_service, settings), server, ray.util.get_node_ip_address)
+
+
+def make_service(settings: Settings) -> Service:
+    """Runs in the replica: heavy imports happen there only."""
+    from ramole.retrieval.servicer import RetrievalService
+
+    return RetrievalService(settings)

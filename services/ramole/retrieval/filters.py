@@ -1,0 +1,50 @@
+"""The only place that builds filter expressions for Milvus.
+
+Neither Milvus Lite nor Milvus 2.3 knows expression templates, so values become part of the text. Every value must
+match a small alphabet without quotes, backslashes and blanks, and is written as a JSON string: it cannot end its own
+literal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ramole.core.errors import InvalidInput
+
+LIVE = "live"
+"""The state of every row that requests may use."""
+
+_SAFE = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
+
+
+def check_value(value: str, field: str) -> str:
+    """Returns `value` if it may stand in a filter.
+
+    Raises:
+        InvalidInput: it is empty, longer than 128 characters or has a character outside the alphabet.
+    """
+    if not _SAFE.fullmatch(value):
+        raise InvalidInput(
+            f"{value[:80]!r} cannot be indexed",
+            field=field,
+            remedy="use 1 to 128 letters, digits, '.', '_', ':', '/', '@' and '-'",
+        )
+    return value
+
+
+def visible_to(tenant: str, base_model: str) -> str:
+    """Live rows of one base model: the tenant's own and the public ones."""
+    return (
+        f"base_model == {_literal(base_model, 'base_model')} and state == {_literal(LIVE, 'state')}"
+        f" and (tenant == {_literal(tenant, 'tenant')} or is_public == true)"
+    )
+
+
+def versions_of(tenant: str, name: str) -> str:
+    """All rows of one adapter name, whatever their version and base model."""
+    return f"tenant == {_literal(tenant, 'adapter.tenant')} and name == {_literal(name, 'adapter.name')}"
+
+
+def _literal(value: str, field: str) -> str:
+    return json.dumps(check_value(value, field))

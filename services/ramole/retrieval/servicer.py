@@ -1,0 +1,142 @@
+"""Retrieval on the wire: thin; validates, converts, runs the blocking index in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+import numpy as np
+
+from ramole.core.errors import Unavailable
+from ramole.core.settings import Settings
+from ramole.retrieval.values import Row
+from ramole.transport.values import ref_from_pb, ref_to_pb
+from ramole.v1 import retrieval_pb2, retrieval_pb2_grpc
+
+if TYPE_CHECKING:
+    from ramole.retrieval.index import VectorIndex
+
+T = TypeVar("T")
+
+_NUM_READERS = 8
+"""Searches that run at once."""
+
+
+class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
+    """The vector index of one installation. Several replicas may share a Milvus server; one owns a Lite folder."""
+
+    full_name = "ramole.v1.Retrieval"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._index: VectorIndex | None = None
+        self._readers = ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="retrieval-read")
+        # Writes wait for each other here, not in the readers' threads.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="retrieval-write")
+        self._inflight = 0
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds this servicer to a server."""
+        retrieval_pb2_grpc.add_RetrievalServicer_to_server(self, server)
+
+    async def start(self) -> None:
+        """Opens the index.
+
+        Raises:
+            WrongState: the embedded index is in use elsewhere.
+            Unavailable: the Milvus server does not answer.
+        """
+        self._index = await asyncio.to_thread(_open, self._settings)
+
+    async def close(self) -> None:
+        """Finishes what runs and closes the index."""
+        for pool in (self._readers, self._writer):
+            await asyncio.to_thread(pool.shutdown)
+        if self._index is not None:
+            await asyncio.to_thread(self._index.close)
+            self._index = None
+
+    def routing_stats(self) -> dict[str, object]:
+        """Load."""
+        return {"inflight": self._inflight}
+
+    def load(self) -> float:
+        """Requests in flight."""
+        return float(self._inflight)
+
+    async def Search(
+        self, request: retrieval_pb2.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> retrieval_pb2.SearchResponse:
+        """The nearest live adapters."""
+        index = self._ready()
+        hits = await self._run(
+            self._readers,
+            lambda: index.search(
+                np.array(request.vector, dtype=np.float32),
+                encoder_id=request.encoder_id,
+                base_model=request.base_model,
+                tenant=request.tenant,
+                k=request.k,
+            ),
+        )
+        return retrieval_pb2.SearchResponse(
+            hits=[retrieval_pb2.Hit(adapter=ref_to_pb(hit.ref), similarity=hit.similarity) for hit in hits]
+        )
+
+    async def Upsert(
+        self, request: retrieval_pb2.UpsertRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> retrieval_pb2.UpsertResponse:
+        """Makes an adapter version findable."""
+        index = self._ready()
+        row = Row(ref_from_pb(request.adapter), request.base_model, request.is_public)
+        samples = [np.array(sample.values, dtype=np.float32) for sample in request.samples]
+        await self._run(self._writer, lambda: index.upsert(row, samples, encoder_id=request.encoder_id))
+        return retrieval_pb2.UpsertResponse()
+
+    async def Remove(
+        self, request: retrieval_pb2.RemoveRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> retrieval_pb2.RemoveResponse:
+        """Takes an adapter version out."""
+        index = self._ready()
+        ref = ref_from_pb(request.adapter)
+        await self._run(self._writer, lambda: index.remove(ref))
+        return retrieval_pb2.RemoveResponse()
+
+    async def ListRows(
+        self, request: retrieval_pb2.ListRowsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[retrieval_pb2.IndexRow]:
+        """Streams every row."""
+        batches = self._ready().rows()
+        # One thread for all of it: a cancelled call may close the listing only after the batch that it is reading.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="retrieval-list")
+        try:
+            while batch := await self._run(thread, lambda: next(batches, None)):
+                for row in batch:
+                    yield retrieval_pb2.IndexRow(adapter=ref_to_pb(row.ref), base_model=row.base_model)
+        finally:
+            thread.submit(batches.close)
+            thread.shutdown(wait=False)
+
+    def _ready(self) -> VectorIndex:
+        if self._index is None:
+            raise Unavailable("the vector index is not open", remedy="retry in a moment")
+        return self._index
+
+    async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+        self._inflight += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, call)
+        finally:
+            self._inflight -= 1
+
+
+def _open(settings: Settings) -> VectorIndex:
+    """Opens the index that the settings name. Blocks; loads pymilvus."""
+    from ramole.retrieval.index import VectorIndex
+
+    options = settings.retrieval
+    uri = options.uri or str(settings.data_dir / "index.db")
+    return VectorIndex.open(uri, token=options.token, timeout_s=options.timeout_s)

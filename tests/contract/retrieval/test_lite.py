@@ -1,0 +1,90 @@
+"""The embedded index as a resource: locks, threads, crashes."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ramole.core.errors import WrongState
+from ramole.core.names import AdapterRef
+from ramole.retrieval.index import VectorIndex
+from ramole.retrieval.values import Row
+
+
+def add(index: VectorIndex, name: str) -> None:
+    index.upsert(Row(AdapterRef("acme", name, 1, "0" * 64), "base", False), [[1.0, 0.0]], encoder_id="enc")
+
+
+def test_a_folder_has_one_owner(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "on" / "demand" / "index.db"
+    first = VectorIndex.open(str(path))
+    add(first, "mail")
+    with pytest.raises(WrongState, match=r"retrieval\.uri.*already open.*milvus-lite server"):
+        VectorIndex.open(str(path))
+    first.close()
+    second = VectorIndex.open(str(path))
+    add(second, "code")
+    second.close()
+
+
+def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    path.write_bytes(b"a file of an older engine")
+    with pytest.raises(WrongState, match=r"retrieval\.uri.*cannot be opened"):
+        VectorIndex.open(str(path))
+    assert path.read_bytes() == b"a file of an older engine"
+
+
+def test_close_leaves_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    index = VectorIndex.open(str(tmp_path / "index.db"))
+    add(index, "mail")
+    index.search([1.0, 0.0], encoder_id="enc", base_model="base", tenant="acme", k=1)
+    assert set(threading.enumerate()) > before
+    index.close()
+    del index
+    gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive(), thread
+
+
+CHILD = """
+import sys
+from ramole.core.names import AdapterRef
+from ramole.retrieval.index import VectorIndex
+from ramole.retrieval.values import Row
+
+index = VectorIndex.open(sys.argv[1])
+for i in range(10_000):
+    name = f"{sys.argv[2]}-{i}"
+    index.upsert(Row(AdapterRef("acme", name, 1, "0" * 64), "base", False), [[1.0, i]], encoder_id="enc")
+    print(name, flush=True)
+"""
+
+
+def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    path = str(tmp_path / "index.db")
+    acknowledged: set[str] = set()
+    for life in ("first", "second"):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, path, life], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        for _ in range(60):
+            acknowledged.add(child.stdout.readline().strip())
+        child.kill()
+        # Lines that were on their way when the child died count as well.
+        acknowledged.update(line.strip() for line in child.stdout if line.endswith("\n"))
+        child.wait()
+        child.stdout.close()
+    index = VectorIndex.open(path)
+    found = {row.ref.name for batch in index.rows() for row in batch}
+    assert len(acknowledged) >= 120
+    assert acknowledged <= found
+    add(index, "after")
+    assert len(index.search([1.0, 0.0], encoder_id="enc", base_model="base", tenant="acme", k=8)) == 8
+    index.close()

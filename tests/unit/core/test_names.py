@@ -1,0 +1,59 @@
+"""Adapter names: what is accepted round-trips, everything else is refused by its field."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ramole.core.errors import InvalidInput
+from ramole.core.names import AdapterName, check_digest
+
+parts = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
+
+
+@given(parts, parts, st.integers(0, 10**9 - 1))
+def test_names_round_trip(tenant: str, name: str, version: int) -> None:
+    adapter = AdapterName(tenant, name, version)
+    assert AdapterName.parse(str(adapter)) == adapter
+
+
+def test_a_bare_name_belongs_to_the_caller() -> None:
+    assert AdapterName.parse("sql", tenant="acme") == AdapterName("acme", "sql")
+    assert str(AdapterName.parse("sql@3")) == "default/sql@3"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/",
+        "a/",
+        "/a",
+        "a/b/c",
+        "a b",
+        "a@",
+        "a@0",
+        "a@-1",
+        "a@1.0",
+        "a@x",
+        "../a",
+        ".a",
+        "a\n",
+        "ä",
+        "a" * 65,
+        "a@٣",
+    ],
+)
+def test_everything_else_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        AdapterName.parse(text, field="adapters[0]")
+    assert raised.value.field == "adapters[0]"
+    assert raised.value.remedy
+
+
+@pytest.mark.parametrize("text", ["", "A" * 64, "0" * 63, "../" + "0" * 61])
+def test_a_digest_is_64_hex_digits(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        check_digest(text)
+    assert check_digest("0a" * 32)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ramole.core.errors import InvalidInput
+from ramole.retrieval.filters import versions_of, visible_to
+
+SAFE = st.text("abcXYZ019._:/@-", min_size=1, max_size=128)
+HOSTILE = st.text(min_size=0, max_size=140) | st.text("\"'\\ ()=abc\n\u2028\uff02", max_size=20)
+LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+def test_the_filters_as_milvus_sees_them() -> None:
+    assert visible_to("acme", "meta-llama/Llama-3.2_1B@main") == (
+        'base_model == "meta-llama/Llama-3.2_1B@main" and state == "live" and (tenant == "acme" or is_public == true)'
+    )
+    assert versions_of("acme", "mail") == 'tenant == "acme" and name == "mail"'
+
+
+@given(tenant=SAFE, base_model=SAFE)
+def test_safe_values_pass_unchanged(tenant: str, base_model: str) -> None:
+    assert LITERAL.findall(visible_to(tenant, base_model)) == [f'"{base_model}"', '"live"', f'"{tenant}"']
+
+
+@given(tenant=HOSTILE, base_model=HOSTILE)
+def test_no_value_changes_the_shape_of_a_filter(tenant: str, base_model: str) -> None:
+    for build, shape in (
+        (visible_to, "base_model == ? and state == ? and (tenant == ? or is_public == true)"),
+        (versions_of, "tenant == ? and name == ?"),
+    ):
+        try:
+            expression = build(tenant, base_model)
+        except InvalidInput:
+            continue
+        assert LITERAL.sub("?", expression) == shape
+        assert expression.isascii()
+        assert "\\" not in expression
+
+
+@pytest.mark.parametrize("value", ["", "a" * 129, 'a"', "a\\", "a b", "a\n", "é", "a'", "\u0661", "$x", "{x}", "%"])
+def test_refused_values_name_the_field(value: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        visible_to("acme", value)
+    assert refused.value.field == "base_model"
+    assert refused.value.remedy

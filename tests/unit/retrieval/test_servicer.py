@@ -1,0 +1,129 @@
+"""The service over real gRPC, on a Milvus Lite folder."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from ramole.core.errors import InvalidInput, Unavailable, WrongState
+from ramole.core.settings import ServerSettings, Settings
+from ramole.retrieval.servicer import RetrievalService
+from ramole.transport.errors import from_rpc_error
+from ramole.transport.server import GrpcServer
+from ramole.v1 import common_pb2
+from ramole.v1.retrieval_pb2 import (
+    ListRowsRequest,
+    RemoveRequest,
+    SampleVector,
+    SearchRequest,
+    UpsertRequest,
+)
+from ramole.v1.retrieval_pb2_grpc import RetrievalStub
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+async def stub(settings: Settings) -> AsyncIterator[RetrievalStub]:
+    server = GrpcServer(RetrievalService(settings), ServerSettings())
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        yield RetrievalStub(channel)
+    await server.stop()
+
+
+def ref(name: str, version: int = 1) -> common_pb2.AdapterRef:
+    return common_pb2.AdapterRef(tenant="acme", name=name, version=version, digest="ab" * 32)
+
+
+def upsert(name: str, *samples: tuple[float, ...]) -> UpsertRequest:
+    return UpsertRequest(
+        adapter=ref(name),
+        base_model="zoo",
+        samples=[SampleVector(values=sample) for sample in samples],
+        encoder_id="enc",
+    )
+
+
+def search(*vector: float, k: int = 3, encoder_id: str = "enc") -> SearchRequest:
+    return SearchRequest(vector=vector, encoder_id=encoder_id, base_model="zoo", tenant="acme", k=k)
+
+
+async def test_upload_search_list_remove(stub: RetrievalStub) -> None:
+    assert list((await stub.Search(search(1, 0))).hits) == []
+    await stub.Upsert(upsert("mail", (1, 0), (0, 1)))
+    await stub.Upsert(upsert("code", (0, 1)))
+    answer = await stub.Search(search(0, 1))
+    assert [hit.adapter for hit in answer.hits] == [ref("code"), ref("mail")]
+    assert [hit.similarity for hit in answer.hits] == pytest.approx([1.0, 0.5**0.5], abs=1e-6)
+    rows = [row async for row in stub.ListRows(ListRowsRequest())]
+    assert {(row.adapter.name, row.base_model) for row in rows} == {("mail", "zoo"), ("code", "zoo")}
+    await stub.Remove(RemoveRequest(adapter=ref("code")))
+    assert [hit.adapter for hit in (await stub.Search(search(0, 1))).hits] == [ref("mail")]
+
+
+async def test_errors_reach_the_client_with_their_field(stub: RetrievalStub) -> None:
+    await stub.Upsert(upsert("mail", (1, 0)))
+    for call, kind, field in (
+        (stub.Search(search(1, 0, k=0)), InvalidInput, "k"),
+        (stub.Search(search()), InvalidInput, "vector"),
+        (stub.Search(search(1, 0, encoder_id="other")), WrongState, "encoder_id"),
+        (stub.Upsert(upsert("mail")), InvalidInput, "samples"),
+        (stub.Upsert(upsert("no name", (1, 0))), InvalidInput, "adapter"),
+        (stub.Remove(RemoveRequest(adapter=ref("mail", version=0))), InvalidInput, "adapter"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await call
+        error = from_rpc_error(failure.value)
+        assert (type(error), error.field) == (kind, field)
+
+
+async def test_a_listing_that_is_given_up_harms_nobody(stub: RetrievalStub) -> None:
+    await stub.Upsert(upsert("mail", (1, 0)))
+    for _ in range(20):
+        stub.ListRows(ListRowsRequest()).cancel()
+    calls = [stub.ListRows(ListRowsRequest()) for _ in range(4)]
+    for call in calls:
+        assert await call.read() != grpc.aio.EOF
+        call.cancel()
+    assert len((await stub.Search(search(1, 0))).hits) == 1
+
+
+async def test_uploads_and_searches_at_once(stub: RetrievalStub) -> None:
+    await stub.Upsert(upsert("first", (1, 1)))
+    uploads = [stub.Upsert(upsert(f"n{i}", (1, i))) for i in range(30)]
+    searches = [stub.Search(search(1, 1)) for _ in range(30)]
+    await asyncio.gather(*uploads)
+    for call in searches:
+        assert len((await call).hits) >= 1
+    assert len([row async for row in stub.ListRows(ListRowsRequest())]) == 31
+
+
+async def test_before_the_start_it_is_unavailable(settings: Settings) -> None:
+    service = RetrievalService(settings)
+    with pytest.raises(Unavailable):
+        await service.Search(search(1, 0), None)  # type: ignore[arg-type]
+    assert service.load() == 0
+    await service.close()
+
+
+async def test_a_second_owner_of_the_folder_does_not_start(stub: RetrievalStub, settings: Settings) -> None:
+    second = GrpcServer(RetrievalService(settings), ServerSettings())
+    with pytest.raises(WrongState, match=r"retrieval\.uri"):
+        await second.start()
+    assert list((await stub.Search(search(1, 0))).hits) == []
+
+
+async def test_a_server_that_is_not_there(settings: Settings) -> None:
+    options = settings.retrieval.model_copy(update={"uri": "http://127.0.0.1:1", "timeout_s": 1.0})
+    service = RetrievalService(settings.model_copy(update={"retrieval": options}))
+    with pytest.raises(Unavailable, match=r"retrieval\.uri"):
+        await service.start()
+    await service.close()
