@@ -1,6 +1,7 @@
 """How k experts become one update of a module: weighting x merge x k x tau x scale.
 
-For one module and one token x, with u_i = A_i x and weights a_i that sum to 1 over the experts that touch the module:
+For one module and one token x, with u_i = A_i x and weights a_i (an expert that does not touch the module is
+A_i = B_i = 0 there: it keeps its weight and adds nothing):
 
     OUTPUTS     y = W x + scale * sum_i a_i B_i u_i
     PARAMETERS  y = W x + scale * (sum_i a_i B_i) (sum_j a_j u_j)
@@ -13,8 +14,8 @@ For one module and one token x, with u_i = A_i x and weights a_i that sum to 1 o
 | ROUTER_WITH_PRIOR | softmax(s + log softmax(similarity / tau))              |
 | EXPLICIT          | the weights of the request, exactly as given            |
 
-The paper's names are presets: SELECTION, MIXTURE, FUSION, RAMOLE (Zhao et al., "Retrieval-Augmented Mixture of LoRA
-Experts for Uploadable Machine Learning").
+The paper's names are presets, SELECTION, MIXTURE, FUSION, RAMOLE (Zhao et al., "Retrieval-Augmented Mixture of LoRA
+Experts for Uploadable Machine Learning"), beside two of our own.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ PRESETS: dict[str, Composition] = {
     "mixture": Composition(Weighting.UNIFORM, Merge.OUTPUTS, k=3),
     "fusion": Composition(Weighting.UNIFORM, Merge.PARAMETERS, k=3),
     "ramole": Composition(Weighting.ROUTER, Merge.OUTPUTS, k=3),
-    "ramole_prior": Composition(Weighting.ROUTER_WITH_PRIOR, Merge.OUTPUTS, k=3),
+    "ramole_prior": Composition(Weighting.ROUTER_WITH_PRIOR, Merge.OUTPUTS, k=3, tau=0.01),
+    "similarity": Composition(Weighting.SIMILARITY, Merge.OUTPUTS, k=3, tau=0.02),
 }
 
 

@@ -23,7 +23,7 @@ from ramole.core.composition import PRESETS, Composition
 PAPER_INSTRUCTION = "Represent the sentence for similar task retrieval: "
 
 
-Preset = Literal["auto", "selection", "mixture", "fusion", "ramole", "ramole_prior"]
+Preset = Literal["selection", "mixture", "fusion", "ramole", "ramole_prior", "similarity"]
 
 
 class _Section(BaseModel):
@@ -43,17 +43,13 @@ class GatewaySettings(_Section):
     """The public port."""
 
     server: ServerSettings = ServerSettings(port=50051, max_inflight=1024)
-    preset: Preset = Field(
-        default="auto",
-        description="composition of requests that name none; 'auto' = ramole_prior, or selection"
-        " when the executor has no router",
-    )
+    preset: Preset = Field(default="similarity", description="composition of requests that name none")
     max_prompt_chars: int = Field(default=32_768, ge=1)
     deadline_s: float = Field(default=120.0, gt=0, description="for calls whose client sets none")
 
     @property
     def composition(self) -> Composition:
-        """The server's default composition; `preset` must be resolved."""
+        """The server's default composition."""
         return PRESETS[self.preset]
 
 

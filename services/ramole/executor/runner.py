@@ -121,7 +121,9 @@ class ModelRunner:
 def load_model(path: str, *, dtype: str, device: str) -> torch.nn.Module:
     """Loads a causal LM from a folder or hub id."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a server's log is no terminal
     model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
         path, dtype=getattr(torch, dtype), local_files_only=Path(path).is_dir()
     )

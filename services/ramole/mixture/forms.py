@@ -4,10 +4,12 @@ Semantics, for each token row x with experts i (see core/composition.py):
     u_i = A_i x                                   shrink
     q   = A_r x
     s_i = q^T C_i u_i / sqrt(Q)                   C_i = B_r^T B_i, so that s_i = <q, B_r^T (B_i A_i x)> / sqrt(Q)
-    a   = softmax_i(logit_i + is_routed * s_i)    over the experts that touch this module; or the explicit weights
+    a   = softmax_i(logit_i + is_routed * s_i)    over the experts of the request; or the explicit weights
     h_i = c_i a_i u_i                             OUTPUTS
     h_i = c_i a_i sum_j a_j u_j                   PARAMETERS
     y  += sum_i B_i h_i                           expand
+
+An expert that does not touch a module is A_i = 0, B_i = 0 there: it scores 0, keeps its weight and adds nothing.
 
 Every form reads only the slots of a row's own experts when it combines them, so that a non-finite value in one adapter
 can not reach another request (0 * NaN is NaN: masking by multiplication would let it through).
@@ -21,16 +23,17 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from ramole.mixture.plan import BoolArray
 from ramole.mixture.step import ExpertRows, Step
 
 
 class SlotTensors(Protocol):
-    """The per-module tensors that a form reads. `has` [S] says which slots touch this module."""
+    """What a form reads of one module."""
 
     index: int
     lora_a: torch.Tensor  # [S, R, d]
     lora_b: torch.Tensor  # [S, R, o], B^T with all scaling folded in
-    has: torch.Tensor  # [S] bool
+    touched: BoolArray  # [S], on the host: which slots touch this module
 
     @property
     def router_a(self) -> torch.Tensor:
@@ -49,16 +52,13 @@ def masked_softmax(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return e / e.sum(-1, keepdim=True).clamp_min(1e-30)
 
 
-def expert_weights(scores: torch.Tensor | None, rows: ExpertRows, present: torch.Tensor) -> torch.Tensor:
-    """a [n, k] float32, from scores [n, k] (None when no row is routed).
-
-    `present` [n, k] says which experts touch the module: the others are no candidates here and weigh 0.
-    """
+def expert_weights(scores: torch.Tensor | None, rows: ExpertRows) -> torch.Tensor:
+    """a [n, k] float32, from scores [n, k] (None when no row is routed)."""
     logits = rows.logits
     if scores is not None:
         logits = logits + torch.where(rows.is_routed, scores.float(), 0.0)
-    a = masked_softmax(logits, present.expand_as(logits))
-    return torch.where(rows.is_explicit, torch.where(present, rows.weights, 0.0), a)
+    a = masked_softmax(logits, rows.is_expert.expand_as(logits))
+    return torch.where(rows.is_explicit, rows.weights, a)
 
 
 def combine(u: torch.Tensor, a: torch.Tensor, rows: ExpertRows) -> torch.Tensor:
@@ -86,21 +86,17 @@ def add_segments(x: torch.Tensor, y: torch.Tensor, module: SlotTensors, step: St
     segments = step.plan.segments
     for i in range(first, step.plan.num_requests):
         num_experts = int((step.plan.slots[i] != 0).sum())
-        if not num_experts:
+        if not module.touched[step.plan.slots[i]].any():
             continue
-        rows = step.rows[i : i + 1]
-        slots = rows.slots[0, :num_experts]
-        present = module.has[slots]
-        if not bool(present.any()):
-            continue
-        rows = _cut(rows, num_experts)
+        rows = _cut(step.rows[i : i + 1], num_experts)
+        slots = rows.slots[0]
         start, stop = segments[i]
         xs = x[start:stop]
         u = (xs @ module.lora_a[slots].flatten(0, 1).T).view(-1, num_experts, rank)
         scores = None
         if step.plan.is_routed[i]:
             scores = route(xs @ module.router_a.T, module.coupling(slots).unsqueeze(0), u)
-        a = expert_weights(scores, rows, present.unsqueeze(0)).expand(stop - start, -1)
+        a = expert_weights(scores, rows).expand(stop - start, -1)
         h = combine(u, a, rows)
         y[start:stop] += h.flatten(1) @ module.lora_b[slots].flatten(0, 1)
         step.record(module.index, i, _pad(a.sum(0, keepdim=True), step.plan.slots.shape[1]))
@@ -118,8 +114,7 @@ def add_decode(x: torch.Tensor, y: torch.Tensor, module: SlotTensors, step: Step
     n = step.plan.num_decode
     num_slots, rank, _ = module.lora_a.shape
     rows = step.rows[:n]
-    present = module.has[rows.slots] & rows.is_expert
-    if not bool(present.any()):
+    if not module.touched[step.plan.slots[:n]].any():
         return
     shrunk = x[:n] @ module.lora_a[step.decode_adapters].flatten(0, 1).T
     columns = step.decode_columns.unsqueeze(-1).expand(-1, -1, rank)
@@ -127,8 +122,8 @@ def add_decode(x: torch.Tensor, y: torch.Tensor, module: SlotTensors, step: Step
     scores = None
     if step.decode_is_routed:
         scores = route(x[:n] @ module.router_a.T, module.coupling(rows.slots), u)
-    a = expert_weights(scores, rows, present)
-    h = torch.where(present.unsqueeze(-1), combine(u, a, rows), 0.0)
+    a = expert_weights(scores, rows)
+    h = combine(u, a, rows)
     bag = (rows.slots.unsqueeze(-1) * rank + torch.arange(rank, device=x.device)).flatten(1)
     table = module.lora_b.view(num_slots * rank, -1)
     y[:n] += F.embedding_bag(bag, table, per_sample_weights=h.flatten(1), mode="sum")

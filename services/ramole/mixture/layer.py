@@ -26,14 +26,13 @@ class SlotShape:
 class MixtureLinear(nn.Module):
     """y = base(x) + the mixture of the step's experts. Does nothing but the base when no step is running.
 
-    Tensors: `lora_a` [S, R, d], `lora_b` [S, R, o], `c` [S, Q, R], `has` [S]; router: `router_a` [Q, d],
-    `router_b` [o, Q]. Ranks below R are padded with zero rows, which add nothing. `touched` mirrors `has` on the host.
+    Tensors: `lora_a` [S, R, d], `lora_b` [S, R, o], `c` [S, Q, R]; router: `router_a` [Q, d], `router_b` [o, Q].
+    Ranks below R are padded with zero rows, which add nothing. `touched` [S], on the host, says which slots are in use.
     """
 
     lora_a: torch.Tensor
     lora_b: torch.Tensor
     c: torch.Tensor
-    has: torch.Tensor
 
     def __init__(
         self,
@@ -54,13 +53,12 @@ class MixtureLinear(nn.Module):
 
         floating = _floating(weight.dtype)
 
-        def zeros(*size: int, dtype: torch.dtype = floating) -> torch.Tensor:
-            return torch.zeros(size, dtype=dtype, device=weight.device)
+        def zeros(*size: int) -> torch.Tensor:
+            return torch.zeros(size, dtype=floating, device=weight.device)
 
         self.register_buffer("lora_a", zeros(num_slots, rank, d), persistent=False)
         self.register_buffer("lora_b", zeros(num_slots, rank, o), persistent=False)
         self.register_buffer("c", zeros(num_slots, q, rank), persistent=False)
-        self.register_buffer("has", zeros(num_slots, dtype=torch.bool), persistent=False)
         self.router_a = nn.Parameter(zeros(q, d), requires_grad=False)
         self.router_b = nn.Parameter(zeros(o, q), requires_grad=False)
         self.touched = np.zeros(num_slots, np.bool_)
@@ -82,13 +80,12 @@ class MixtureLinear(nn.Module):
         self.lora_a[slot, : pair.rank] = pair.a
         self.lora_b[slot, : pair.rank] = pair.b.T
         self.c[slot] = self._couple(self.lora_b[slot])
-        self.has[slot] = True
         self.touched[slot] = True
 
     @torch.no_grad()
     def clear(self, slot: int) -> None:
         """Zeroes a slot: what is not in use must not be able to leak."""
-        for tensor in (self.lora_a, self.lora_b, self.c, self.has):
+        for tensor in (self.lora_a, self.lora_b, self.c):
             tensor[slot] = 0
         self.touched[slot] = False
 

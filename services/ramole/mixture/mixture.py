@@ -130,10 +130,11 @@ class Mixture:
         for name, module in self.modules.items():
             layer = layers[name]
             at = num_layers if layer is None else layer
-            if (recorded := step.usage.get(module.index)) is not None:
-                weights[at] += recorded.double().cpu().numpy()
-            touched = (module.touched[plan.slots]).any(1)
+            touched = module.touched[plan.slots].any(1)
             counts[at] += np.where(touched, lengths, 0)
+            if (recorded := step.usage.get(module.index)) is not None:
+                # Decode rows are computed together, also those whose own experts do not touch this module.
+                weights[at] += recorded.double().cpu().numpy() * touched[:, None]
         return weights, counts
 
     def trainable_router(self) -> list[torch.nn.Parameter]:

@@ -1,0 +1,1 @@
+"""Training of the two learned parts: the LoRARetriever and the RouterLoRA."""

@@ -24,6 +24,7 @@ _PRESETS = {
     common_pb2.PRESET_FUSION: "fusion",
     common_pb2.PRESET_RAMOLE: "ramole",
     common_pb2.PRESET_RAMOLE_PRIOR: "ramole_prior",
+    common_pb2.PRESET_SIMILARITY: "similarity",
 }
 
 

@@ -36,7 +36,9 @@ class _PresetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Preset.ValueTy
     PRESET_RAMOLE: _Preset.ValueType  # 4
     """RouterLoRA weights, per token and per module."""
     PRESET_RAMOLE_PRIOR: _Preset.ValueType  # 5
-    """As RAMOLE, with log softmax(similarity / tau) added to the router's logits."""
+    """As RAMOLE, with log softmax(similarity / tau) added to the router's logits, tau = 0.01."""
+    PRESET_SIMILARITY: _Preset.ValueType  # 6
+    """Mean of the experts' outputs, weighted by softmax(similarity / tau) with tau = 0.02."""
 
 class Preset(_Preset, metaclass=_PresetEnumTypeWrapper):
     """Named points of the composition axes. The first four are the paper's."""
@@ -52,7 +54,9 @@ PRESET_FUSION: Preset.ValueType  # 3
 PRESET_RAMOLE: Preset.ValueType  # 4
 """RouterLoRA weights, per token and per module."""
 PRESET_RAMOLE_PRIOR: Preset.ValueType  # 5
-"""As RAMOLE, with log softmax(similarity / tau) added to the router's logits."""
+"""As RAMOLE, with log softmax(similarity / tau) added to the router's logits, tau = 0.01."""
+PRESET_SIMILARITY: Preset.ValueType  # 6
+"""Mean of the experts' outputs, weighted by softmax(similarity / tau) with tau = 0.02."""
 Global___Preset: _TypeAlias = Preset  # noqa: Y015
 
 class _Weighting:

@@ -196,10 +196,10 @@ def test_a_poisoned_adapter_stays_inside_the_requests_that_use_it() -> None:
 def test_usage_holds_the_weights_that_were_applied() -> None:
     model, mixture, _, _ = build({1: 4, 2: 6, 3: 0})
     uniform = Composition(Weighting.UNIFORM)
-    plan = build_step_plan([mix([1, 2], uniform), mix([1, 3], uniform), mix([3], uniform)], [1, 3, 2])
+    plan = build_step_plan([mix([1, 2], uniform), mix([3], uniform), mix([1, 3], uniform)], [1, 1, 4])
     with mixture.running(plan) as step:
         model(torch.randn(6, D))
     assert step is not None
     weights, counts = mixture.usage(step)
-    assert counts[0].tolist() == [1, 3, 0]  # the third request's only adapter does not touch the module
-    np.testing.assert_allclose(weights[0], [[0.5, 0.5], [3.0, 0.0], [0.0, 0.0]])
+    assert counts[0].tolist() == [1, 0, 4]  # the second request's only adapter does not touch the module
+    np.testing.assert_allclose(weights[0], [[0.5, 0.5], [0.0, 0.0], [2.0, 2.0]])  # an absent expert keeps its weight

@@ -1,0 +1,72 @@
+"""Causal-LM examples as tensors: the loss on the answer, and exact match without generating."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of prompt + answer + end; the first `num_prompt` of them are the prompt."""
+
+    ids: tuple[int, ...]
+    num_prompt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Right-padded ids [b, l] and the weight of predicting position j + 1, [b, l - 1].
+
+    No attention mask is needed: under causal attention padding on the right reaches no real token.
+    """
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+
+
+def encode(tokenizer: Any, prompt: str, answer: str) -> Encoded:
+    """Tokenizes one example the way a server sees it: the prompt with its template, then the bare answer."""
+    head = tokenizer(prompt)["input_ids"]
+    tail = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    return Encoded((*head, *tail, tokenizer.eos_token_id), len(head))
+
+
+def collate(examples: Sequence[Encoded], *, pad: int = 0, prompt_weight: float = 0.0) -> Batch:
+    """Pads to the longest; answer tokens weigh 1, prompt tokens `prompt_weight`."""
+    longest = max(len(example.ids) for example in examples)
+    ids = torch.full((len(examples), longest), pad)
+    weights = torch.zeros(len(examples), longest - 1)
+    for row, example in enumerate(examples):
+        ids[row, : len(example.ids)] = torch.tensor(example.ids)
+        weights[row, : example.num_prompt - 1] = prompt_weight
+        weights[row, example.num_prompt - 1 : len(example.ids) - 1] = 1.0
+    return Batch(ids, weights)
+
+
+def _weighted_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    # Only positions that count pass through the output head.
+    chosen = batch.weights > 0
+    hidden = model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]
+    return model.get_output_embeddings()(hidden[chosen]), chosen
+
+
+def answer_loss(model: Any, batch: Batch) -> torch.Tensor:
+    """Weighted mean of the cross entropy per token."""
+    logits, chosen = _weighted_logits(model, batch)
+    weights = batch.weights[chosen]
+    losses = F.cross_entropy(logits, batch.ids[:, 1:][chosen], reduction="none")
+    return (losses * weights).sum() / weights.sum()
+
+
+@torch.no_grad()
+def exact_matches(model: Any, batch: Batch) -> list[bool]:
+    """Whether each answer is what greedy decoding would give: every target is the arg max given those before it."""
+    logits, chosen = _weighted_logits(model, batch)
+    is_right = torch.ones_like(chosen)
+    is_right[chosen] = logits.argmax(-1) == batch.ids[:, 1:][chosen]
+    return is_right.all(1).tolist()

@@ -1,0 +1,110 @@
+"""What a zoo folder contains and how it came about: the memory of the build, the check of the shipped data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ramole.core.errors import Corrupt, NotFound, WrongState
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@dataclass(slots=True)
+class Manifest:
+    """The manifest of one folder.
+
+    Attributes:
+        root: the zoo folder.
+        header: what the folder was built from: format, base id, seed, recipe, versions.
+        stages: finished stages by name, each with `files` (relative path -> sha256) and `figures` (measured).
+    """
+
+    root: Path
+    header: dict[str, Any]
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, root: Path) -> Manifest:
+        """Opens the manifest of a zoo folder.
+
+        Raises:
+            NotFound: there is none.
+            Corrupt: it can not be read.
+        """
+        path = root / MANIFEST
+        if not path.is_file():
+            raise NotFound(f"no {MANIFEST} in {root.name!r}", field="zoo", remedy="build it with `ramole zoo build`")
+        try:
+            content = json.loads(path.read_text())
+            stages = content.pop("stages")
+        except (ValueError, KeyError) as error:
+            raise Corrupt(f"{MANIFEST} can not be read: {error}", field="zoo", remedy="build the zoo again") from error
+        if content.get("format") != FORMAT:
+            raise WrongState(
+                f"the zoo has format {content.get('format')}, not {FORMAT}", field="zoo", remedy="build it again"
+            )
+        return cls(root, content, stages)
+
+    @classmethod
+    def open(cls, root: Path, header: dict[str, Any]) -> Manifest:
+        """The manifest to go on with: the one in `root`, or a new one.
+
+        Raises:
+            WrongState: the folder was built from something else.
+        """
+        header = {"format": FORMAT, **header}
+        if not (root / MANIFEST).exists():
+            return cls(root, header)
+        manifest = cls.read(root)
+        for key in ("base_id", "seed", "recipe"):
+            if manifest.header.get(key) != header[key]:
+                raise WrongState(
+                    f"{root.name!r} was built with another {key}", field="zoo", remedy="build into an empty folder"
+                )
+        return manifest
+
+    def is_done(self, stage: str) -> bool:
+        """Whether the stage is finished and its files are as it left them."""
+        return stage in self.stages and not self._damaged(stage)
+
+    def finish(self, stage: str, folder: Path, figures: dict[str, Any]) -> None:
+        """Notes a finished stage with all files of its folder, and writes the manifest."""
+        files = {
+            path.relative_to(self.root).as_posix(): sha256_of(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        self.stages[stage] = {"figures": figures, "files": files}
+        text = json.dumps({**self.header, "stages": self.stages}, indent=1) + "\n"
+        draft = self.root / f"{MANIFEST}.part"
+        draft.write_text(text)
+        draft.replace(self.root / MANIFEST)
+
+    def figures(self, stage: str) -> dict[str, Any]:
+        """What a finished stage measured."""
+        found: dict[str, Any] = self.stages[stage]["figures"]
+        return found
+
+    def verify(self) -> None:
+        """Raises Corrupt unless every file of every stage has its digest."""
+        for stage in self.stages:
+            if damaged := self._damaged(stage):
+                raise Corrupt(f"{damaged[0]} is missing or changed", field="zoo", remedy="install the package again")
+
+    def _damaged(self, stage: str) -> list[str]:
+        files: dict[str, str] = self.stages[stage]["files"]
+        return [
+            name
+            for name, digest in files.items()
+            if not (self.root / name).is_file() or sha256_of(self.root / name) != digest
+        ]
