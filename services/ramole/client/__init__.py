@@ -1,0 +1,34 @@
+"""The typed asynchronous client of the public service."""
+
+from ramole.client.client import RamoleClient, UseAdapter
+from ramole.client.values import (
+    AdapterRecord,
+    AdapterUsage,
+    Chunk,
+    Completion,
+    Description,
+    Revoked,
+    Route,
+    RoutedAdapter,
+    Routing,
+    Step,
+    Uploaded,
+    Usage,
+)
+
+__all__ = [
+    "AdapterRecord",
+    "AdapterUsage",
+    "Chunk",
+    "Completion",
+    "Description",
+    "RamoleClient",
+    "Revoked",
+    "Route",
+    "RoutedAdapter",
+    "Routing",
+    "Step",
+    "Uploaded",
+    "Usage",
+    "UseAdapter",
+]

@@ -10,7 +10,9 @@ RamoleError
 ├── LimitExceeded             RESOURCE_EXHAUSTED    too large, too many, or too busy
 ├── Unavailable               UNAVAILABLE           a dependency is down; a retry may succeed
 ├── Cancelled                 CANCELLED             the work was aborted on purpose (revoke, shutdown)
-└── Corrupt                   DATA_LOSS             stored bytes no longer match their digest
+├── DeadlineExceeded          DEADLINE_EXCEEDED     the deadline of the call passed
+├── Corrupt                   DATA_LOSS             stored bytes no longer match their digest
+└── Internal                  INTERNAL              a defect; the server's log knows more, under the request id
 """
 
 from __future__ import annotations
@@ -73,5 +75,13 @@ class Cancelled(RamoleError):
     """The work was aborted on purpose."""
 
 
+class DeadlineExceeded(RamoleError):
+    """The deadline of the call passed."""
+
+
 class Corrupt(RamoleError):
     """Stored bytes no longer match their digest."""
+
+
+class Internal(RamoleError):
+    """A server failed in a way that it does not explain; its log does, under the request id."""

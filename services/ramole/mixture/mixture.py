@@ -14,7 +14,7 @@ from torch import nn
 from ramole.core.errors import LimitExceeded, WrongState
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.layer import MixtureLinear, SlotShape
-from ramole.mixture.plan import NO_SLOT, StepPlan
+from ramole.mixture.plan import NO_SLOT, BoolArray, StepPlan
 from ramole.mixture.step import Step, StepContext
 from ramole.mixture.surgery import find_module, replace_module, widths_of
 
@@ -130,7 +130,7 @@ class Mixture:
         for name, module in self.modules.items():
             layer = layers[name]
             at = num_layers if layer is None else layer
-            touched = module.touched[plan.slots].any(1)
+            touched: BoolArray = np.asarray(module.touched[plan.slots].any(1))
             counts[at] += np.where(touched, lengths, 0)
             if (recorded := step.usage.get(module.index)) is not None:
                 # Decode rows are computed together, also those whose own experts do not touch this module.

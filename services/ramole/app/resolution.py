@@ -1,0 +1,43 @@
+"""Settings as people write them -> settings as services read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ramole.core.errors import WrongState
+from ramole.core.settings import Settings
+
+
+def resolve(settings: Settings) -> Settings:
+    """Replaces 'zoo' and 'auto' by what they stand for, and relative paths by absolute ones. Idempotent.
+
+    Raises:
+        WrongState: a routed default preset without a router.
+    """
+    changes: dict[str, Any] = {"data_dir": settings.data_dir.absolute()}
+    router = settings.executor.router
+    if settings.base_model == "zoo":
+        from ramole.zoo.catalog import load_zoo
+
+        zoo = load_zoo()
+        changes["base_model"] = str(zoo.base_path)
+        changes["base_id"] = settings.base_id or zoo.base_id
+        router = str(zoo.router_path) if router == "auto" else router
+    else:
+        changes["base_model"] = _absolute(settings.base_model)
+        changes["base_id"] = settings.base_id or settings.base_model
+        router = "" if router == "auto" else router
+    changes["executor"] = settings.executor.model_copy(update={"router": _absolute(router) if router else ""})
+    if settings.gateway.composition.weighting.is_routed and not router:
+        raise WrongState(
+            f"the default preset {settings.gateway.preset!r} needs a RouterLoRA",
+            field="gateway.preset",
+            remedy="set executor.router to the folder of one, or choose another preset",
+        )
+    return settings.model_copy(update=changes)
+
+
+def _absolute(path_or_id: str) -> str:
+    path = Path(path_or_id)
+    return str(path.absolute()) if path.exists() else path_or_id

@@ -1,0 +1,229 @@
+"""The typed client of the public service.
+
+async with RamoleClient("127.0.0.1:50051") as client:
+    print((await client.complete("Translate to German: good morning")).text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ramole.client.codec import description_from_pb, event_from_pb, record_from_pb, route_from_pb
+from ramole.client.upload import check_folder, upload_messages
+from ramole.client.values import AdapterRecord, Chunk, Completion, Description, Revoked, Route, Routing, Uploaded, Usage
+from ramole.core.composition import Composition
+from ramole.core.errors import Unavailable
+from ramole.core.names import AdapterRef
+from ramole.core.sampling import Sampling
+from ramole.transport.caller import Caller
+from ramole.transport.channels import Channels
+from ramole.transport.picker import StaticPicker
+from ramole.transport.values import composition_to_pb, ref_from_pb, sampling_to_pb
+from ramole.v1 import adapters_pb2, gateway_pb2
+from ramole.v1.gateway_pb2_grpc import GatewayStub
+
+
+@dataclass(frozen=True, slots=True)
+class UseAdapter:
+    """An adapter to use instead of retrieval: ``name``, ``tenant/name`` or ``tenant/name@version``.
+
+    Attributes:
+        weight: used as given by EXPLICIT weighting, ignored by all others.
+        scale: multiplies this adapter's output.
+    """
+
+    adapter: str
+    weight: float = 1.0
+    scale: float = 1.0
+
+
+class RamoleClient:
+    """Calls one gateway. All methods raise the errors of `ramole.core.errors`, with field and remedy.
+
+    Args:
+        address: ``host:port``.
+        timeout_s: deadline of each call; None leaves it to the server.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float | None = None) -> None:
+        self._channels = Channels()
+        self._gateway = Caller(StaticPicker(address), self._channels)
+        self._timeout_s = timeout_s
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; calls that still run are cancelled."""
+        await self._channels.close()
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        adapters: Sequence[str | UseAdapter] = (),
+        composition: Composition | None = None,
+        sampling: Sampling | None = None,
+        may_fall_back: bool = False,
+    ) -> AsyncGenerator[Routing | Chunk | Usage]:
+        """Streams an answer: one Routing, then Chunks, then one Usage. Closing the generator cancels the request.
+
+        Args:
+            adapters: used instead of retrieval.
+            composition: None = the server's default.
+            sampling: None = the server's default.
+            may_fall_back: whether the bare base model may answer while retrieval is down.
+        """
+        request = gateway_pb2.GenerateRequest(
+            prompt=prompt,
+            adapters=[_named_to_pb(adapter) for adapter in adapters],
+            composition=None if composition is None else composition_to_pb(composition),
+            sampling=None if sampling is None else sampling_to_pb(sampling),
+            fallback=gateway_pb2.FALLBACK_BASE_MODEL if may_fall_back else gateway_pb2.FALLBACK_UNSPECIFIED,
+        )
+        events = self._gateway.stream(lambda c: GatewayStub(c).Generate, request, timeout_s=self._timeout_s)
+        async with aclosing(events):
+            async for event in events:
+                yield event_from_pb(event)
+
+    async def complete(
+        self,
+        prompt: str,
+        *,
+        adapters: Sequence[str | UseAdapter] = (),
+        composition: Composition | None = None,
+        sampling: Sampling | None = None,
+        may_fall_back: bool = False,
+    ) -> Completion:
+        """The whole answer at once; arguments as for `generate`."""
+        routing: Routing | None = None
+        usage: Usage | None = None
+        texts: list[str] = []
+        events = self.generate(
+            prompt, adapters=adapters, composition=composition, sampling=sampling, may_fall_back=may_fall_back
+        )
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, Chunk):
+                    texts.append(event.text)
+                elif isinstance(event, Routing):
+                    routing = event
+                else:
+                    usage = event
+        if routing is None or usage is None:
+            raise Unavailable("the answer ended early", remedy="retry")
+        return Completion("".join(texts), routing, usage)
+
+    async def route(self, prompt: str, *, k: int = 0) -> Route:
+        """The k adapters that fit `prompt` best, without generating; 0 = the server's default."""
+        request = gateway_pb2.RouteRequest(prompt=prompt, k=k)
+        return route_from_pb(
+            await self._gateway.unary(lambda c: GatewayStub(c).Route, request, timeout_s=self._timeout_s)
+        )
+
+    async def upload(
+        self,
+        folder: Path,
+        samples: Sequence[str],
+        *,
+        adapter: str = "",
+        base_model: str = "",
+        idempotency_key: str = "",
+        expected_version: int | None = None,
+        is_public: bool = False,
+    ) -> Uploaded:
+        """Uploads a PEFT LoRA folder. On return the adapter is durable and used by the next fitting prompt.
+
+        Args:
+            folder: holds adapter_config.json and adapter_model.safetensors.
+            samples: typical inputs of the adapter; they place it in the retriever's space.
+            adapter: ``name`` or ``tenant/name``; empty = the name of the folder.
+            base_model: empty = as adapter_config.json says.
+            idempotency_key: makes retries safe.
+            expected_version: upload only if this is the latest version; 0 = the name must be new.
+            is_public: whether other tenants may retrieve it.
+
+        Raises:
+            AdapterRefused: admission failed.
+            Conflict: `expected_version` is not the latest.
+        """
+        folder_name = check_folder(folder)
+        messages = upload_messages(
+            folder,
+            adapter=adapter or folder_name,
+            samples=samples,
+            base_model=base_model,
+            idempotency_key=idempotency_key,
+            expected_version=expected_version,
+            is_public=is_public,
+        )
+        answer = await self._gateway.upload(lambda c: GatewayStub(c).UploadAdapter, messages, timeout_s=self._timeout_s)
+        return Uploaded(record_from_pb(answer.record), answer.created)
+
+    async def get(self, adapter: str) -> AdapterRecord:
+        """One version: the latest when none is pinned."""
+        answer = await self._gateway.unary(
+            lambda c: GatewayStub(c).GetAdapter,
+            adapters_pb2.GetAdapterRequest(adapter=adapter),
+            timeout_s=self._timeout_s,
+        )
+        return record_from_pb(answer.record)
+
+    async def adapters(self, *, base_model: str = "", page_size: int = 0) -> AsyncIterator[AdapterRecord]:
+        """All live versions, ordered by name, without their samples."""
+        token = ""
+        while True:
+            request = adapters_pb2.ListAdaptersRequest(
+                base_model=base_model, page_size=page_size, page_token=token, without_samples=True
+            )
+            answer = await self._gateway.unary(
+                lambda c: GatewayStub(c).ListAdapters, request, timeout_s=self._timeout_s
+            )
+            for record in answer.records:
+                yield record_from_pb(record)
+            token = answer.next_page_token
+            if not token:
+                return
+
+    async def delete(self, adapter: str) -> tuple[AdapterRef, ...]:
+        """Removes one version, or all of a name; running requests finish."""
+        answer = await self._gateway.unary(
+            lambda c: GatewayStub(c).DeleteAdapter,
+            adapters_pb2.DeleteAdapterRequest(adapter=adapter),
+            timeout_s=self._timeout_s,
+            may_retry=False,
+        )
+        return tuple(ref_from_pb(ref) for ref in answer.removed)
+
+    async def revoke(self, adapter: str) -> Revoked:
+        """As `delete`, but running requests that use the adapter end with Cancelled."""
+        answer = await self._gateway.unary(
+            lambda c: GatewayStub(c).RevokeAdapter,
+            gateway_pb2.RevokeAdapterRequest(adapter=adapter),
+            timeout_s=self._timeout_s,
+            may_retry=False,
+        )
+        return Revoked(tuple(ref_from_pb(ref) for ref in answer.removed), answer.aborted)
+
+    async def describe(self) -> Description:
+        """The served model and its load."""
+        return description_from_pb(
+            await self._gateway.unary(
+                lambda c: GatewayStub(c).Describe, gateway_pb2.DescribeRequest(), timeout_s=self._timeout_s
+            )
+        )
+
+
+def _named_to_pb(adapter: str | UseAdapter) -> gateway_pb2.WeightedAdapter:
+    named = adapter if isinstance(adapter, UseAdapter) else UseAdapter(adapter)
+    return gateway_pb2.WeightedAdapter(adapter=named.adapter, weight=named.weight, scale=named.scale)

@@ -1,0 +1,115 @@
+"""Protobuf <-> values of the client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC
+from typing import Literal
+
+from ramole.client.values import (
+    AdapterRecord,
+    AdapterUsage,
+    Chunk,
+    Description,
+    Route,
+    RoutedAdapter,
+    Routing,
+    Step,
+    Usage,
+)
+from ramole.core.composition import Composition
+from ramole.core.errors import Corrupt
+from ramole.transport.values import composition_from_pb, ref_from_pb
+from ramole.v1 import adapters_pb2, common_pb2, gateway_pb2
+
+_FINISH: Mapping[int, Literal["stop", "length"]] = {
+    common_pb2.FINISH_REASON_STOP: "stop",
+    common_pb2.FINISH_REASON_LENGTH: "length",
+}
+
+
+def event_from_pb(message: gateway_pb2.GenerateEvent) -> Routing | Chunk | Usage:
+    """One message of a Generate stream."""
+    if message.HasField("chunk"):
+        chunk = message.chunk
+        return Chunk(chunk.text, tuple(chunk.token_ids), tuple(chunk.logprobs))
+    if message.HasField("routing"):
+        return _routing_from_pb(message.routing)
+    if message.HasField("usage"):
+        return _usage_from_pb(message.usage)
+    raise Corrupt("the server sent an event that this client does not know", remedy="update the client")
+
+
+def _routing_from_pb(message: gateway_pb2.RoutingReport) -> Routing:
+    return Routing(
+        message.request_id,
+        message.base_model,
+        tuple(routed_from_pb(adapter) for adapter in message.adapters),
+        composition_from_pb(message.composition, Composition()),
+        message.fallback,
+        message.embed_s,
+        message.search_s,
+    )
+
+
+def _usage_from_pb(message: gateway_pb2.UsageReport) -> Usage:
+    return Usage(
+        _FINISH.get(message.finish_reason, "stop"),
+        message.prompt_tokens,
+        message.completion_tokens,
+        tuple(
+            AdapterUsage(
+                ref_from_pb(adapter.adapter), adapter.similarity, adapter.mean_weight, tuple(adapter.layer_weights)
+            )
+            for adapter in message.adapters
+        ),
+        message.queue_s,
+        message.first_token_s,
+        message.total_s,
+        message.max_batch,
+        message.max_unique_adapters,
+    )
+
+
+def routed_from_pb(message: gateway_pb2.RoutedAdapter) -> RoutedAdapter:
+    """One adapter of a routing."""
+    return RoutedAdapter(ref_from_pb(message.adapter), message.similarity)
+
+
+def route_from_pb(message: gateway_pb2.RouteResponse) -> Route:
+    """What a prompt would get."""
+    return Route(tuple(routed_from_pb(adapter) for adapter in message.adapters), message.embed_s, message.search_s)
+
+
+def record_from_pb(message: adapters_pb2.AdapterRecord) -> AdapterRecord:
+    """One stored version."""
+    report = message.report
+    return AdapterRecord(
+        ref_from_pb(message.adapter),
+        message.base_model,
+        message.is_public,
+        tuple(report.modules),
+        report.rank,
+        report.bytes,
+        report.norm,
+        report.num_samples,
+        tuple(message.samples),
+        message.created_at.ToDatetime(UTC),
+    )
+
+
+def description_from_pb(message: gateway_pb2.DescribeResponse) -> Description:
+    """The served model and its load."""
+    step = message.fullest_step
+    width = len(step.digests)
+    rows = tuple(tuple(step.mask[i * width : (i + 1) * width]) for i in range(step.b))
+    return Description(
+        message.version,
+        message.base_model,
+        composition_from_pb(message.default_composition, Composition()),
+        message.running,
+        message.waiting,
+        message.num_slots,
+        message.resident_adapters,
+        Step(tuple(step.digests), rows, step.tokens),
+    )

@@ -1,0 +1,55 @@
+"""An adapter folder as a stream of upload messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from ramole.core.errors import InvalidInput
+from ramole.v1 import adapters_pb2
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+CHUNK_BYTES = 2**20
+
+
+def check_folder(folder: Path) -> str:
+    """The folder's own name. Raises InvalidInput when a file of the adapter is missing."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise InvalidInput(
+            f"{folder} has no {missing[0]}",
+            field="folder",
+            remedy=f"give a PEFT LoRA folder with {' and '.join(FILES)}",
+        )
+    return folder.resolve().name
+
+
+async def upload_messages(
+    folder: Path,
+    *,
+    adapter: str,
+    samples: Sequence[str],
+    base_model: str = "",
+    idempotency_key: str = "",
+    expected_version: int | None = None,
+    is_public: bool = False,
+) -> AsyncIterator[adapters_pb2.UploadRequest]:
+    """The header, then both files in chunks. Reads in threads, holds one chunk at a time."""
+    yield adapters_pb2.UploadRequest(
+        header=adapters_pb2.UploadHeader(
+            adapter=adapter,
+            samples=samples,
+            base_model=base_model,
+            idempotency_key=idempotency_key,
+            expected_version=expected_version,
+            is_public=is_public,
+        )
+    )
+    for name in FILES:
+        file = await asyncio.to_thread((folder / name).open, "rb")
+        try:
+            while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                yield adapters_pb2.UploadRequest(chunk=adapters_pb2.FileChunk(file=name, data=data))
+        finally:
+            file.close()

@@ -1,0 +1,138 @@
+"""What the client gives back. Plain values: no protobuf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from ramole.core.composition import Composition
+from ramole.core.names import AdapterRef
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedAdapter:
+    """One adapter of a routing; `similarity` is its cosine to the prompt, 0 when the request named it."""
+
+    ref: AdapterRef
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What a generation uses, best first. `has_fallen_back`: retrieval was down, the base model answers alone."""
+
+    request_id: str
+    base_model: str
+    adapters: tuple[RoutedAdapter, ...]
+    composition: Composition
+    has_fallen_back: bool
+    embed_s: float
+    search_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of the answer. `logprobs` belong to the tokens, when the request asked for them."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterUsage:
+    """The weight that one adapter got: mean over tokens and modules, and the same for each layer."""
+
+    ref: AdapterRef
+    similarity: float
+    mean_weight: float
+    layer_weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a generation used. Times in seconds, as the gateway saw them."""
+
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+    adapters: tuple[AdapterUsage, ...]
+    queue_s: float
+    first_token_s: float
+    total_s: float
+    max_batch: int
+    max_unique_adapters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole generation."""
+
+    text: str
+    routing: Routing
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    """One stored version. `samples` are empty in listings that leave them out."""
+
+    ref: AdapterRef
+    base_model: str
+    is_public: bool
+    modules: tuple[str, ...]
+    rank: int
+    num_bytes: int
+    norm: float
+    num_samples: int
+    samples: tuple[str, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """Answer to an upload. `is_created` is false when an earlier, equal upload answered."""
+
+    record: AdapterRecord
+    is_created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a prompt would get, and the seconds that finding it took."""
+
+    adapters: tuple[RoutedAdapter, ...]
+    embed_s: float
+    search_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """Versions that are gone, and how many running requests were aborted for it."""
+
+    refs: tuple[AdapterRef, ...]
+    aborted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The fullest engine step so far: its mask M, one row for each request, one column for each digest."""
+
+    digests: tuple[str, ...]
+    mask: tuple[tuple[bool, ...], ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The served model and its load."""
+
+    version: str
+    base_model: str
+    default_composition: Composition
+    running: int
+    waiting: int
+    num_slots: int
+    resident_adapters: int
+    fullest_step: Step

@@ -1,0 +1,32 @@
+"""The public gateway as a Ray Serve application. One replica on a node: its port is fixed."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import ray.util
+from ray import serve
+
+from ramole.core.settings import Settings
+from ramole.transport.replica import Replica, build_service, deployment_options, serve_peers
+from ramole.transport.service import Service
+
+
+def build(settings: Settings) -> serve.Application:
+    """The application; bind it with resolved settings."""
+    server = settings.gateway.server
+    options = deployment_options("Gateway", server)
+    replica = serve.deployment(**options)(Replica)
+    return replica.bind(
+        partial(build_service, make_service, settings),
+        server,
+        ray.util.get_node_ip_address,
+        settings.gateway.deadline_s,
+    )
+
+
+def make_service(settings: Settings) -> Service:
+    """Runs in the replica: heavy imports happen there only."""
+    from ramole.gateway.servicer import GatewayService
+
+    return GatewayService(settings, serve_peers())

@@ -1,0 +1,75 @@
+"""Which adapters a prompt gets: retrieved, named by the request, or none."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+from ramole.core.errors import DeadlineExceeded, NotFound, Unavailable, WrongState
+from ramole.gateway.backends import Backends
+from ramole.gateway.values import Choice, NamedAdapter, Order, Retrieved, Routing
+
+
+class Router:
+    """Finds the adapters of one request.
+
+    Args:
+        backends: encoder, index and store.
+        base_id: the served base model.
+        timeout_s: how long the encoder and the index may take, each; then they count as down.
+    """
+
+    def __init__(self, backends: Backends, *, base_id: str, timeout_s: float) -> None:
+        self._backends = backends
+        self._base_id = base_id
+        self._timeout_s = timeout_s
+
+    async def plan(self, order: Order) -> Routing:
+        """What `order` will use.
+
+        Raises:
+            NotFound: a named adapter does not exist.
+            WrongState: a named adapter belongs to another base model.
+            Unavailable: retrieval is down and the order does not allow the base model to answer alone.
+        """
+        composition = order.composition
+        if order.named:
+            choices = await asyncio.gather(*(self._resolve(i, named) for i, named in enumerate(order.named)))
+            return Routing(tuple(choices), replace(composition, k=len(choices)))
+        if composition.k == 0:
+            return Routing((), composition)
+        try:
+            found = await self.retrieve(order.prompt, composition.k)
+            return Routing(found.choices, composition, embed_s=found.embed_s, search_s=found.search_s)
+        except Unavailable:
+            if not order.may_fall_back:
+                raise
+            return Routing((), replace(composition, k=0), has_fallen_back=True)
+
+    async def retrieve(self, prompt: str, k: int) -> Retrieved:
+        """The k nearest adapters. Raises Unavailable when the encoder or the index is down or too slow."""
+        started = time.perf_counter()
+        try:
+            embedded = await self._backends.embed([prompt], timeout_s=self._timeout_s)
+            embedded_at = time.perf_counter()
+            choices = await self._backends.search(
+                embedded.vectors[0], embedded.encoder_id, k, timeout_s=self._timeout_s
+            )
+        except DeadlineExceeded as error:
+            raise Unavailable("retrieval did not answer in time", remedy="retry with back-off") from error
+        searched_at = time.perf_counter()
+        return Retrieved(choices, embedded_at - started, searched_at - embedded_at)
+
+    async def _resolve(self, index: int, named: NamedAdapter) -> Choice:
+        field = f"adapters[{index}].adapter"
+        record = await self._backends.find(named.name)
+        if record is None or not record.is_live:
+            raise NotFound(f"no adapter {named.name}", field=field, remedy="list what there is with ListAdapters")
+        if record.base_model != self._base_id:
+            raise WrongState(
+                f"{record.ref} is made for {record.base_model}",
+                field=field,
+                remedy=f"use an adapter of {self._base_id}, which is served here",
+            )
+        return Choice(record.ref, weight=named.weight, scale=named.scale)

@@ -1,0 +1,152 @@
+"""The public service on the wire: thin; validates, converts, delegates to the flows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+
+from ramole.core.errors import WrongState
+from ramole.core.names import DEFAULT_TENANT, AdapterName
+from ramole.core.settings import Settings
+from ramole.gateway.backends import Backends
+from ramole.gateway.codec import (
+    describe_to_pb,
+    event_to_pb,
+    k_from_pb,
+    order_from_pb,
+    prompt_from_pb,
+    record_to_pb,
+    routed_to_pb,
+)
+from ramole.gateway.finisher import Finisher
+from ramole.gateway.generation import Generation
+from ramole.gateway.reconcile import reconcile, until_available
+from ramole.gateway.removals import Removals
+from ramole.gateway.routing import Router
+from ramole.gateway.uploads import Uploads
+from ramole.gateway.values import Removed
+from ramole.transport.context import current_call
+from ramole.transport.peers import Peers
+from ramole.transport.values import ref_to_pb
+from ramole.v1 import adapters_pb2, executor_pb2, gateway_pb2, gateway_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class GatewayService(gateway_pb2_grpc.GatewayServicer):
+    """Routes prompts, keeps store, index and devices in step.
+
+    Args:
+        peers: the internal services; closed by whoever opened them.
+    """
+
+    full_name = "ramole.v1.Gateway"
+
+    def __init__(self, settings: Settings, peers: Peers) -> None:
+        self._settings = settings.gateway
+        self._peers = peers
+        self._base_id = settings.base_id or settings.base_model
+        self._backends = Backends(peers, base_id=self._base_id, tenant=DEFAULT_TENANT)
+        self._router = Router(self._backends, base_id=self._base_id, timeout_s=settings.retrieval.timeout_s)
+        self._generation = Generation(self._backends, self._router)
+        self._finisher = Finisher()
+        self._uploads = Uploads(self._backends, self._finisher)
+        self._removals = Removals(self._backends, self._uploads, self._finisher)
+        self._inflight = 0
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds this servicer to a server."""
+        gateway_pb2_grpc.add_GatewayServicer_to_server(self, server)
+
+    async def start(self) -> None:
+        """Waits for the other services and brings the index in line with the store."""
+        await until_available(lambda: reconcile(self._backends, self._uploads))
+        await until_available(lambda: self._peers.executor.GetStatusEverywhere(executor_pb2.GetStatusRequest()))
+
+    async def close(self) -> None:
+        """Lets uploads and removals that have begun run to their end."""
+        await self._finisher.close()
+
+    def routing_stats(self) -> dict[str, object]:
+        """Nothing: clients choose the gateway."""
+        return {}
+
+    def load(self) -> float:
+        """Generations in flight."""
+        return float(self._inflight)
+
+    async def Generate(
+        self, request: gateway_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[gateway_pb2.GenerateEvent]:
+        """Streams one answer."""
+        if request.base_model not in ("", self._base_id):
+            raise WrongState(
+                f"{request.base_model!r} is not served here", field="base_model", remedy=f"leave it or {self._base_id}"
+            )
+        order = order_from_pb(request, self._settings)
+        request_id = current_call().request_id
+        self._inflight += 1
+        try:
+            async with aclosing(self._generation.run(order)) as events:
+                async for event in events:
+                    yield event_to_pb(event, request_id=request_id, base_model=self._base_id)
+        finally:
+            self._inflight -= 1
+
+    async def Route(self, request: gateway_pb2.RouteRequest, context: Context) -> gateway_pb2.RouteResponse:
+        """What Generate would use."""
+        k = k_from_pb(request.k, self._settings.composition)
+        routing = await self._router.retrieve(prompt_from_pb(request.prompt, self._settings), k)
+        return gateway_pb2.RouteResponse(
+            adapters=[routed_to_pb(choice) for choice in routing.choices],
+            embed_s=routing.embed_s,
+            search_s=routing.search_s,
+        )
+
+    async def UploadAdapter(
+        self, request_iterator: AsyncIterator[adapters_pb2.UploadRequest], context: Context
+    ) -> gateway_pb2.UploadAdapterResponse:
+        """Uploads one adapter."""
+        stored = await self._uploads.upload(request_iterator)
+        return gateway_pb2.UploadAdapterResponse(record=record_to_pb(stored.record), created=stored.is_created)
+
+    async def GetAdapter(
+        self, request: adapters_pb2.GetAdapterRequest, context: Context
+    ) -> adapters_pb2.GetAdapterResponse:
+        """One version."""
+        return await self._peers.adapters.GetAdapter(request)
+
+    async def ListAdapters(
+        self, request: adapters_pb2.ListAdaptersRequest, context: Context
+    ) -> adapters_pb2.ListAdaptersResponse:
+        """One page of live versions."""
+        return await self._peers.adapters.ListAdapters(request)
+
+    async def DeleteAdapter(
+        self, request: adapters_pb2.DeleteAdapterRequest, context: Context
+    ) -> adapters_pb2.DeleteAdapterResponse:
+        """Removes versions; running requests finish."""
+        removed = await self._remove(request.adapter, abort=False)
+        return adapters_pb2.DeleteAdapterResponse(removed=[ref_to_pb(ref) for ref in removed.refs])
+
+    async def RevokeAdapter(
+        self, request: gateway_pb2.RevokeAdapterRequest, context: Context
+    ) -> gateway_pb2.RevokeAdapterResponse:
+        """Removes versions; running requests that use them are aborted."""
+        removed = await self._remove(request.adapter, abort=True)
+        refs = [ref_to_pb(ref) for ref in removed.refs]
+        return gateway_pb2.RevokeAdapterResponse(removed=refs, aborted=removed.aborted)
+
+    async def Describe(self, request: gateway_pb2.DescribeRequest, context: Context) -> gateway_pb2.DescribeResponse:
+        """The served base model, limits and load."""
+        statuses = await self._peers.executor.GetStatusEverywhere(executor_pb2.GetStatusRequest())
+        return describe_to_pb(
+            statuses, version=version("ramole"), base_model=self._base_id, composition=self._settings.composition
+        )
+
+    async def _remove(self, adapter: str, *, abort: bool) -> Removed:
+        return await self._removals.remove(AdapterName.parse(adapter), abort=abort)

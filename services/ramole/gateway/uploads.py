@@ -1,0 +1,78 @@
+"""One upload: staged in the store, embedded, indexed, published; then, and only then, acknowledged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterable, Awaitable
+from typing import Any
+
+from ramole.core.errors import RamoleError
+from ramole.core.names import AdapterName
+from ramole.gateway.backends import Backends
+from ramole.gateway.finisher import Finisher
+from ramole.gateway.values import Record, Stored
+
+_log = logging.getLogger(__name__)
+
+
+class Uploads:
+    """All or nothing: a failed upload leaves neither a version nor a row behind.
+
+    A crash in between leaves a staged version, which the store drops at its next start, and perhaps a row, which
+    `reconcile` removes.
+    """
+
+    def __init__(self, backends: Backends, finisher: Finisher) -> None:
+        self._backends = backends
+        self._finisher = finisher
+
+    async def upload(self, parts: AsyncIterable[Any]) -> Stored:
+        """Relays the stream and sees the version through to live.
+
+        A client that goes away while it sends has uploaded nothing. One that goes away later has either uploaded
+        everything or nothing: the rest runs to its end.
+
+        Raises:
+            RamoleError: as raised by the service that refused.
+        """
+        stored = await self._backends.put(parts)
+        if stored.record.is_live:
+            return stored
+        record = await self._finisher.finish(self._complete(stored))
+        return Stored(record, stored.is_created)
+
+    async def restore(self, name: AdapterName) -> None:
+        """Makes the latest live version of `name` findable, if there is one: the index holds just that."""
+        record = await self._backends.find(AdapterName(name.tenant, name.name))
+        if record is not None and record.is_live:
+            await self._index(record)
+
+    async def _complete(self, stored: Stored) -> Record:
+        record = stored.record
+        try:
+            await self._index(record)
+            return await self._backends.publish(record.ref)
+        except BaseException:
+            if stored.is_created:  # else it belongs to another upload, with the same key, that still runs
+                await self._roll_back(record)
+            raise
+
+    async def _index(self, record: Record) -> None:
+        await self._backends.index(record, await self._backends.embed(record.samples))
+
+    async def _roll_back(self, record: Record) -> None:
+        """Undoes what may have been done, in an order in which no search finds what is gone.
+
+        Restoring comes last: indexing this version took the row of the one before it, and if the version turns out to
+        be live after all (its publication's answer was lost), it gets its row back.
+        """
+        await _tried(self._backends.unindex(record.ref), record)
+        await _tried(self._backends.discard(record.ref), record)
+        await _tried(self.restore(record.name), record)
+
+
+async def _tried(step: Awaitable[None], record: Record) -> None:
+    try:
+        await step
+    except RamoleError as error:
+        _log.warning("roll-back of an upload: %s", error, extra={"fields": {"adapter": str(record.ref)}})

@@ -1,0 +1,47 @@
+"""JSON lines: one object per record, one line per object. Set up by the composition root only."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import TextIO
+
+ROOT_LOGGER = "ramole"
+ACCESS_LOGGER = "ramole.access"
+
+
+class JsonLines(logging.Formatter):
+    """Formats a record with its message, its `extra={"fields": {...}}` and its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, never more: newlines inside values are escaped by JSON."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        fields = getattr(record, "fields", None)
+        if isinstance(fields, dict):
+            line.update(fields)
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def setup_logging(stream: TextIO, level: str = "INFO", access_level: str = "INFO") -> None:
+    """Sends everything that ramole logs to `stream`; other libraries keep their own handlers.
+
+    Args:
+        stream: usually standard error.
+        level: of the project's loggers.
+        access_level: of the access log, which writes one INFO record for each call.
+    """
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    logger = logging.getLogger(ROOT_LOGGER)
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+    logging.getLogger(ACCESS_LOGGER).setLevel(access_level)

@@ -1,0 +1,39 @@
+"""One gRPC channel for each address, shared by all calls and closed at the end."""
+
+from __future__ import annotations
+
+import grpc
+
+from ramole.transport.server import MAX_MESSAGE_BYTES
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A peer that restarts is found again within a second or two instead of gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Addresses inside the system are never behind the proxy that the environment may name.
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class Channels:
+    """Opens channels on demand. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    def get(self, address: str) -> grpc.aio.Channel:
+        """The channel to ``host:port``."""
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        return channel
+
+    async def close(self) -> None:
+        """Closes all of them; calls that still run on them are cancelled."""
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            await channel.close()

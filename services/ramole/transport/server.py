@@ -1,0 +1,136 @@
+"""One service on its own gRPC server: health, reflection, limits, and an orderly start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+
+from ramole.core.errors import WrongState
+from ramole.core.settings import ServerSettings
+from ramole.observability.metrics import RpcMetrics
+from ramole.transport.interceptors import Admission, ServerInterceptor
+from ramole.transport.service import Service
+
+MAX_MESSAGE_BYTES = 4 * 2**20
+"""Largest single message, in and out. Weights travel in chunks of 1 MiB."""
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Two servers that share one port would each get half of the calls: a taken port must be an error.
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+)
+
+
+class GrpcServer:
+    """Runs `service` on a port of its own.
+
+    Args:
+        service: what to serve; started and closed by this server.
+        settings: host, port, limits.
+        metrics: receives every call; by default into a registry of its own.
+        default_timeout_s: deadline of calls whose client set none; None = no limit.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        settings: ServerSettings,
+        *,
+        metrics: RpcMetrics | None = None,
+        default_timeout_s: float | None = None,
+    ) -> None:
+        self._service = service
+        self._settings = settings
+        self._admission = Admission(settings.max_inflight)
+        self._metrics = metrics or RpcMetrics(CollectorRegistry())
+        self._default_timeout_s = default_timeout_s
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self._port = 0
+        self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> str:
+        """``host:port`` as bound; the port is known once `start` has bound it."""
+        return f"{self._settings.host}:{self._port}"
+
+    @property
+    def port(self) -> int:
+        """The bound port."""
+        return self._port
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether calls are taken."""
+        return self._admission.is_open
+
+    @property
+    def inflight(self) -> int:
+        """Calls that run now."""
+        return self._admission.inflight
+
+    async def start(self) -> None:
+        """Binds the port, then starts the service. Health turns SERVING at the very end.
+
+        Raises:
+            WrongState: the port is taken.
+            RamoleError: whatever the service's own start raises; nothing is left running then.
+        """
+        interceptor = ServerInterceptor(self._admission, self._metrics, self._default_timeout_s)
+        server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
+        self._service.register(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (self._service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._port = self._bind(server)
+        self._server = server
+        try:
+            await server.start()
+            await self._service.start()
+        except BaseException:
+            await self.stop()
+            raise
+        self._admission.is_open = True
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self) -> None:
+        """Drains: refuses new calls, lets running ones finish within the grace period, then closes the service.
+
+        Safe to call more than once and from several tasks; all of them wait for the one drain.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._drain())
+        await asyncio.shield(self._stopping)
+
+    async def _drain(self) -> None:
+        self._admission.is_open = False
+        await self._health.enter_graceful_shutdown()
+        if self._server is not None:
+            await self._server.stop(self._settings.grace_s)
+        await self._service.close()
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        host, port = self._settings.host, self._settings.port
+        try:
+            return server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            room = self._service.full_name.rpartition(".")[2].lower()
+            raise WrongState(
+                f"cannot listen on {host}:{port}: the port is taken or the host is not this machine's",
+                field=f"{room}.server.port",
+                remedy="choose another port, or 0 for any free one",
+            ) from error
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", self._service.full_name):
+            await self._health.set(name, status)

@@ -1,0 +1,162 @@
+"""Cancellation, deadlines, request ids, retries and uploads over real connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from ramole.core.errors import AdapterRefused, DeadlineExceeded, Unavailable
+from ramole.transport.context import CallContext, call_scope
+from ramole.v1 import adapters_pb2
+from ramole.v1.adapters_pb2_grpc import AdaptersStub
+from support.probe_service import CALLS, ProbeService, RelayService, chunks
+
+FETCH = adapters_pb2.FetchRequest(digest="x")
+
+
+async def in_time(event: asyncio.Event) -> None:
+    async with asyncio.timeout(10):
+        await event.wait()
+
+
+@pytest.mark.parametrize("cardinality", CALLS)
+async def test_a_cancelled_client_frees_the_server_behind_the_relay(net: Any, cardinality: str) -> None:
+    probe = ProbeService()
+    probe.gate.clear()
+    near = await net.serve(RelayService(net.peers((await net.serve(probe)).address)))
+    task = asyncio.create_task(CALLS[cardinality][0](net.peers(near.address)))  # type: ignore[arg-type]
+    await in_time(probe.entered)
+    task.cancel()
+    await in_time(probe.closed)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_closed_stream_frees_the_server_behind_the_relay(net: Any) -> None:
+    probe = ProbeService()
+    probe.gate.clear()
+    near = await net.serve(RelayService(net.peers((await net.serve(probe)).address)))
+    async with aclosing(net.peers(near.address).adapters.Fetch(FETCH)) as answers:
+        assert (await anext(answers)).data == b"\0"
+    await in_time(probe.closed)
+
+
+async def test_the_deadline_of_the_client_reaches_the_second_hop_and_ends_it(net: Any) -> None:
+    probe = ProbeService()
+    probe.gate.clear()
+    near = await net.serve(RelayService(net.peers((await net.serve(probe)).address)))
+    with call_scope(CallContext.begin("req-7", timeout_s=1.0)), pytest.raises(DeadlineExceeded):
+        await CALLS["unary"][0](net.peers(near.address))
+    ((request_id, remaining_s),) = probe.seen
+    assert request_id == "req-7"
+    assert remaining_s is not None
+    assert 0 < remaining_s <= 1.0
+    await in_time(probe.closed)
+
+
+async def test_a_call_without_deadline_gets_the_default_of_the_server_and_a_fresh_id(net: Any) -> None:
+    probe = ProbeService()
+    far = await net.serve(probe)
+    near = await net.serve(RelayService(net.peers(far.address)), default_timeout_s=5.0)
+    await CALLS["unary"][0](net.peers(near.address))
+    await CALLS["unary"][0](net.peers(far.address))
+    (first, limited), (second, unlimited) = probe.seen
+    assert limited is not None
+    assert limited <= 5.0
+    assert unlimited is None
+    assert first != second
+
+
+async def test_a_passed_deadline_is_not_sent_at_all(net: Any) -> None:
+    probe = ProbeService()
+    peers = net.peers((await net.serve(probe)).address)
+    with call_scope(CallContext("x", deadline=0.0)), pytest.raises(DeadlineExceeded):
+        await CALLS["unary"][0](peers)
+    assert not probe.seen
+
+
+@pytest.mark.parametrize("given", ["ok-1.2:3_4", "with space", "x" * 65, ""])
+async def test_the_request_id_is_honoured_or_replaced_and_echoed(net: Any, given: str) -> None:
+    server = await net.serve(ProbeService())
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = AdaptersStub(channel).GetAdapter(
+            adapters_pb2.GetAdapterRequest(adapter="x"), metadata=(("x-request-id", given),)
+        )
+        await call
+        echoed = dict(await call.trailing_metadata())["x-request-id"]
+    assert (echoed == given) == (given == "ok-1.2:3_4")
+    assert echoed
+
+
+class Alternating:
+    """A dead replica first, then a living one, then the dead one again, ..."""
+
+    def __init__(self, *addresses: str) -> None:
+        self._addresses = addresses
+        self.num_picks = 0
+
+    @asynccontextmanager
+    async def pick(self, affinity: Sequence[str] = ()) -> AsyncIterator[str]:
+        self.num_picks += 1
+        yield self._addresses[(self.num_picks - 1) % len(self._addresses)]
+
+    async def everyone(self) -> Sequence[str]:
+        return self._addresses
+
+
+@pytest.mark.parametrize("cardinality", ["unary", "stream"])
+async def test_an_unavailable_replica_is_replaced_by_a_second_pick(net: Any, cardinality: str) -> None:
+    server = await net.serve(ProbeService())
+    picker = Alternating("127.0.0.1:1", server.address)
+    call, answer = CALLS[cardinality]
+    assert await call(net.peers(picker)) == answer
+    assert picker.num_picks == 2
+
+
+async def test_the_second_failure_is_final_and_uploads_are_never_retried(net: Any) -> None:
+    for name, num_picks in (("unary", 2), ("stream", 2), ("upload", 1)):
+        picker = Alternating("127.0.0.1:1")
+        with pytest.raises(Unavailable):
+            await CALLS[name][0](net.peers(picker))
+        assert picker.num_picks == num_picks
+
+
+async def test_a_stream_that_has_begun_is_not_retried(net: Any) -> None:
+    picker = Alternating((await net.serve(ProbeService(Unavailable("gone")))).address)
+    answers = net.peers(picker).adapters.Fetch(FETCH)
+    assert [(await anext(answers)).data, (await anext(answers)).data] == [b"\0", b"\1"]
+    with pytest.raises(Unavailable):
+        await anext(answers)
+    assert picker.num_picks == 1
+
+
+async def test_an_upload_refused_half_way_gives_the_servers_reason(net: Any) -> None:
+    near = await net.serve(RelayService(net.peers((await net.serve(ProbeService(AdapterRefused("no")))).address)))
+    with pytest.raises(AdapterRefused, match="no"):
+        await net.peers(near.address).adapters.Put(chunks(*[b"x" * 2**20] * 64))
+
+
+async def test_an_upload_whose_source_breaks_is_never_taken_for_complete(net: Any) -> None:
+    async def broken() -> AsyncIterator[adapters_pb2.UploadRequest]:
+        async for part in chunks(b"a", b"b"):
+            yield part
+        await asyncio.sleep(0.005)  # the messages are on their way
+        raise OSError("disk")
+
+    probe = ProbeService()
+    far = await net.serve(probe)
+    near = await net.serve(RelayService(net.peers(far.address)))
+    peers = net.peers(near.address)
+    for _ in range(20):  # the end of a broken stream and its cancellation race inside grpc.aio
+        with pytest.raises(OSError, match="disk"):
+            await peers.adapters.Put(broken())
+    async with asyncio.timeout(10):
+        while near.inflight or far.inflight:  # noqa: ASYNC110  # no event tells
+            await asyncio.sleep(0.01)
+    assert not probe.has_seen_end_of_upload
+    assert await CALLS["upload"][0](peers) == "ab"

@@ -1,0 +1,101 @@
+"""Answers of the running system: the same in any batch, and those of PEFT for a named adapter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import torch
+
+from ramole.client.client import RamoleClient
+from ramole.core.composition import PRESETS, Composition, Merge, Weighting
+from ramole.core.sampling import Sampling
+from ramole.zoo.catalog import Zoo
+from support.server_process import ServerProcess
+
+SHORT = Sampling(max_tokens=24)
+
+
+@pytest.fixture(scope="module")
+def uploaded(system: ServerProcess, zoo: Zoo) -> ServerProcess:
+    """The system with every adapter of the zoo in it."""
+
+    async def upload() -> None:
+        async with RamoleClient(system.address) as client:
+            for adapter in zoo.adapters:
+                await client.upload(adapter.path, adapter.samples, adapter=adapter.name)
+
+    asyncio.run(upload())
+    return system
+
+
+@pytest.fixture
+async def client(uploaded: ServerProcess) -> AsyncIterator[RamoleClient]:
+    async with RamoleClient(uploaded.address) as client:
+        yield client
+
+
+async def tokens(client: RamoleClient, prompt: str, **options: object) -> list[int]:
+    out: list[int] = []
+    async for event in client.generate(prompt, sampling=SHORT, **options):  # type: ignore[arg-type]
+        out += getattr(event, "token_ids", ())
+    return out
+
+
+async def test_a_request_in_the_mixed_batch_gives_the_same_tokens_as_alone(client: RamoleClient, zoo: Zoo) -> None:
+    compositions = [
+        None,
+        *PRESETS.values(),
+        Composition(k=0),
+        Composition(Weighting.SIMILARITY, Merge.PARAMETERS, k=8, tau=0.05),
+    ]
+    prompts = [example.prompt for adapter in zoo.adapters for example in adapter.prompts[2:4]]
+    calls = [(prompt, compositions[i % len(compositions)]) for i, prompt in enumerate(prompts)]
+    together = await asyncio.gather(*(tokens(client, p, composition=c) for p, c in calls))
+    alone = [await tokens(client, p, composition=c) for p, c in calls]
+    assert together == alone
+    assert (await client.describe()).fullest_step.digests
+
+
+async def test_a_named_adapter_gives_the_tokens_of_peft_generate(client: RamoleClient, zoo: Zoo) -> None:
+    import peft
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(zoo.base_path)
+    for adapter in zoo.adapters:
+        base = AutoModelForCausalLM.from_pretrained(zoo.base_path, dtype=torch.float32)
+        model = peft.PeftModel.from_pretrained(base, str(adapter.path)).eval()
+        for example in adapter.prompts[:3]:
+            ids = torch.tensor([tokenizer(example.prompt)["input_ids"]])
+            with torch.inference_mode():
+                out = model.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False
+                )
+            got = await tokens(client, example.prompt, adapters=[adapter.name])
+            assert got == out[0, ids.shape[1] :].tolist(), f"{adapter.name}: {example.prompt}"
+
+
+async def test_retrieval_finds_the_adapter_and_the_report_says_so(client: RamoleClient, zoo: Zoo) -> None:
+    hits = 0
+    for adapter in zoo.adapters:
+        answer = await client.complete(adapter.prompts[0].prompt, sampling=SHORT)
+        assert [a.ref for a in answer.routing.adapters] == [a.ref for a in answer.usage.adapters]
+        similarities = [a.similarity for a in answer.routing.adapters]
+        assert similarities == sorted(similarities, reverse=True)
+        assert sum(a.mean_weight for a in answer.usage.adapters) == pytest.approx(1, abs=1e-3)
+        assert all(len(a.layer_weights) == 4 for a in answer.usage.adapters)
+        hits += answer.routing.adapters[0].ref.name == adapter.name
+    assert hits >= 0.9 * len(zoo.adapters)
+
+
+async def test_a_cancelled_request_leaves_the_engine_idle(client: RamoleClient, zoo: Zoo) -> None:
+    events = client.generate(zoo.adapters[0].prompts[0].prompt, sampling=Sampling(max_tokens=150))
+    await anext(events)
+    await events.aclose()
+    for _ in range(100):
+        load = await client.describe()
+        if load.running == load.waiting == 0:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"still running: {load}")

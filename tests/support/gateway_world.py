@@ -1,0 +1,326 @@
+"""The gateway's four neighbours in memory, on real gRPC servers, with failures on demand and a log of calls."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import grpc
+
+from ramole.client.client import RamoleClient
+from ramole.core.errors import NotFound, WrongState
+from ramole.core.names import AdapterName
+from ramole.core.settings import GatewaySettings, RetrievalSettings, ServerSettings, Settings
+from ramole.gateway.servicer import GatewayService
+from ramole.transport.peers import Addresses, Peers
+from ramole.transport.picker import DirectoryPicker
+from ramole.transport.server import GrpcServer
+from ramole.v1 import (
+    adapters_pb2,
+    adapters_pb2_grpc,
+    common_pb2,
+    embedding_pb2,
+    embedding_pb2_grpc,
+    executor_pb2,
+    executor_pb2_grpc,
+    retrieval_pb2,
+    retrieval_pb2_grpc,
+)
+
+BASE = "zoo/base"
+Context = grpc.aio.ServicerContext[Any, Any]
+Key = tuple[str, str, int]
+
+
+class Neighbour:
+    """What all four share.
+
+    Attributes:
+        log: shared by all; ``Service.Method`` of each call in order.
+        failures: method -> errors to raise, one for each call.
+        gates: method -> event that the call waits for.
+        entered: method -> set when the method is called.
+    """
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+        self.failures: dict[str, list[Exception]] = {}
+        self.gates: dict[str, asyncio.Event] = {}
+        self.entered: dict[str, asyncio.Event] = {}
+
+    @property
+    def full_name(self) -> str:
+        return f"ramole.v1.{type(self).__name__}"
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def routing_stats(self) -> dict[str, object]:
+        return {}
+
+    def load(self) -> float:
+        return 0.0
+
+    async def begin(self, method: str) -> None:
+        self.log.append(method)
+        self.entered.setdefault(method, asyncio.Event()).set()
+        if method in self.gates:
+            await self.gates[method].wait()
+        if self.failures.get(method):
+            raise self.failures[method].pop(0)
+
+    async def until(self, method: str) -> None:
+        async with asyncio.timeout(10):
+            await self.entered.setdefault(method, asyncio.Event()).wait()
+
+
+def key_of(ref: common_pb2.AdapterRef) -> Key:
+    return ref.tenant, ref.name, ref.version
+
+
+class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
+    def __init__(self, log: list[str]) -> None:
+        super().__init__(log)
+        self.records: dict[Key, adapters_pb2.AdapterRecord] = {}
+
+    def register(self, server: grpc.aio.Server) -> None:
+        adapters_pb2_grpc.add_AdaptersServicer_to_server(self, server)
+
+    def add(self, name: str, version: int = 1, *, base: str = BASE, is_live: bool = True) -> common_pb2.AdapterRef:
+        """A version that is there already."""
+        digest = hashlib.sha256(f"{name}{version}".encode()).hexdigest()
+        ref = common_pb2.AdapterRef(tenant="default", name=name, version=version, digest=digest)
+        state = adapters_pb2.ADAPTER_STATE_LIVE if is_live else adapters_pb2.ADAPTER_STATE_STAGED
+        self.records[key_of(ref)] = adapters_pb2.AdapterRecord(
+            adapter=ref, base_model=base, state=state, samples=[f"sample of {name}"]
+        )
+        return ref
+
+    async def Put(
+        self, request_iterator: AsyncIterator[adapters_pb2.UploadRequest], context: Context
+    ) -> adapters_pb2.PutResponse:
+        requests = [request async for request in request_iterator]
+        await self.begin("Put")
+        name = AdapterName.parse(requests[0].header.adapter).name
+        versions = [version for _, known, version in self.records if known == name]
+        ref = self.add(name, max(versions, default=0) + 1, is_live=False)
+        return adapters_pb2.PutResponse(record=self.records[key_of(ref)], created=True)
+
+    async def Publish(self, request: adapters_pb2.PublishRequest, context: Context) -> adapters_pb2.PublishResponse:
+        await self.begin("Publish")
+        record = self.records[key_of(request.adapter)]
+        record.state = adapters_pb2.ADAPTER_STATE_LIVE
+        return adapters_pb2.PublishResponse(record=record)
+
+    async def Discard(self, request: adapters_pb2.DiscardRequest, context: Context) -> adapters_pb2.DiscardResponse:
+        await self.begin("Discard")
+        if self.records[key_of(request.adapter)].state == adapters_pb2.ADAPTER_STATE_LIVE:
+            raise WrongState("it is live")
+        del self.records[key_of(request.adapter)]
+        return adapters_pb2.DiscardResponse()
+
+    def live(self) -> list[adapters_pb2.AdapterRecord]:
+        return [r for _, r in sorted(self.records.items()) if r.state == adapters_pb2.ADAPTER_STATE_LIVE]
+
+    async def GetAdapter(
+        self, request: adapters_pb2.GetAdapterRequest, context: Context
+    ) -> adapters_pb2.GetAdapterResponse:
+        await self.begin("GetAdapter")
+        name = AdapterName.parse(request.adapter)
+        found = [r for r in self.live() if r.adapter.name == name.name and name.version in (0, r.adapter.version)]
+        if not found:
+            raise NotFound(f"no {name}", field="adapter")
+        return adapters_pb2.GetAdapterResponse(record=found[-1])
+
+    async def ListAdapters(
+        self, request: adapters_pb2.ListAdaptersRequest, context: Context
+    ) -> adapters_pb2.ListAdaptersResponse:
+        await self.begin("ListAdapters")
+        start, size = int(request.page_token or 0), min(request.page_size or 2, 2)  # several pages in every test
+        page = self.live()[start : start + size]
+        end = start + size
+        return adapters_pb2.ListAdaptersResponse(
+            records=page, next_page_token=str(end) if end < len(self.live()) else ""
+        )
+
+    async def DeleteAdapter(
+        self, request: adapters_pb2.DeleteAdapterRequest, context: Context
+    ) -> adapters_pb2.DeleteAdapterResponse:
+        await self.begin("DeleteAdapter")
+        name = AdapterName.parse(request.adapter)
+        gone = [
+            r.adapter for r in self.live() if r.adapter.name == name.name and name.version in (0, r.adapter.version)
+        ]
+        for ref in gone:
+            del self.records[key_of(ref)]
+        return adapters_pb2.DeleteAdapterResponse(removed=gone)
+
+
+class Embedding(Neighbour, embedding_pb2_grpc.EmbeddingServicer):
+    def register(self, server: grpc.aio.Server) -> None:
+        embedding_pb2_grpc.add_EmbeddingServicer_to_server(self, server)
+
+    async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
+        await self.begin("Embed")
+        vectors = [embedding_pb2.Vector(values=[1.0, 0.0]) for _ in request.texts]
+        return embedding_pb2.EmbedResponse(vectors=vectors, encoder_id="e")
+
+
+class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
+    def __init__(self, log: list[str]) -> None:
+        super().__init__(log)
+        self.rows: dict[Key, common_pb2.AdapterRef] = {}
+
+    def register(self, server: grpc.aio.Server) -> None:
+        retrieval_pb2_grpc.add_RetrievalServicer_to_server(self, server)
+
+    def add(self, ref: common_pb2.AdapterRef) -> None:
+        """As the real index: a version takes the place of the older ones of its name."""
+        self.rows = {
+            key: row for key, row in self.rows.items() if row.name != ref.name or row.version > ref.version
+        } | {key_of(ref): ref}
+
+    async def Search(self, request: retrieval_pb2.SearchRequest, context: Context) -> retrieval_pb2.SearchResponse:
+        await self.begin("Search")
+        rows = sorted(self.rows.values(), key=lambda row: row.name)[: request.k]
+        hits = [retrieval_pb2.Hit(adapter=row, similarity=0.5 - 0.125 * i) for i, row in enumerate(rows)]
+        return retrieval_pb2.SearchResponse(hits=hits)
+
+    async def Upsert(self, request: retrieval_pb2.UpsertRequest, context: Context) -> retrieval_pb2.UpsertResponse:
+        await self.begin("Upsert")
+        self.add(request.adapter)
+        return retrieval_pb2.UpsertResponse()
+
+    async def Remove(self, request: retrieval_pb2.RemoveRequest, context: Context) -> retrieval_pb2.RemoveResponse:
+        await self.begin("Remove")
+        self.rows.pop(key_of(request.adapter), None)
+        return retrieval_pb2.RemoveResponse()
+
+    async def ListRows(
+        self, request: retrieval_pb2.ListRowsRequest, context: Context
+    ) -> AsyncIterator[retrieval_pb2.IndexRow]:
+        await self.begin("ListRows")
+        for row in list(self.rows.values()):
+            yield retrieval_pb2.IndexRow(adapter=row, base_model=BASE)
+
+
+class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
+    """Answers with the prompt, word by word."""
+
+    def __init__(self, log: list[str]) -> None:
+        super().__init__(log)
+        self.requests: list[executor_pb2.ExecuteRequest] = []
+        self.evicted: list[executor_pb2.EvictRequest] = []
+        self.num_running = 0
+
+    def register(self, server: grpc.aio.Server) -> None:
+        executor_pb2_grpc.add_ExecutorServicer_to_server(self, server)
+
+    async def Execute(
+        self, request: executor_pb2.ExecuteRequest, context: Context
+    ) -> AsyncIterator[executor_pb2.ExecuteEvent]:
+        self.requests.append(request)
+        self.num_running += 1
+        try:
+            await self.begin("Execute")
+            words = request.prompt.split()
+            for i, word in enumerate(words):
+                yield executor_pb2.ExecuteEvent(chunk=common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0]))
+                await self.begin("step")
+            yield executor_pb2.ExecuteEvent(
+                done=executor_pb2.ExecuteDone(
+                    finish_reason=common_pb2.FINISH_REASON_LENGTH,
+                    prompt_tokens=3,
+                    completion_tokens=len(words),
+                    experts=[
+                        common_pb2.ExpertUsage(digest=expert.digest, mean_weight=0.25 + i, layer_weights=[0.25, 0.5])
+                        for i, expert in enumerate(request.experts)
+                    ],
+                    queue_s=0.5,
+                    max_batch=4,
+                    max_unique_adapters=5,
+                )
+            )
+        finally:
+            self.num_running -= 1
+
+    async def Evict(self, request: executor_pb2.EvictRequest, context: Context) -> executor_pb2.EvictResponse:
+        await self.begin("Evict")
+        self.evicted.append(request)
+        return executor_pb2.EvictResponse(aborted=2 if request.abort else 0)
+
+    async def GetStatus(
+        self, request: executor_pb2.GetStatusRequest, context: Context
+    ) -> executor_pb2.GetStatusResponse:
+        await self.begin("GetStatus")
+        step = common_pb2.StepSnapshot(b=2, digests=["p", "q"], mask=[True, False, True, True], tokens=7)
+        return executor_pb2.GetStatusResponse(num_slots=8, resident_digests=["p"], running=1, fullest_step=step)
+
+
+class World:
+    """A gateway among its neighbours, and a client of it."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.adapters = Adapters(self.log)
+        self.embedding = Embedding(self.log)
+        self.retrieval = Retrieval(self.log)
+        self.executor = Executor(self.log)
+        self.settings = Settings(
+            base_model=BASE,
+            base_id=BASE,
+            gateway=GatewaySettings(server=ServerSettings(), preset="mixture", max_prompt_chars=100),
+            retrieval=RetrievalSettings(timeout_s=2.0),
+        )
+        self._directory: dict[str, str] = {}
+        self._stack = AsyncExitStack()
+        self.servers: dict[str, GrpcServer] = {}
+        self.client: RamoleClient
+
+    async def start_neighbours(self) -> None:
+        """All four."""
+        for room in Addresses.rooms():
+            server = self.servers[room] = GrpcServer(getattr(self, room), ServerSettings())
+            await server.start()
+            self._stack.push_async_callback(server.stop)
+            self._directory[room] = server.address
+
+    async def start_gateway(self) -> None:
+        """Starts the gateway and connects the client."""
+        peers = Peers(Addresses(*(DirectoryPicker(self._directory, room) for room in Addresses.rooms())))
+        self._stack.push_async_callback(peers.close)
+        server = GrpcServer(GatewayService(self.settings, peers), self.settings.gateway.server, default_timeout_s=30.0)
+        self.servers["gateway"] = server
+        self._stack.push_async_callback(server.stop)
+        await server.start()
+        self.client = RamoleClient(server.address)
+        self._stack.push_async_callback(self.client.close)
+        self.log.clear()
+
+    async def stop(self) -> None:
+        """Everything."""
+        await self._stack.aclose()
+
+    @property
+    def live(self) -> set[str]:
+        """``name@version`` of all live versions."""
+        return {f"{r.adapter.name}@{r.adapter.version}" for r in self.adapters.live()}
+
+    @property
+    def stored(self) -> set[str]:
+        """``name@version`` of all versions, staged ones too."""
+        return {f"{name}@{version}" for _, name, version in self.adapters.records}
+
+    @property
+    def findable(self) -> set[str]:
+        """``name@version`` of all rows of the index."""
+        return {f"{row.name}@{row.version}" for row in self.retrieval.rows.values()}
+
+    def give(self, *names: str) -> None:
+        """Live and findable adapters."""
+        for name in names:
+            self.retrieval.add(self.adapters.add(name))

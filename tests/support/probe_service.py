@@ -1,0 +1,159 @@
+"""A service whose methods do what a test tells them, and a relay in front of it: two hops over real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from ramole.core.errors import RamoleError
+from ramole.transport.context import current_call
+from ramole.transport.peers import Addresses, Peers
+from ramole.transport.picker import Picker, StaticPicker
+from ramole.v1 import adapters_pb2, adapters_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ProbeService(adapters_pb2_grpc.AdaptersServicer):
+    """Three cardinalities of the Adapters service.
+
+    Attributes:
+        failure: raised by every method, if set.
+        gate: methods wait for it.
+        entered, closed: set when a call begins and when it has ended in whatever way.
+        seen: request id and remaining seconds of each call.
+    """
+
+    full_name = "ramole.v1.Adapters"
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+        self.start_failure: Exception | None = None
+        self.start_gate = asyncio.Event()
+        self.start_gate.set()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+        self.closed = asyncio.Event()
+        self.has_seen_end_of_upload = False
+        self.is_open = False
+        self.num_messages = 3
+        self.seen: list[tuple[str, float | None]] = []
+
+    def register(self, server: grpc.aio.Server) -> None:
+        adapters_pb2_grpc.add_AdaptersServicer_to_server(self, server)
+
+    async def start(self) -> None:
+        await self.start_gate.wait()
+        if self.start_failure is not None:
+            raise self.start_failure
+        self.is_open = True
+
+    async def close(self) -> None:
+        self.is_open = False
+
+    def routing_stats(self) -> dict[str, object]:
+        return {"adapters": ["a"]}
+
+    def load(self) -> float:
+        return 2.0
+
+    async def GetAdapter(
+        self, request: adapters_pb2.GetAdapterRequest, context: Context
+    ) -> adapters_pb2.GetAdapterResponse:
+        try:
+            await self._begin()
+            return adapters_pb2.GetAdapterResponse(record=adapters_pb2.AdapterRecord(base_model=request.adapter))
+        finally:
+            self.closed.set()
+
+    async def Fetch(
+        self, request: adapters_pb2.FetchRequest, context: Context
+    ) -> AsyncIterator[adapters_pb2.FetchResponse]:
+        try:
+            for i in range(self.num_messages):
+                if i == self.num_messages - 1:
+                    await self._begin()
+                yield adapters_pb2.FetchResponse(data=bytes([i]))
+        finally:
+            self.closed.set()
+
+    async def Put(
+        self, request_iterator: AsyncIterator[adapters_pb2.UploadRequest], context: Context
+    ) -> adapters_pb2.PutResponse:
+        try:
+            await self._begin()
+            received = b"".join([request.chunk.data async for request in request_iterator])
+            self.has_seen_end_of_upload = True
+            return adapters_pb2.PutResponse(record=adapters_pb2.AdapterRecord(base_model=received.decode()))
+        finally:
+            self.closed.set()
+
+    async def _begin(self) -> None:
+        call = current_call()
+        self.seen.append((call.request_id, call.remaining_s()))
+        self.entered.set()
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+
+
+class RelayService(ProbeService):
+    """Passes every call on to another server, as the gateway does."""
+
+    def __init__(self, peers: Peers) -> None:
+        super().__init__()
+        self._peers = peers
+
+    async def GetAdapter(
+        self, request: adapters_pb2.GetAdapterRequest, context: Context
+    ) -> adapters_pb2.GetAdapterResponse:
+        return await self._peers.adapters.GetAdapter(request)
+
+    async def Fetch(
+        self, request: adapters_pb2.FetchRequest, context: Context
+    ) -> AsyncIterator[adapters_pb2.FetchResponse]:
+        async with aclosing(self._peers.adapters.Fetch(request)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def Put(
+        self, request_iterator: AsyncIterator[adapters_pb2.UploadRequest], context: Context
+    ) -> adapters_pb2.PutResponse:
+        return await self._peers.adapters.Put(request_iterator)
+
+
+def peers_at(picker: Picker | str) -> Peers:
+    """Peers whose every service is behind one picker or address."""
+    one = StaticPicker(picker) if isinstance(picker, str) else picker
+    return Peers(Addresses(one, one, one, one))
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[adapters_pb2.UploadRequest]:
+    """An upload of these bytes."""
+    for part in parts:
+        yield adapters_pb2.UploadRequest(chunk=adapters_pb2.FileChunk(data=part))
+
+
+async def call_unary(peers: Peers) -> object:
+    return (await peers.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(adapter="x"))).record.base_model
+
+
+async def call_stream(peers: Peers) -> object:
+    return b"".join([answer.data async for answer in peers.adapters.Fetch(adapters_pb2.FetchRequest(digest="x"))])
+
+
+async def call_upload(peers: Peers) -> object:
+    return (await peers.adapters.Put(chunks(b"a", b"b"))).record.base_model
+
+
+CALLS = {"unary": (call_unary, "x"), "stream": (call_stream, b"\0\1\2"), "upload": (call_upload, "ab")}
+
+
+def facts(error: RamoleError) -> tuple[object, ...]:
+    """What must survive the wire."""
+    return type(error), error.message, error.field, error.remedy

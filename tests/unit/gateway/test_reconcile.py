@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ramole.core.errors import Unavailable, WrongState
+from ramole.gateway.reconcile import until_available
+from support.gateway_world import World
+
+
+async def test_a_starting_gateway_brings_the_index_in_line_with_the_store() -> None:
+    world = World()
+    world.give("good")
+    world.adapters.add("lost")  # live, but has no row
+    world.adapters.add("staged", is_live=False)
+    old = world.adapters.add("two", 1)
+    world.adapters.add("two", 2)
+    world.retrieval.add(old)  # the row of an older version
+    orphan = world.adapters.add("orphan")
+    world.adapters.records.pop(("default", "orphan", 1))
+    world.retrieval.add(orphan)
+    changed = world.adapters.add("changed")
+    changed.digest = "0" * 64
+    world.retrieval.add(changed)  # the row of other content
+    await world.start_neighbours()
+    await world.start_gateway()
+    try:
+        assert world.findable == {"good@1", "lost@1", "two@2", "changed@1"}
+        stored = {key: record.adapter.digest for key, record in world.adapters.records.items()}
+        assert all(row.digest == stored[key] for key, row in world.retrieval.rows.items())
+    finally:
+        await world.stop()
+
+
+async def test_a_gateway_waits_for_services_that_start_later() -> None:
+    world = World()
+    world.give("a")
+    starting = asyncio.create_task(world.start_gateway())
+    await asyncio.sleep(0)
+    await world.start_neighbours()
+    async with asyncio.timeout(20):
+        await starting
+    try:
+        assert (await world.client.complete("go")).text == "go"
+    finally:
+        await world.stop()
+
+
+async def test_waiting_ends_with_the_last_error_and_only_for_outages() -> None:
+    async def down() -> None:
+        raise Unavailable("still down")
+
+    async def wrong() -> None:
+        raise WrongState("another encoder")
+
+    with pytest.raises(Unavailable, match="still down"):
+        await until_available(down, limit_s=0.12)
+    with pytest.raises(WrongState):
+        await until_available(wrong)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ramole.core.errors import InvalidInput, NotFound, Unavailable
+from support.gateway_world import World
+
+
+async def test_a_deletion_goes_index_store_devices(world: World) -> None:
+    removed = await world.client.delete("b")
+    assert [str(ref) for ref in removed] == ["default/b@1"]
+    assert [step for step in world.log if step in ("Remove", "DeleteAdapter", "Evict")] == [
+        "Remove",
+        "DeleteAdapter",
+        "Evict",
+    ]
+    assert "b@1" not in world.stored | world.findable
+    (eviction,) = world.executor.evicted
+    assert list(eviction.digests) == [removed[0].digest]
+    assert not eviction.abort
+
+
+async def test_all_versions_of_a_name_go_at_once(world: World) -> None:
+    world.retrieval.add(world.adapters.add("b", 2))
+    world.adapters.add("b", 3)
+    assert len(await world.client.delete("default/b")) == 3
+    assert world.live == {"a@1", "c@1", "d@1"} == world.findable
+
+
+async def test_deleting_the_latest_version_makes_the_one_before_findable_again(world: World) -> None:
+    world.retrieval.add(world.adapters.add("b", 2))
+    assert "b@1" not in world.findable
+    await world.client.delete("b@2")
+    assert "b@1" in world.findable
+    assert "b@2" not in world.stored | world.findable
+
+
+async def test_a_revocation_aborts_and_counts(world: World) -> None:
+    revoked = await world.client.revoke("b@1")
+    assert [str(ref) for ref in revoked.refs] == ["default/b@1"]
+    assert revoked.aborted == 2
+    assert world.executor.evicted[0].abort
+
+
+async def test_unknown_and_malformed_names_are_refused(world: World) -> None:
+    for name in ("nope", "b@9"):
+        with pytest.raises(NotFound):
+            await world.client.delete(name)
+        with pytest.raises(NotFound):
+            await world.client.revoke(name)
+    with pytest.raises(InvalidInput):
+        await world.client.delete("../b")
+    assert "Remove" not in world.log
+
+
+async def test_busy_devices_fail_a_revocation_but_no_deletion(world: World) -> None:
+    world.executor.failures["Evict"] = [Unavailable("down")] * 2
+    assert await world.client.delete("b")
+    with pytest.raises(Unavailable):
+        await world.client.revoke("c")
+
+
+async def test_a_deletion_whose_client_leaves_runs_to_its_end(world: World) -> None:
+    gate = world.adapters.gates["DeleteAdapter"] = asyncio.Event()
+    task = asyncio.create_task(world.client.delete("b"))
+    await world.adapters.until("DeleteAdapter")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gate.set()
+    await world.servers["gateway"].stop()
+    assert "b@1" not in world.stored | world.findable
+    assert world.executor.evicted

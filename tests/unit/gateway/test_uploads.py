@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from ramole.core.errors import AdapterRefused, RamoleError, Unavailable
+from ramole.v1 import adapters_pb2
+from support.gateway_world import World
+
+
+async def upload(world: World, folder: Path, adapter: str = "mine") -> str:
+    uploaded = await world.client.upload(folder, ["sample"], adapter=adapter)
+    return str(uploaded.record.ref)
+
+
+async def settled(world: World) -> None:
+    """Until no call runs anywhere."""
+    async with asyncio.timeout(20):
+        while any(server.inflight for server in world.servers.values()):  # noqa: ASYNC110  # no event tells
+            await asyncio.sleep(0.01)
+
+
+async def test_an_upload_is_stored_embedded_indexed_and_only_then_live(world: World, folder: Path) -> None:
+    uploaded = await world.client.upload(folder, ["sample"])
+    assert world.log == ["Put", "Embed", "Upsert", "Publish"]
+    assert str(uploaded.record.ref) == "default/mine@1"
+    assert uploaded.is_created
+    assert "mine@1" in world.live & world.findable
+
+
+async def test_a_new_version_takes_the_row_of_the_old_one(world: World, folder: Path) -> None:
+    assert await upload(world, folder, "a") == "default/a@2"
+    assert world.live >= {"a@1", "a@2"}
+    assert {row for row in world.findable if row.startswith("a@")} == {"a@2"}
+
+
+async def test_a_refused_upload_changes_nothing_and_says_why(world: World, folder: Path) -> None:
+    world.adapters.failures["Put"] = [AdapterRefused("uses DoRA", field="use_dora", remedy="train without it")]
+    before = world.stored, world.findable
+    with pytest.raises(AdapterRefused) as caught:
+        await upload(world, folder)
+    assert (caught.value.message, caught.value.field) == ("uses DoRA", "use_dora")
+    assert (world.stored, world.findable) == before
+
+
+@pytest.mark.parametrize("adapter", ["mine", "a"])
+@pytest.mark.parametrize("method", ["Embed", "Upsert", "Publish"])
+async def test_a_failure_at_any_later_step_leaves_nothing_behind(
+    world: World, folder: Path, method: str, adapter: str
+) -> None:
+    before = world.stored, world.findable
+    room = {"Embed": world.embedding, "Upsert": world.retrieval, "Publish": world.adapters}[method]
+    room.failures[method] = [Unavailable("down")] * 2  # the second one meets the retry
+    with pytest.raises(Unavailable, match="down"):
+        await upload(world, folder, adapter)
+    assert (world.stored, world.findable) == before
+    assert (await upload(world, folder, adapter)).startswith(f"default/{adapter}@")
+
+
+async def test_one_outage_of_a_step_is_survived(world: World, folder: Path) -> None:
+    world.retrieval.failures["Upsert"] = [Unavailable("restarting")]
+    await upload(world, folder)
+    assert "mine@1" in world.live & world.findable
+
+
+async def test_a_publication_whose_answer_is_lost_stays_findable(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = world.adapters.begin
+
+    async def begin_and_lose(method: str) -> None:
+        await begin(method)
+        if method == "Publish":
+            world.adapters.records["default", "mine", 1].state = adapters_pb2.ADAPTER_STATE_LIVE
+            raise RuntimeError("the answer is lost")
+
+    monkeypatch.setattr(world.adapters, "begin", begin_and_lose)
+    with pytest.raises(RamoleError):
+        await upload(world, folder)
+    assert "mine@1" in world.live & world.findable
+
+
+async def test_a_client_that_leaves_while_sending_leaves_nothing_behind(world: World, folder: Path) -> None:
+    from ramole.client.upload import upload_messages
+    from ramole.transport.caller import Caller
+    from ramole.transport.channels import Channels
+    from ramole.transport.picker import StaticPicker
+    from ramole.v1.gateway_pb2_grpc import GatewayStub
+
+    before = world.stored, world.findable
+    channels = Channels()
+    caller = Caller(StaticPicker(world.servers["gateway"].address), channels)
+    is_half_sent = asyncio.Event()
+
+    async def slow_messages():  # type: ignore[no-untyped-def]
+        async for message in upload_messages(folder, adapter="mine", samples=["sample"]):
+            yield message
+            if message.HasField("chunk"):
+                is_half_sent.set()
+                await asyncio.Event().wait()
+
+    task = asyncio.create_task(caller.upload(lambda c: GatewayStub(c).UploadAdapter, slow_messages()))
+    await is_half_sent.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await settled(world)
+    assert (world.stored, world.findable) == before
+    assert "Put" not in world.log
+    await channels.close()
+
+
+@pytest.mark.parametrize("method", ["Embed", "Upsert", "Publish"])
+async def test_a_client_that_leaves_later_has_uploaded_everything(world: World, folder: Path, method: str) -> None:
+    room = {"Embed": world.embedding, "Upsert": world.retrieval, "Publish": world.adapters}[method]
+    gate = room.gates[method] = asyncio.Event()
+    task = asyncio.create_task(upload(world, folder))
+    await room.until(method)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gate.set()
+    await settled(world)
+    await world.servers["gateway"].stop()  # waits for what has begun
+    assert "mine@1" in world.live & world.findable
+
+
+async def test_a_stopping_gateway_finishes_the_uploads_that_have_begun(world: World, folder: Path) -> None:
+    gate = world.retrieval.gates["Upsert"] = asyncio.Event()
+    task = asyncio.create_task(upload(world, folder))
+    await world.retrieval.until("Upsert")
+    stopping = asyncio.create_task(world.servers["gateway"].stop())
+    gate.set()
+    await stopping
+    assert await task == "default/mine@1"
+    assert "mine@1" in world.live & world.findable
+
+
+async def test_a_roll_back_that_fails_hides_nothing_of_the_first_error(world: World, folder: Path) -> None:
+    world.adapters.failures["Publish"] = [RuntimeError("disk full")]
+    world.adapters.failures["Discard"] = [Unavailable("down")] * 2
+    with pytest.raises(RamoleError, match="request id"):
+        await upload(world, folder)
+    assert "mine@1" not in world.findable

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from ramole.observability.logs import ACCESS_LOGGER, ROOT_LOGGER, setup_logging
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    loggers = [logging.getLogger(ROOT_LOGGER), logging.getLogger(ACCESS_LOGGER)]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield io.StringIO()
+    for logger, handlers, level, propagates in before:
+        logger.handlers[:], logger.propagate = handlers, propagates
+        logger.setLevel(level)
+
+
+def test_a_record_is_one_line_of_json_whatever_it_holds(stream: io.StringIO) -> None:
+    setup_logging(stream)
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        logging.getLogger("ramole.x").exception("bad\n%s", "ü", extra={"fields": {"request_id": "r", "odd": object()}})
+    (text,) = stream.getvalue().splitlines()
+    line = json.loads(text)
+    assert line["message"] == "bad\nü"
+    assert line["request_id"] == "r"
+    assert (line["level"], line["logger"]) == ("error", "ramole.x")
+    assert "ValueError: two\nlines" in line["traceback"]
+
+
+def test_levels_are_set_apart_and_setting_up_twice_logs_once(stream: io.StringIO) -> None:
+    setup_logging(stream)
+    setup_logging(stream, level="WARNING", access_level="ERROR")
+    logging.getLogger("ramole.x").info("no")
+    logging.getLogger(ACCESS_LOGGER).warning("no")
+    logging.getLogger("ramole.x").warning("yes")
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["yes"]

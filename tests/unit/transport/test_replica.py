@@ -1,0 +1,77 @@
+"""The hooks that Ray Serve calls, called as Serve calls them, without Serve."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ramole.core.errors import Unavailable
+from ramole.core.settings import ServerSettings
+from ramole.transport.replica import Replica, deployment_options
+from support.probe_service import ProbeService, call_unary, peers_at
+
+
+class Sick(ProbeService):
+    def check_health(self) -> None:
+        raise Unavailable("the engine has failed")
+
+
+async def replica_of(service: ProbeService, host: str = "127.0.0.1") -> Replica:
+    replica = Replica.__new__(Replica)
+    await replica.__init__(lambda: service, ServerSettings(host=host), lambda: "127.0.0.1")  # type: ignore[misc]
+    return replica
+
+
+@pytest.fixture
+async def replica() -> AsyncIterator[Replica]:
+    replica = await replica_of(ProbeService())
+    yield replica
+    drain = replica.__del__()
+    if drain is not None:
+        await drain
+
+
+async def test_a_replica_serves_where_its_metadata_says(replica: Replica) -> None:
+    peers = peers_at(replica.record_replica_metadata()["address"])
+    assert await call_unary(peers) == "x"
+    await peers.close()
+
+
+async def test_a_replica_on_all_interfaces_publishes_the_address_of_its_node() -> None:
+    replica = await replica_of(ProbeService(), host="0.0.0.0")
+    assert replica.address().startswith("127.0.0.1:")
+    drain = replica.__del__()
+    assert drain is not None
+    await drain
+
+
+async def test_a_replica_reports_load_and_residents(replica: Replica) -> None:
+    assert replica.record_routing_stats() == {"adapters": ["a"], "load": 2.0}
+    assert replica.record_autoscaling_stats() == {"load": 2.0}
+    replica.check_health()
+
+
+async def test_the_destructor_drains_once_and_the_replica_is_then_unhealthy() -> None:
+    service = ProbeService()
+    replica = await replica_of(service)
+    drain = replica.__del__()
+    assert drain is not None
+    await drain
+    assert not service.is_open
+    assert replica.__del__() is None
+    with pytest.raises(Unavailable):
+        replica.check_health()
+
+
+async def test_a_failed_engine_makes_the_replica_unhealthy() -> None:
+    replica = await replica_of(Sick())
+    with pytest.raises(Unavailable, match="engine"):
+        replica.check_health()
+    drain = replica.__del__()
+    assert drain is not None
+    await drain
+
+
+def test_serve_waits_longer_than_the_server_drains() -> None:
+    assert deployment_options("X", ServerSettings(grace_s=7))["graceful_shutdown_timeout_s"] > 7
