@@ -83,8 +83,21 @@ def make_world(num_slots: int = 9, max_rows: int = 8, token_budget: int = 64, nu
     model = tiny_llama()
     targets = [("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj", "o_proj"), ("_proj",), ("down_proj",)]
     adapters = {f"a{i}": random_adapter(model, i, [2, 4, 8][i % 3], targets[i % 4]) for i in range(num_adapters)}
+    return make_engine(model, adapters, num_slots=num_slots, max_rows=max_rows, token_budget=token_budget)
+
+
+def make_engine(
+    model: torch.nn.Module,
+    adapters: dict[str, AdapterWeights],
+    *,
+    router: AdapterWeights | None = None,
+    num_slots: int = 9,
+    max_rows: int = 8,
+    token_budget: int = 64,
+) -> World:
+    """A fresh engine over any model and adapters; no `router` = a random one."""
     runner = ModelRunner(
-        model, num_slots=num_slots, slot_rank=8, max_rows=max_rows, max_len=96, router=random_router(model)
+        model, num_slots=num_slots, slot_rank=8, max_rows=max_rows, max_len=96, router=router or random_router(model)
     )
     world = World(engine=None, adapters=adapters)  # type: ignore[arg-type]
     world.engine = Engine(
