@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 from typing import Any
@@ -52,9 +53,11 @@ class Sampler:
         return int(torch.multinomial(torch.softmax(scores[0], -1), 1, generator=self._generator))
 
 
-def needs_sampler(sampling: Sampling) -> bool:
-    """Whether plain greedy decoding is not what `sampling` asks for."""
-    return sampling.temperature > 0 or sampling.repetition_penalty != 1
+def make_sampler(sampling: Sampling, device: torch.device) -> Sampler | None:
+    """The random state that `sampling` asks for, with a random seed if it names none; None = plain greedy decoding."""
+    if sampling.temperature == 0 and sampling.repetition_penalty == 1:
+        return None
+    return Sampler(sampling, secrets.randbits(63) if sampling.seed is None else sampling.seed, device)
 
 
 def choose_tokens(logits: torch.Tensor, sequences: Ordered[Sequence]) -> list[Choice]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from ramole.core.composition import Composition
-from ramole.core.errors import Corrupt, Unavailable, WrongState
+from ramole.core.errors import Corrupt, Unavailable
 from ramole.core.settings import Settings
 from ramole.executor.codec import event_to_pb, expert_from_pb, status_to_pb
 from ramole.executor.engine import Engine
-from ramole.executor.text import TextCodec
+from ramole.executor.loading import load_runner
 from ramole.executor.worker import EngineWorker
 from ramole.lora.weights import AdapterWeights
 from ramole.transport.peers import Peers
@@ -23,7 +22,7 @@ from ramole.transport.values import composition_from_pb, sampling_from_pb
 from ramole.v1 import adapters_pb2, executor_pb2, executor_pb2_grpc
 
 if TYPE_CHECKING:
-    from ramole.executor.runner import ModelRunner
+    pass
 
 FETCH_TIMEOUT_S = 60.0
 
@@ -137,31 +136,3 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
         if size != len(data):
             raise Corrupt(f"{len(data)} of {size} bytes of adapter {digest[:12]} arrived", remedy="retry")
         return await asyncio.to_thread(read_adapter, config, bytes(data))
-
-
-def load_runner(settings: Settings) -> tuple[ModelRunner, TextCodec]:
-    """Loads everything that the engine needs. Blocks.
-
-    Raises:
-        WrongState: the base model or the router does not fit the settings.
-    """
-    import torch
-
-    from ramole.executor.runner import ModelRunner, load_model
-    from ramole.mixture.router import load_router
-
-    options = settings.executor
-    torch.set_num_threads(options.threads)
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise WrongState("no CUDA device", field="executor.device", remedy="set it to cpu")
-    model = load_model(settings.base_model, dtype=options.dtype, device=options.device)
-    codec = TextCodec.load(settings.base_model, model.generation_config)
-    runner = ModelRunner(
-        model,
-        num_slots=options.num_slots,
-        slot_rank=options.slot_rank,
-        max_rows=options.max_rows,
-        max_len=options.max_len,
-        router=load_router(Path(options.router)) if options.router else None,
-    )
-    return runner, codec

@@ -21,14 +21,19 @@ class TextStream:
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._stop = tuple(stop)
         self._held = ""
-        self.is_stopped = False
+        self._is_stopped = False
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop string is complete."""
+        return self._is_stopped
 
     def push(self, token: int) -> str:
         """Takes one token, returns the text that is now certain. Sets `is_stopped` when a stop string is complete."""
         self._held += self._decoder.step(self._tokenizer, token) or ""
         ends = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if ends:
-            self.is_stopped = True
+            self._is_stopped = True
             return self._release(min(ends), drop_rest=True)
         return self._release(len(self._held) - self._possible_stop())
 

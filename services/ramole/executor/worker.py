@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
@@ -20,7 +19,7 @@ from ramole.core.composition import Composition, Expert
 from ramole.core.errors import RamoleError, Unavailable
 from ramole.core.sampling import Sampling
 from ramole.executor.engine import Engine, Update
-from ramole.executor.sampler import Sampler, needs_sampler
+from ramole.executor.sampler import make_sampler
 from ramole.executor.sequence import FinishReason, Sequence
 from ramole.executor.text import TextCodec, TextStream
 
@@ -106,7 +105,7 @@ class EngineWorker:
             experts=experts,
             composition=composition,
             arrived_s=arrived_s,
-            sampler=self._sampler(sampling),
+            sampler=make_sampler(sampling, self._engine.device),
             wants_logprobs=sampling.logprobs,
         )
         client = _Client(asyncio.Queue(), self._codec.stream(sampling.stop))
@@ -121,12 +120,6 @@ class EngineWorker:
                     return
         finally:
             self._call(lambda: self._drop(sequence.id))
-
-    def _sampler(self, sampling: Sampling) -> Sampler | None:
-        if not needs_sampler(sampling):
-            return None
-        seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-        return Sampler(sampling, seed, self._engine.device)
 
     async def evict(self, digests: Collection[str], *, abort: bool) -> int:
         """Drops adapters from the device; see Engine.evict."""

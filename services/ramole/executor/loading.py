@@ -1,0 +1,41 @@
+"""From settings to a runner and its tokenizer. Blocks while weights are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ramole.core.errors import WrongState
+from ramole.core.settings import Settings
+from ramole.executor.text import TextCodec
+
+if TYPE_CHECKING:
+    from ramole.executor.runner import ModelRunner
+
+
+def load_runner(settings: Settings) -> tuple[ModelRunner, TextCodec]:
+    """Loads everything that the engine needs. Blocks.
+
+    Raises:
+        WrongState: the base model or the router does not fit the settings.
+    """
+    import torch
+
+    from ramole.executor.runner import ModelRunner, load_model
+    from ramole.mixture.router import load_router
+
+    options = settings.executor
+    torch.set_num_threads(options.threads)
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise WrongState("no CUDA device", field="executor.device", remedy="set it to cpu")
+    model = load_model(settings.base_model, dtype=options.dtype, device=options.device)
+    codec = TextCodec.load(settings.base_model, model.generation_config)
+    runner = ModelRunner(
+        model,
+        num_slots=options.num_slots,
+        slot_rank=options.slot_rank,
+        max_rows=options.max_rows,
+        max_len=options.max_len,
+        router=load_router(Path(options.router)) if options.router else None,
+    )
+    return runner, codec
