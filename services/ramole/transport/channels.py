@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 
+from ramole.transport.poller import keep_poller
 from ramole.transport.server import MAX_MESSAGE_BYTES
 
 _OPTIONS = (
@@ -23,6 +24,7 @@ class Channels:
     """Opens channels on demand. Belongs to one event loop."""
 
     def __init__(self) -> None:
+        keep_poller()
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     def get(self, address: str) -> grpc.aio.Channel:

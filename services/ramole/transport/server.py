@@ -13,6 +13,7 @@ from ramole.core.errors import WrongState
 from ramole.core.settings import ServerSettings
 from ramole.observability.metrics import RpcMetrics
 from ramole.transport.interceptors import Admission, ServerInterceptor
+from ramole.transport.poller import keep_poller
 from ramole.transport.service import Service
 
 MAX_MESSAGE_BYTES = 4 * 2**20
@@ -85,6 +86,7 @@ class GrpcServer:
             WrongState: the port is taken.
             RamoleError: whatever the service's own start raises; nothing is left running then.
         """
+        keep_poller()
         interceptor = ServerInterceptor(self._admission, self._metrics, self._default_timeout_s)
         server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
         self._service.register(server)
