@@ -39,6 +39,8 @@ app = typer.Typer(
 )
 zoo_app = typer.Typer(help="The self-made world that ships with the package.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
+bench_app = typer.Typer(help="Measurements beside the peers, as ratios.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 Address = Annotated[str, typer.Option(help="Public port of the server.", envvar="RAMOLE_ADDRESS")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -344,3 +346,31 @@ def zoo_build(
 
         zoo = build(out, seed=seed, log=log)
     print(f"{len(zoo.adapters)} adapters of {zoo.base_id} in {out}")
+
+
+@bench_app.command("executor")
+def bench_executor(
+    quick: Annotated[bool, typer.Option("--quick", help="The summary's cases only, in minutes.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Torch threads for everybody.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the engine beside its peers: interleaved rounds, medians, ratios."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from ramole.bench.executor import run_executor_bench
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+        result = run_executor_bench(
+            quick=quick,
+            device=device,
+            threads=threads,
+            progress=lambda name: progress.update(task, description=name),
+        )
+    if as_json:
+        print(json.dumps(result))
+        return
+    for name, value in result["summary"].items():
+        print(f"{name:32s} {'not measured' if value is None else f'{value:.2f}'}")

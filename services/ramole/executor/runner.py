@@ -15,6 +15,7 @@ from ramole.executor.scheduler import Schedule
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
+from ramole.mixture.native import load_kernel
 from ramole.mixture.plan import RequestMixture, StepPlan, build_step_plan
 
 
@@ -47,7 +48,9 @@ class ModelRunner:
         self.model = model.eval().requires_grad_(False)
         self.model.set_attn_implementation(attention.install())  # type: ignore[operator]
         router_rank = router.rank if router else 1
-        self.mixture = Mixture(model, SlotShape(num_slots, slot_rank, router_rank), router)
+        # Compiled here, so that no request ever waits for it.
+        kernel = load_kernel() if self.device.type == "cpu" and weight.dtype is torch.float32 else None
+        self.mixture = Mixture(model, SlotShape(num_slots, slot_rank, router_rank), router, kernel)
         self.kv = KvRows(
             num_layers=config.num_hidden_layers,
             num_rows=max_rows,

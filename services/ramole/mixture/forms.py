@@ -23,7 +23,8 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from ramole.mixture.plan import BoolArray
+from ramole.mixture.native import NativeModule
+from ramole.mixture.plan import IntArray
 from ramole.mixture.step import ExpertRows, Step
 
 
@@ -33,7 +34,8 @@ class SlotTensors(Protocol):
     index: int
     lora_a: torch.Tensor  # [S, R, d]
     lora_b: torch.Tensor  # [S, R, o], B^T with all scaling folded in
-    touched: BoolArray  # [S], on the host: which slots touch this module
+    ranks: IntArray  # [S], on the host: 0 where a slot does not touch this module
+    native: NativeModule | None  # None where the kernel cannot read these tensors
 
     @property
     def router_a(self) -> torch.Tensor:
@@ -77,29 +79,36 @@ def route(q: torch.Tensor, coupling: torch.Tensor, u: torch.Tensor) -> torch.Ten
 
 
 def add_segments(x: torch.Tensor, y: torch.Tensor, module: SlotTensors, step: Step, first: int) -> None:
-    """Adds the update of the requests from `first` on, request by request: two GEMMs of rank k R each.
+    """Adds the update of the requests from `first` on, request by request.
 
     Args:
         x: [T, d]. y: [T, o], changed in place.
     """
-    rank = module.lora_a.shape[1]
-    segments = step.plan.segments
     for i in range(first, step.plan.num_requests):
-        num_experts = int((step.plan.slots[i] != 0).sum())
-        if not module.touched[step.plan.slots[i]].any():
-            continue
-        rows = _cut(step.rows[i : i + 1], num_experts)
-        slots = rows.slots[0]
-        start, stop = segments[i]
-        xs = x[start:stop]
-        u = (xs @ module.lora_a[slots].flatten(0, 1).T).view(-1, num_experts, rank)
-        scores = None
-        if step.plan.is_routed[i]:
-            scores = route(xs @ module.router_a.T, module.coupling(slots).unsqueeze(0), u)
-        a = expert_weights(scores, rows).expand(stop - start, -1)
-        h = combine(u, a, rows)
-        y[start:stop] += h.flatten(1) @ module.lora_b[slots].flatten(0, 1)
-        step.record(module.index, i, _pad(a.sum(0, keepdim=True), step.plan.slots.shape[1]))
+        add_segment(x, y, module, step, i)
+
+
+def add_segment(x: torch.Tensor, y: torch.Tensor, module: SlotTensors, step: Step, i: int) -> None:
+    """Adds the update of request i: two GEMMs of rank k R.
+
+    Args:
+        x: [T, d]. y: [T, o], changed in place.
+    """
+    if not module.ranks[step.plan.slots[i]].any():
+        return
+    num_experts = int((step.plan.slots[i] != 0).sum())
+    rows = _cut(step.rows[i : i + 1], num_experts)
+    slots = rows.slots[0]
+    start, stop = step.segments[i]
+    xs = x[start:stop]
+    u = (xs @ module.lora_a[slots].flatten(0, 1).T).view(-1, num_experts, module.lora_a.shape[1])
+    scores = None
+    if step.plan.is_routed[i]:
+        scores = route(xs @ module.router_a.T, module.coupling(slots).unsqueeze(0), u)
+    a = expert_weights(scores, rows).expand(stop - start, -1)
+    h = combine(u, a, rows)
+    y[start:stop] += h.flatten(1) @ module.lora_b[slots].flatten(0, 1)
+    step.record(module.index, i, _pad(a.sum(0, keepdim=True), step.plan.slots.shape[1]))
 
 
 def add_decode(x: torch.Tensor, y: torch.Tensor, module: SlotTensors, step: Step) -> None:
@@ -114,7 +123,7 @@ def add_decode(x: torch.Tensor, y: torch.Tensor, module: SlotTensors, step: Step
     n = step.plan.num_decode
     num_slots, rank, _ = module.lora_a.shape
     rows = step.rows[:n]
-    if not module.touched[step.plan.slots[:n]].any():
+    if not module.ranks[step.plan.slots[:n]].any():
         return
     shrunk = x[:n] @ module.lora_a[step.decode_adapters].flatten(0, 1).T
     columns = step.decode_columns.unsqueeze(-1).expand(-1, -1, rank)
@@ -131,12 +140,20 @@ def add_decode(x: torch.Tensor, y: torch.Tensor, module: SlotTensors, step: Step
 
 
 def add_mixture(x: torch.Tensor, y: torch.Tensor, module: SlotTensors, step: Step) -> None:
-    """Adds the whole step's update to y: decode rows together, longer segments one by one."""
-    plan = step.plan
-    decode_together = plan.num_decode > 1 and not module.router_a.requires_grad
-    if decode_together:
+    """Adds the whole step's update to y. Which form computes which request is decided here and nowhere else.
+
+    Short segments: the kernel, where it can; else decode rows together. Longer segments: GEMMs, one by one.
+    """
+    is_trained = module.router_a.requires_grad
+    if step.native and module.native and not is_trained and not y.requires_grad and NativeModule.fits(x, y):
+        step.native.add(module.native, x, y)
+        for i in step.native.others:
+            add_segment(x, y, module, step, i)
+    elif step.plan.num_decode > 1 and not is_trained:
         add_decode(x, y, module, step)
-    add_segments(x, y, module, step, plan.num_decode if decode_together else 0)
+        add_segments(x, y, module, step, step.plan.num_decode)
+    else:
+        add_segments(x, y, module, step, 0)
 
 
 def _cut(rows: ExpertRows, k: int) -> ExpertRows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from ramole.lora.weights import LoraPair
 from ramole.mixture.forms import add_mixture
+from ramole.mixture.native import NativeModule
 from ramole.mixture.step import StepContext
 
 
@@ -27,7 +28,8 @@ class MixtureLinear(nn.Module):
     """y = base(x) + the mixture of the step's experts. Does nothing but the base when no step is running.
 
     Tensors: `lora_a` [S, R, d], `lora_b` [S, R, o], `c` [S, Q, R]; router: `router_a` [Q, d], `router_b` [o, Q].
-    Ranks below R are padded with zero rows, which add nothing. `touched` [S], on the host, says which slots are in use.
+    Ranks below R are padded with zero rows, which add nothing. `ranks` [S], on the host, holds the rank in each slot,
+    0 where it is empty. `native` is where the kernel finds all this; None where it cannot read it.
     """
 
     lora_a: torch.Tensor
@@ -61,7 +63,8 @@ class MixtureLinear(nn.Module):
         self.register_buffer("c", zeros(num_slots, q, rank), persistent=False)
         self.router_a = nn.Parameter(zeros(q, d), requires_grad=False)
         self.router_b = nn.Parameter(zeros(o, q), requires_grad=False)
-        self.touched = np.zeros(num_slots, np.bool_)
+        self.ranks = np.zeros(num_slots, np.int64)
+        self.native = self._native()
 
     @property
     def weight(self) -> torch.Tensor:
@@ -80,14 +83,14 @@ class MixtureLinear(nn.Module):
         self.lora_a[slot, : pair.rank] = pair.a
         self.lora_b[slot, : pair.rank] = pair.b.T
         self.c[slot] = self._couple(self.lora_b[slot])
-        self.touched[slot] = True
+        self.ranks[slot] = pair.rank
 
     @torch.no_grad()
     def clear(self, slot: int) -> None:
         """Zeroes a slot: what is not in use must not be able to leak."""
         for tensor in (self.lora_a, self.lora_b, self.c):
             tensor[slot] = 0
-        self.touched[slot] = False
+        self.ranks[slot] = 0
 
     @torch.no_grad()
     def set_router(self, pair: LoraPair) -> None:
@@ -103,6 +106,16 @@ class MixtureLinear(nn.Module):
     def _couple(self, lora_b: torch.Tensor) -> torch.Tensor:
         # Float32 whatever the storage: C multiplies two rounded factors already.
         return torch.einsum("oq,...ro->...qr", self.router_b.float(), lora_b.float()).to(lora_b.dtype)
+
+    def _native(self) -> NativeModule | None:
+        tensors = (self.lora_a, self.lora_b, self.c, self.router_a)
+        return NativeModule(*tensors, self.ranks, self.index) if NativeModule.fits(*tensors) else None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Moving or converting a module replaces its tensors: their addresses change."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.native = self._native()
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., d] -> [..., o]; the leading axes are the T packed tokens of the running step."""

@@ -14,6 +14,7 @@ from torch import nn
 from ramole.core.errors import LimitExceeded, WrongState
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.layer import MixtureLinear, SlotShape
+from ramole.mixture.native import Kernel, NativeStep
 from ramole.mixture.plan import NO_SLOT, BoolArray, StepPlan
 from ramole.mixture.step import Step, StepContext
 from ramole.mixture.surgery import find_module, replace_module, widths_of
@@ -24,12 +25,15 @@ _LAYER = re.compile(r"\.(\d+)\.")
 class Mixture:
     """Owns the wrapped modules of `model`. A module is wrapped when the first adapter (or `wrap`) names it."""
 
-    def __init__(self, model: nn.Module, shape: SlotShape, router: AdapterWeights | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, shape: SlotShape, router: AdapterWeights | None = None, kernel: Kernel | None = None
+    ) -> None:
         """
         Args:
             model: the frozen base model, changed in place as modules are wrapped.
             shape: sizes of the slots.
             router: the RouterLoRA as (A_r, B_r) pairs; modules without a pair weigh uniformly.
+            kernel: `native.load_kernel()`, for short segments in float32 on the CPU; None = torch only.
 
         Raises:
             WrongState: the router does not fit the model or `shape`.
@@ -39,6 +43,7 @@ class Mixture:
         self._model = model
         self._context = StepContext()
         self._router = router
+        self._kernel = kernel
         for name, pair in router.pairs.items() if router else ():
             d, o = widths_of(find_module(model, name), name)
             if pair.a.shape != (shape.router_rank, d) or pair.b.shape != (o, shape.router_rank):
@@ -108,10 +113,22 @@ class Mixture:
     @contextmanager
     def running(self, plan: StepPlan) -> Iterator[Step | None]:
         """Makes the next forward of the model compute `plan`. Yields the step, or None when nobody uses adapters."""
-        device = next(self._model.parameters()).device
-        step = Step.build(plan, device) if plan.num_adapters else None
+        step = self.step(plan) if plan.num_adapters else None
         with self._context.running(step):
             yield step
+
+    def step(self, plan: StepPlan) -> Step:
+        """Lays a plan out for the device and for the forms that this mixture has."""
+        step = Step.build(plan, next(self._model.parameters()).device)
+        if self._kernel is not None:
+            step.native = NativeStep(
+                self._kernel,
+                plan,
+                num_modules=len(self.modules),
+                slot_rank=self.shape.slot_rank,
+                router_rank=self.shape.router_rank,
+            )
+        return step
 
     def usage(self, step: Step) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """What the experts of a step that has run really got.
@@ -130,8 +147,10 @@ class Mixture:
         for name, module in self.modules.items():
             layer = layers[name]
             at = num_layers if layer is None else layer
-            touched: BoolArray = np.asarray(module.touched[plan.slots].any(1))
+            touched: BoolArray = np.asarray(module.ranks[plan.slots].any(1))
             counts[at] += np.where(touched, lengths, 0)
+            if step.native is not None:
+                weights[at] += step.native.usage[module.index]
             if (recorded := step.usage.get(module.index)) is not None:
                 # Decode rows are computed together, also those whose own experts do not touch this module.
                 weights[at] += recorded.double().cpu().numpy() * touched[:, None]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ramole.mixture.native import NativeStep
 from ramole.mixture.plan import StepPlan
 
 
@@ -50,9 +51,11 @@ class Step:
         rows: one row for each request, [b, k].
         decode_adapters: slots of the unique adapters of the decode rows, [p_decode].
         decode_columns: index into `decode_adapters` for each decode row and expert, [num_decode, k].
-        any_routed: whether the router must run for decode rows, and for each request.
+        decode_is_routed: whether the router must run for decode rows.
+        segments: first and one-past-last token of each request.
         usage: the weights that the experts got, summed over the tokens of each request:
-            module index -> [b, k], filled during the forward.
+            module index -> [b, k], filled by the torch forms during the forward.
+        native: the same plan for the kernel; None where there is none. It keeps a usage of its own.
     """
 
     plan: StepPlan
@@ -60,7 +63,9 @@ class Step:
     decode_adapters: torch.Tensor
     decode_columns: torch.Tensor
     decode_is_routed: bool
+    segments: list[tuple[int, int]]
     usage: dict[int, torch.Tensor] = field(default_factory=dict)
+    native: NativeStep | None = None
 
     @classmethod
     def build(cls, plan: StepPlan, device: torch.device) -> Step:
@@ -83,6 +88,7 @@ class Step:
             decode_adapters=adapters.to(device),
             decode_columns=columns.to(device),
             decode_is_routed=bool(plan.is_routed[: plan.num_decode].any()),
+            segments=plan.segments,
         )
 
     def record(self, module: int, first: int, weights: torch.Tensor) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,11 +15,27 @@ from ramole.core.composition import Composition, Expert, Merge, Weighting
 from ramole.lora.weights import AdapterWeights, LoraPair
 from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
+from ramole.mixture.native import Kernel, load_kernel
 from ramole.mixture.plan import RequestMixture, build_step_plan
 from ramole.mixture.reference import reference_update
 
 D, WIDTH, Q, SLOTS, RANK = 12, 10, 4, 9, 6
 NAME = "layers.0.proj"
+
+
+class Forms:
+    """Which forms `build` gives its mixtures: torch's only, or the kernel as well."""
+
+    kernel: Kernel | None = None
+
+
+@pytest.fixture(params=["torch", "native"], scope="module", autouse=True)
+def forms(request: pytest.FixtureRequest) -> Iterator[None]:
+    Forms.kernel = load_kernel() if request.param == "native" else None
+    if request.param == "native" and Forms.kernel is None:
+        pytest.skip("numba does not work here: THE NATIVE FORM IS NOT TESTED")
+    yield
+    Forms.kernel = None
 
 
 class OneLinear(nn.Module):
@@ -40,7 +59,7 @@ def build(ranks: dict[int, int], seed: int = 0) -> tuple[OneLinear, Mixture, dic
     torch.manual_seed(seed)
     model = OneLinear().requires_grad_(False)
     router = LoraPair(torch.randn(Q, D), torch.randn(WIDTH, Q))
-    mixture = Mixture(model, SlotShape(SLOTS, RANK, Q), AdapterWeights({NAME: router}))
+    mixture = Mixture(model, SlotShape(SLOTS, RANK, Q), AdapterWeights({NAME: router}), Forms.kernel)
     mixture.wrap(NAME)
     pairs: dict[int, LoraPair | None] = {}
     for slot, rank in ranks.items():

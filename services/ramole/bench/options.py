@@ -1,0 +1,242 @@
+"""What a benchmark of the executor measures: sizes of bases, batches and adapters. No measuring here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+QUERY_VALUE = ("q_proj", "v_proj")  # what the paper's adapters touch
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Peer(StrEnum):
+    """Who runs beside the engine.
+
+    NO_ADAPTERS is the same engine with the same wrapped modules and requests that name no adapter; PLAIN an engine over
+    a model without any wrapped module.
+    """
+
+    NO_ADAPTERS = "no_adapters"
+    PLAIN = "plain"
+    PEFT_MIXED = "peft_mixed"
+    PEFT_ONE_BY_ONE = "peft_one_by_one"
+    PEFT_ARROW = "peft_arrow"
+    TRANSFORMERS_CB = "transformers_continuous_batching"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseSize:
+    """A Llama with random weights."""
+
+    hidden: int
+    num_layers: int
+    vocab_size: int = 512
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of width 64, as in small Llamas; one head when the model is narrower."""
+        return max(1, self.hidden // 64)
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Two query heads share one key head."""
+        return max(1, self.num_heads // 2)
+
+    @property
+    def intermediate(self) -> int:
+        """Width of the feed-forward part."""
+        return 2 * self.hidden
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCase:
+    """One batch through whole engines.
+
+    Attributes:
+        name: how the report calls it.
+        num_requests, num_adapters, k: b, p and k; request i uses adapters i k, i k + 1, ... modulo p.
+        rank: r of every adapter, and of the slots.
+        prompt_tokens: shortest and longest prompt.
+        arrivals_per_step: requests that arrive before each step; 0 = all before the first.
+        peers: who runs beside it.
+        rounds: interleaved repetitions after one that is not counted.
+        num_alone: how many requests are also run alone, to compare their tokens.
+    """
+
+    name: str
+    base: BaseSize
+    num_requests: int
+    num_adapters: int
+    k: int
+    rank: int = 8
+    targets: tuple[str, ...] = ALL_LINEAR
+    router_rank: int = 8
+    prompt_tokens: tuple[int, int] = (8, 48)
+    new_tokens: int = 32
+    arrivals_per_step: int = 0
+    peers: tuple[Peer, ...] = (Peer.NO_ADAPTERS,)
+    rounds: int = 5
+    num_alone: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleCase:
+    """One wrapped module of widths d = o, with a router when k > 1.
+
+    Attributes:
+        tokens_per_request: 1 is decode, more is prefill.
+        repeats: calls timed together in each round.
+    """
+
+    name: str
+    width: int
+    num_requests: int
+    tokens_per_request: int
+    num_adapters: int
+    k: int
+    rank: int = 8
+    router_rank: int = 8
+    rounds: int = 7
+    repeats: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SlotCase:
+    """A stream of requests whose adapters do not all fit the device.
+
+    Attributes:
+        num_adapters: the working set; compared are `num_adapters` slots and half as many.
+        load: arrival rate as a share of what the engine sustains with everything resident.
+        is_zipf: popularity 1 / rank instead of uniform.
+        num_requests: length of the stream in each round.
+    """
+
+    name: str
+    base: BaseSize
+    num_adapters: int
+    k: int
+    rank: int = 8
+    targets: tuple[str, ...] = ALL_LINEAR
+    router_rank: int = 8
+    prompt_tokens: tuple[int, int] = (8, 48)
+    new_tokens: int = 16
+    num_requests: int = 60
+    max_rows: int = 16
+    load: float = 0.5
+    is_zipf: bool = True
+    rounds: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """All cases of one run. The named ones feed the summary; `overheads` compare the compute forms at decode."""
+
+    k1: EngineCase
+    k3: EngineCase
+    idle: EngineCase
+    prefill: ModuleCase
+    decode: ModuleCase
+    overheads: tuple[ModuleCase, ...]
+    slots: SlotCase
+    more_engines: tuple[EngineCase, ...] = ()
+    more_modules: tuple[ModuleCase, ...] = ()
+    more_slots: tuple[SlotCase, ...] = ()
+
+    @property
+    def num_cases(self) -> int:
+        """How often `progress` is called."""
+        return 6 + len(self.overheads) + len(self.more_engines) + len(self.more_modules) + len(self.more_slots)
+
+
+SMALL, MIDDLE, LARGE = BaseSize(512, 4), BaseSize(1024, 4), BaseSize(2048, 2)
+
+
+def quick_options() -> BenchOptions:
+    """Every summary figure, in about two minutes on two cores."""
+    k1 = EngineCase(
+        "k1_p32_h512",
+        SMALL,
+        num_requests=32,
+        num_adapters=32,
+        k=1,
+        peers=(Peer.NO_ADAPTERS, Peer.PEFT_MIXED),
+        new_tokens=24,
+        rounds=3,
+    )
+    return BenchOptions(
+        k1=k1,
+        k3=EngineCase("k3_p32_h1024", MIDDLE, num_requests=32, num_adapters=32, k=3, new_tokens=16, rounds=4),
+        idle=replace(k1, name="idle_h512", peers=(Peer.NO_ADAPTERS, Peer.PLAIN), num_alone=0, rounds=6),
+        prefill=ModuleCase(
+            "prefill_d1024", 1024, num_requests=32, tokens_per_request=32, num_adapters=32, k=3, rounds=5
+        ),
+        decode=ModuleCase(
+            "decode_d1024", 1024, num_requests=32, tokens_per_request=1, num_adapters=32, k=3, repeats=5, rounds=9
+        ),
+        overheads=tuple(
+            ModuleCase(f"overhead_d{d}", d, num_requests=32, tokens_per_request=1, num_adapters=32, k=3, repeats=20)
+            for d in (512, 1024)
+        ),
+        slots=SlotCase("slots_zipf_k3", SMALL, num_adapters=32, k=3),
+        more_engines=(replace(k1, name="k1_p32_h512_qv", targets=QUERY_VALUE, peers=(Peer.NO_ADAPTERS,)),),
+    )
+
+
+def full_options() -> BenchOptions:
+    """The quick cases with more rounds, and the grid around them."""
+    quick = quick_options()
+    everyone = (Peer.NO_ADAPTERS, Peer.PEFT_MIXED, Peer.PEFT_ONE_BY_ONE, Peer.TRANSFORMERS_CB)
+    engines = [
+        EngineCase(
+            f"b{b}_p{p}_k{k}_r{r}_h{base.hidden}{'_staggered' if arrivals else ''}",
+            base,
+            num_requests=b,
+            num_adapters=p,
+            k=k,
+            rank=r,
+            arrivals_per_step=arrivals,
+            new_tokens=16,
+            peers=everyone[: 3 if b == 8 else 2] if k == 1 and not arrivals else (Peer.NO_ADAPTERS,),
+        )
+        for base in (SMALL, MIDDLE, LARGE)
+        for b, p, k, r, arrivals in (
+            (1, 1, 1, 16, 0),
+            (8, 8, 1, 8, 0),
+            (8, 8, 3, 8, 0),
+            (32, 8, 3, 8, 0),
+            (32, 32, 1, 16, 0),
+            (32, 96, 3, 8, 0),
+            (32, 96, 3, 16, 0),
+            (32, 32, 3, 8, 4),
+        )
+    ]
+    arrow = EngineCase("arrow_b8_p8_k3_h512", SMALL, num_requests=8, num_adapters=8, k=3, peers=(Peer.PEFT_ARROW,))
+    modules = [
+        ModuleCase(
+            f"t{b * n}_p{p}_k{k}_r{r}_d{d}",
+            d,
+            num_requests=b,
+            tokens_per_request=n,
+            num_adapters=p,
+            k=k,
+            rank=r,
+            repeats=1 if n > 1 else 10,
+        )
+        for d in (512, 1024, 2048)
+        for r in (8, 16)
+        for b, n, p, k in ((1, 1, 1, 1), (8, 1, 8, 3), (32, 1, 32, 1), (32, 1, 96, 3), (32, 32, 8, 3), (32, 32, 96, 3))
+    ]
+    return replace(
+        quick,
+        k1=replace(quick.k1, peers=everyone, new_tokens=32, rounds=7),
+        k3=replace(quick.k3, new_tokens=32, rounds=7),
+        idle=replace(quick.idle, rounds=15),
+        prefill=replace(quick.prefill, tokens_per_request=64),
+        slots=replace(quick.slots, num_requests=300),
+        more_engines=(*quick.more_engines, *engines, arrow),
+        more_modules=tuple(modules),
+        more_slots=tuple(
+            replace(quick.slots, name=f"slots_{'zipf' if z else 'uniform'}_k{k}_load{load}", is_zipf=z, k=k, load=load)
+            for z, k, load in ((False, 1, 0.5), (False, 3, 0.5), (True, 1, 0.5), (True, 3, 0.8))
+        ),
+    )

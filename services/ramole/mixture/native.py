@@ -1,0 +1,116 @@
+"""The native form: one call of machine code computes the whole update of one module for the short segments of a step.
+
+The torch forms issue a dozen operations for each module and step, which at decode cost more than their arithmetic.
+Here a module and a step are described once, as tables of addresses, and a call passes two tables and two tensors.
+Each token reads its own experts' slots and only the rows that their ranks fill, so its result does not depend on what
+else is in the batch, to the bit. Float32 on the CPU; numba compiles the code (`native_kernel`) when an engine starts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ramole.mixture.plan import IntArray, StepPlan
+
+# Longer segments are faster as two GEMMs (measured at hidden 512..2048, k = 3, r = 16).
+MAX_SEGMENT_TOKENS = 8
+
+Kernel = Callable[[int, int, int, int, int, int, int], None]
+
+_log = logging.getLogger(__name__)
+
+
+@functools.cache
+def load_kernel() -> Kernel | None:
+    """Compiles the kernel, or loads it from numba's cache on disk. Takes seconds the first time: call it at start.
+
+    Returns:
+        `native_kernel.add_rows` over addresses, or None when numba does not work here.
+    """
+    try:
+        import numba
+
+        from ramole.mixture import native_kernel
+    except ImportError as error:
+        _log.warning("no native kernel, the mixture runs on torch operations: %s", error)
+        return None
+    options: dict[str, Any] = {"fastmath": native_kernel.FASTMATH}
+    try:
+        compiled = numba.cfunc(native_kernel.SIGNATURE, cache=True, **options)(native_kernel.add_rows)
+    except RuntimeError as error:  # neither the package's folder nor the user's cache folder can be written
+        _log.info("the native kernel is compiled at every start: %s", error)
+        compiled = numba.cfunc(native_kernel.SIGNATURE, **options)(native_kernel.add_rows)
+    # A call through CFUNCTYPE releases the interpreter lock. The function object owns the machine code.
+    pointers, sizes = [ctypes.c_void_p] * 5, [ctypes.c_int64] * 2
+    kernel: Any = ctypes.CFUNCTYPE(None, *pointers, *sizes)(compiled.address)
+    kernel.compiled = compiled
+    return kernel  # type: ignore[no-any-return]
+
+
+class NativeModule:
+    """Where the tensors of one wrapped module lie. Holds them, so that the addresses stay valid."""
+
+    def __init__(
+        self,
+        lora_a: torch.Tensor,
+        lora_b: torch.Tensor,
+        c: torch.Tensor,
+        router_a: torch.Tensor,
+        ranks: IntArray,
+        index: int,
+    ) -> None:
+        """Shapes as in `MixtureLinear`; float32, contiguous, on the CPU (see `fits`)."""
+        self._owned = (lora_a, lora_b, c, router_a, ranks, index)
+        (_, slot_rank, d), o, router_rank = lora_a.shape, lora_b.shape[2], router_a.shape[0]
+        tensors = (lora_a, lora_b, c, router_a)
+        self._table = np.array(
+            [*(t.data_ptr() for t in tensors), ranks.ctypes.data, d, o, slot_rank, router_rank, index], np.int64
+        )
+        self.address = self._table.ctypes.data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of a model has its own tensors, thus its own addresses.
+        return NativeModule, self._owned
+
+    @staticmethod
+    def fits(*tensors: torch.Tensor) -> bool:
+        """Whether the kernel can read these tensors in place."""
+        return all(t.dtype is torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
+
+
+class NativeStep:
+    """One step as the kernel reads it.
+
+    Attributes:
+        others: requests that the kernel leaves to the torch forms, in packed order.
+        usage: [modules, b, k], what the experts got, summed over the tokens of each request.
+    """
+
+    def __init__(self, kernel: Kernel, plan: StepPlan, *, num_modules: int, slot_rank: int, router_rank: int) -> None:
+        """Lays a plan out for modules of the given ranks."""
+        b, k = plan.slots.shape
+        lengths = np.array(plan.lengths, np.int64)
+        is_short = lengths <= MAX_SEGMENT_TOKENS
+        self.others: list[int] = np.flatnonzero(~is_short).tolist()
+        self.usage: npt.NDArray[np.float32] = np.zeros((num_modules, b, k), np.float32)
+        self._kernel = kernel
+        self._scratch = np.empty(2 * k * slot_rank + 2 * router_rank + slot_rank + k, np.int64)
+        requests = np.flatnonzero(is_short & (plan.slots != 0).any(1))
+        flags = np.stack([plan.is_routed, plan.is_explicit, plan.merges_parameters], 1).astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._owned = (requests, starts, plan.slots, flags, plan.logits, plan.weights, plan.scales, self.usage)
+        self._table = np.array([*(array.ctypes.data for array in self._owned), b, k], np.int64)
+        self._call = (self._table.ctypes.data, self._scratch.ctypes.data, len(requests))
+
+    def add(self, module: NativeModule, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Adds the update of the short segments to y [T, o], in place, from x [T, d]; both must fit the kernel."""
+        step, scratch, num_requests = self._call
+        self._kernel(module.address, step, x.data_ptr(), y.data_ptr(), scratch, 0, num_requests)
