@@ -100,7 +100,7 @@ class ServePicker:
             try:
                 async with asyncio.timeout(current_call().budget_s(self._max_wait_s)):
                     address = await self._choose(ticket)
-            except TimeoutError as error:
+            except (TimeoutError, *_not_yet()) as error:
                 raise self._unavailable() from error
             yield address
         finally:
@@ -111,7 +111,7 @@ class ServePicker:
         try:
             async with asyncio.timeout(current_call().budget_s(self._max_wait_s)):
                 return tuple(await self._connect().broadcast("address").results_async())
-        except TimeoutError as error:
+        except (TimeoutError, *_not_yet()) as error:
             raise self._unavailable() from error
 
     async def _choose(self, ticket: Ticket) -> str:
@@ -130,3 +130,10 @@ class ServePicker:
 
     def _unavailable(self) -> Unavailable:
         return Unavailable(f"no replica of {self._app} runs", remedy="retry with back-off")
+
+
+def _not_yet() -> tuple[type[Exception], ...]:
+    """What a handle raises at once, instead of waiting, while the first replica of its deployment still starts."""
+    from ray.serve.exceptions import DeploymentUnavailableError
+
+    return (DeploymentUnavailableError,)
