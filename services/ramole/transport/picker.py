@@ -100,7 +100,7 @@ class ServePicker:
             try:
                 async with asyncio.timeout(current_call().budget_s(self._max_wait_s)):
                     address = await self._choose(ticket)
-            except (TimeoutError, *_not_yet()) as error:
+            except _not_yet() as error:
                 raise self._unavailable() from error
             yield address
         finally:
@@ -111,7 +111,7 @@ class ServePicker:
         try:
             async with asyncio.timeout(current_call().budget_s(self._max_wait_s)):
                 return tuple(await self._connect().broadcast("address").results_async())
-        except (TimeoutError, *_not_yet()) as error:
+        except _not_yet() as error:
             raise self._unavailable() from error
 
     async def _choose(self, ticket: Ticket) -> str:
@@ -133,7 +133,7 @@ class ServePicker:
 
 
 def _not_yet() -> tuple[type[Exception], ...]:
-    """What a handle raises at once, instead of waiting, while the first replica of its deployment still starts."""
+    """No replica in time; or at once, as a handle says it, while the first replica of its deployment still starts."""
     from ray.serve.exceptions import DeploymentUnavailableError
 
-    return (DeploymentUnavailableError,)
+    return (TimeoutError, DeploymentUnavailableError)
