@@ -30,10 +30,15 @@ from ramole.mixture.surgery import widths_of
 OURS = "ramole"
 
 # Which contestant must produce which one's tokens.
-_TWINS = {Peer.PEFT_MIXED: OURS, Peer.PEFT_ONE_BY_ONE: OURS, Peer.PLAIN: Peer.NO_ADAPTERS}
+_TWINS = {
+    Peer.PEFT_MIXED: OURS,
+    Peer.PEFT_ONE_BY_ONE: OURS,
+    Peer.PLAIN: Peer.NO_ADAPTERS,
+    Peer.TRANSFORMERS_CB: Peer.NO_ADAPTERS,
+}
 _NOTES = {
     Peer.PEFT_ARROW: "routes each token over all loaded adapters by its own rule: other tokens than ours by design",
-    Peer.TRANSFORMERS_CB: "the base model without adapters",
+    Peer.TRANSFORMERS_CB: "the base model without adapters; its time includes starting its manager, as each call does",
 }
 
 
@@ -63,7 +68,10 @@ class EngineBench:
         self._others: dict[str, Callable[[], Tokens]] = {}
         for peer in case.peers:
             if peer not in self._rigs:
-                self._others[peer] = self._peer(peer)
+                try:
+                    self._others[peer] = self._peer(peer)
+                except Exception as error:
+                    self._skip(peer, error)
 
     def run(self) -> dict[str, Any]:
         """Interleaved rounds over everybody; the tokens of the last round are compared."""
@@ -82,8 +90,7 @@ class EngineBench:
                 try:
                     tokens[name] = self._others[name]()
                 except Exception as error:
-                    # Other libraries on other machines: a peer that cannot run must not take the figures of the rest.
-                    self._skipped[name] = f"{type(error).__name__}: {error}"
+                    self._skip(name, error)
                     del self._others[name], times[name]
                     continue
                 seconds[name] = clock(self._device) - start_s
@@ -91,6 +98,10 @@ class EngineBench:
                 for name, value in seconds.items():
                     times[name].append(value)
         return self._report(times, tokens)
+
+    def _skip(self, name: str, error: Exception) -> None:
+        # Other libraries on other machines: a peer that cannot run must not take the figures of the rest.
+        self._skipped[name] = f"{type(error).__name__}: {error}"
 
     def _base(self) -> torch.nn.Module:
         return make_base(self._case.base, max_len=self._max_len, device=self._device)
@@ -144,7 +155,7 @@ class EngineBench:
             "case": asdict(self._case),
             "tokens_equal": is_alone_equal and all(c["tokens_equal"] is not False for c in contestants.values()),
             "distinct_answers": len({tuple(answer) for answer in ours.values()}),
-            "differs_from_base": ours != tokens.get(Peer.NO_ADAPTERS),
+            "differs_from_base": ours != tokens[Peer.NO_ADAPTERS] if Peer.NO_ADAPTERS in tokens else None,
             "contestants": contestants,
             "skipped": self._skipped,
             "times": times,

@@ -14,7 +14,7 @@ from torch import nn
 from ramole.core.errors import LimitExceeded, WrongState
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.layer import MixtureLinear, SlotShape
-from ramole.mixture.native import Kernel, NativeStep
+from ramole.mixture.native import Kernel, NativeStep, max_segment_tokens
 from ramole.mixture.plan import NO_SLOT, BoolArray, StepPlan
 from ramole.mixture.step import Step, StepContext
 from ramole.mixture.surgery import find_module, replace_module, widths_of
@@ -127,6 +127,7 @@ class Mixture:
                 num_modules=len(self.modules),
                 slot_rank=self.shape.slot_rank,
                 router_rank=self.shape.router_rank,
+                max_tokens=max_segment_tokens(torch.get_num_threads()),
             )
         return step
 

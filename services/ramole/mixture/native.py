@@ -20,10 +20,7 @@ import torch
 
 from ramole.mixture.plan import IntArray, StepPlan
 
-# Longer segments are faster as two GEMMs (measured at hidden 512..2048, k = 3, r = 16).
-MAX_SEGMENT_TOKENS = 8
-
-Kernel = Callable[[int, int, int, int, int, int, int], None]
+Kernel = Callable[[int, int, int, int, int], None]
 
 _log = logging.getLogger(__name__)
 
@@ -49,10 +46,18 @@ def load_kernel() -> Kernel | None:
         _log.info("the native kernel is compiled at every start: %s", error)
         compiled = numba.cfunc(native_kernel.SIGNATURE, **options)(native_kernel.add_rows)
     # A call through CFUNCTYPE releases the interpreter lock. The function object owns the machine code.
-    pointers, sizes = [ctypes.c_void_p] * 5, [ctypes.c_int64] * 2
-    kernel: Any = ctypes.CFUNCTYPE(None, *pointers, *sizes)(compiled.address)
+    kernel: Any = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5)(compiled.address)
     kernel.compiled = compiled
     return kernel  # type: ignore[no-any-return]
+
+
+def max_segment_tokens(num_threads: int) -> int:
+    """The longest segment that the kernel computes; longer ones are faster as two GEMMs.
+
+    With one and two torch threads the kernel is still 1.6 times faster and more at 64 tokens, at hidden 512 to 2048,
+    k = 3, r = 16. It runs on one core and a GEMM on all, hence less with more threads: an estimate beyond two.
+    """
+    return min(64, max(8, 128 // num_threads))
 
 
 class NativeModule:
@@ -94,11 +99,20 @@ class NativeStep:
         usage: [modules, b, k], what the experts got, summed over the tokens of each request.
     """
 
-    def __init__(self, kernel: Kernel, plan: StepPlan, *, num_modules: int, slot_rank: int, router_rank: int) -> None:
-        """Lays a plan out for modules of the given ranks."""
+    def __init__(
+        self,
+        kernel: Kernel,
+        plan: StepPlan,
+        *,
+        num_modules: int,
+        slot_rank: int,
+        router_rank: int,
+        max_tokens: int,
+    ) -> None:
+        """Lays a plan out for modules of the given ranks; segments of up to `max_tokens` are the kernel's."""
         b, k = plan.slots.shape
         lengths = np.array(plan.lengths, np.int64)
-        is_short = lengths <= MAX_SEGMENT_TOKENS
+        is_short = lengths <= max_tokens
         self.others: list[int] = np.flatnonzero(~is_short).tolist()
         self.usage: npt.NDArray[np.float32] = np.zeros((num_modules, b, k), np.float32)
         self._kernel = kernel
@@ -107,10 +121,10 @@ class NativeStep:
         flags = np.stack([plan.is_routed, plan.is_explicit, plan.merges_parameters], 1).astype(np.int64)
         starts = np.concatenate([[0], np.cumsum(lengths)])
         self._owned = (requests, starts, plan.slots, flags, plan.logits, plan.weights, plan.scales, self.usage)
-        self._table = np.array([*(array.ctypes.data for array in self._owned), b, k], np.int64)
-        self._call = (self._table.ctypes.data, self._scratch.ctypes.data, len(requests))
+        self._table = np.array([*(array.ctypes.data for array in self._owned), b, k, len(requests)], np.int64)
+        self._addresses = self._table.ctypes.data, self._scratch.ctypes.data
 
     def add(self, module: NativeModule, x: torch.Tensor, y: torch.Tensor) -> None:
         """Adds the update of the short segments to y [T, o], in place, from x [T, d]; both must fit the kernel."""
-        step, scratch, num_requests = self._call
-        self._kernel(module.address, step, x.data_ptr(), y.data_ptr(), scratch, 0, num_requests)
+        step, scratch = self._addresses
+        self._kernel(module.address, step, x.data_ptr(), y.data_ptr(), scratch)

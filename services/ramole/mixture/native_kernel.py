@@ -16,8 +16,8 @@ from numba.extending import intrinsic
 INTS = types.CPointer(types.int64)
 FLOATS = types.CPointer(types.float32)
 
-# module, step, x, y, scratch, first, stop
-SIGNATURE = types.void(INTS, INTS, FLOATS, FLOATS, types.int64, types.int64, types.int64)
+# module, step, x, y, scratch
+SIGNATURE = types.void(INTS, INTS, FLOATS, FLOATS, types.int64)
 
 # Neither nnan nor ninf: a poisoned adapter must poison exactly its own rows, and a softmax may meet infinities.
 FASTMATH = {"reassoc", "nsz", "contract", "arcp"}
@@ -140,15 +140,15 @@ def _merge(u: Any, a: Any, scales: Any, at: Any, slots: Any, ranks: Any, num_exp
         n += rank
 
 
-def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any, first: Any, stop: Any) -> None:
-    """Adds the update of the requests `requests[first:stop]` to y, token by token; the formulas are those of `forms`.
+def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
+    """Adds the update of the requests `requests` to y, token by token; the formulas are those of `forms`.
 
     Args:
         module: addresses of lora_a [S, R, d], lora_b [S, R, o], c [S, Q, R], router_a [Q, d] (float32) and
             ranks [S] (int64); then d, o, R, Q and the module's index.
         step: addresses of requests [n], starts [b + 1], slots [b, k], flags [b, 3] (int64; the flags are is_routed,
             is_explicit, merges_parameters), of logits, weights, scales [b, k] and usage [modules, b, k] (float32);
-            then b and k.
+            then b, k and n.
         x: [T, d]. y: [T, o], changed in place.
         scratch: address of 8 * (2 k R + 2 Q + R + k) bytes that nobody else uses meanwhile.
     """
@@ -157,7 +157,7 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any, first: Any, s
     d, o, slot_rank, router_rank, index = module[5], module[6], module[7], module[8], module[9]
     requests, starts, slots, flags = _ints(step[0]), _ints(step[1]), _ints(step[2]), _ints(step[3])
     logits, weights, scales = _floats(step[4]), _floats(step[5]), _floats(step[6])
-    b, k = step[8], step[9]
+    b, k, num_requests = step[8], step[9], step[10]
     usage = _floats(step[7] + 4 * index * b * k)
 
     rows = _ints(scratch)  # [k R]: which rows of lora_a and lora_b the request uses
@@ -169,7 +169,7 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any, first: Any, s
     for i in range(router_rank):
         router_rows[i] = i
 
-    for place in range(first, stop):
+    for place in range(num_requests):
         request = requests[place]
         at = request * k
         num_rows = num_experts = 0

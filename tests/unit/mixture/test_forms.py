@@ -91,7 +91,7 @@ def steps(draw: st.DrawFn) -> tuple[dict[int, int], list[tuple[Composition, list
     popularity = draw(st.sampled_from(["identical", "distinct", "uniform", "zipf"]))
     requests = []
     for i in range(draw(st.integers(1, 6))):
-        k = draw(st.integers(0, 4))
+        k = draw(st.integers(0, 8))
         match popularity:
             case "identical":
                 slots = list(range(1, k + 1))
