@@ -94,10 +94,17 @@ def make_engine(
     num_slots: int = 9,
     max_rows: int = 8,
     token_budget: int = 64,
+    uses_graphs: bool = True,
 ) -> World:
     """A fresh engine over any model and adapters; no `router` = a random one."""
     runner = ModelRunner(
-        model, num_slots=num_slots, slot_rank=8, max_rows=max_rows, max_len=96, router=router or random_router(model)
+        model,
+        num_slots=num_slots,
+        slot_rank=8,
+        max_rows=max_rows,
+        max_len=96,
+        router=router or random_router(model),
+        uses_graphs=uses_graphs,
     )
     world = World(engine=None, adapters=adapters)  # type: ignore[arg-type]
     world.engine = Engine(

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ramole.mixture.forms import masked_softmax
+from ramole.mixture.formulas import masked_softmax
 
 
 class MaskedEinsum:

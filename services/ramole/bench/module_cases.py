@@ -18,11 +18,12 @@ from ramole.bench.timing import Times, interleave, ratio
 from ramole.bench.world import make_pairs, round_robin
 from ramole.core.composition import PRESETS, Expert
 from ramole.lora.weights import AdapterWeights
-from ramole.mixture.forms import add_decode, add_mixture, add_segments
+from ramole.mixture.dispatch import layout_for
 from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
-from ramole.mixture.native import load_kernel
+from ramole.mixture.native import NativeForm
 from ramole.mixture.plan import RequestMixture, build_step_plan
+from ramole.mixture.torch_form import TorchForm
 
 OURS, EINSUM, SHARED, BASE = "ramole", "masked_einsum", "shared_lora", "base"
 TOGETHER, SEGMENTS = "torch_together", "torch_segments"
@@ -42,12 +43,8 @@ class ModuleBench:
         model.add_module(MODULE, nn.Linear(d, d, bias=False, device=device).requires_grad_(False))
         pairs = [make_pairs(model, [MODULE], rank=case.rank, seed=i + 1)[MODULE] for i in range(p)]
         router = make_pairs(model, [MODULE], rank=case.router_rank, seed=0)[MODULE]
-        mixture = Mixture(
-            model,
-            SlotShape(p + 1, case.rank, case.router_rank),
-            AdapterWeights({MODULE: router}),
-            load_kernel() if device.type == "cpu" else None,
-        )
+        shape = SlotShape(p + 1, case.rank, case.router_rank)
+        mixture = Mixture(model, shape, AdapterWeights({MODULE: router}), layout_for(device, torch.float32, shape))
         for i, pair in enumerate(pairs):
             mixture.write(i + 1, AdapterWeights({MODULE: pair}))
         self._module = mixture.modules[MODULE]
@@ -58,7 +55,9 @@ class ModuleBench:
             for chosen in islice(round_robin(names, case.k), case.num_requests)
         ]
         plan = build_step_plan(mixtures, [case.tokens_per_request] * case.num_requests)
-        self._step = mixture.step(plan)
+        self._form = mixture.step(plan).form
+        self._torch = TorchForm(plan, 1, device)
+        self._num_requests = plan.num_requests
         self._x = torch.randn(plan.num_tokens, d, device=device)
         self._y = torch.zeros(plan.num_tokens, d, device=device)
         slots = torch.tensor(plan.adapters)
@@ -102,7 +101,7 @@ class ModuleBench:
             "phase": "decode" if case.tokens_per_request == 1 else "prefill",
             "outputs_equal": max(errors.values()) < MAX_ERROR,
             "max_relative_error": max(errors.values()),
-            "has_native": self._step.native is not None,
+            "has_native": isinstance(self._form, NativeForm),
             "native_overhead_vs_best_torch": self._gain_of_native(times),
             "contestants": {
                 name: {
@@ -117,21 +116,21 @@ class ModuleBench:
         }
 
     def _contestants(self) -> dict[str, Callable[[], object]]:
-        x, y, module, step = self._x, self._y, self._module, self._step
+        x, y, module, form, torch_form = self._x, self._y, self._module, self._form, self._torch
         contestants: dict[str, Callable[[], object]] = {
-            OURS: lambda: add_mixture(x, y, module, step),
+            OURS: lambda: form.add(x, y, module),
             EINSUM: lambda: y.add_(self._einsum(x)),
-            SEGMENTS: lambda: add_segments(x, y, module, step, 0),
+            SEGMENTS: lambda: torch_form.add_segments(x, y, module, range(self._num_requests)),
             SHARED: lambda: y.addmm_(x @ self._shared_a.T, self._shared_b),
             BASE: lambda: module.base(x),
         }
         if self._case.tokens_per_request == 1:
-            contestants[TOGETHER] = lambda: add_decode(x, y, module, step)
+            contestants[TOGETHER] = lambda: torch_form.add_decode(x, y, module)
         return contestants
 
     def _gain_of_native(self, times: Times) -> float | str:
         """Overhead of the best torch form over that of the native one, or why there is none."""
-        if self._step.native is None:
+        if not isinstance(self._form, NativeForm):
             return "no native form on this device: numba is missing, or the tensors are not float32 on the CPU"
         if self._case.tokens_per_request > 1:
             return "the native form is for decode"

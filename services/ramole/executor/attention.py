@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from ramole.executor.kv_rows import KvRows
 NAME = "ramole_packed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PackedTokens:
     """Where the tokens of one step belong.
 
@@ -29,12 +29,25 @@ class PackedTokens:
         rows: KV row of each leading decode token, [n].
         positions: position of each decode token in its sequence, [n].
         segments: (start, stop, row, past) of each longer run of tokens, in packed order; `past` tokens are cached.
+        longest: at least the largest of `positions` plus 1; known on the host, so that no layer waits for the device.
+        is_prefix: whether `rows` is 0, 1, ..., n - 1: the cache is then read in place.
     """
 
     kv: KvRows
     rows: torch.Tensor
     positions: torch.Tensor
     segments: tuple[tuple[int, int, int, int], ...]
+    longest: int
+    is_prefix: bool
+    _masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+
+    def decode_mask(self, sliding_window: int | None) -> torch.Tensor:
+        """Which of `longest` cached tokens each decode token sees, [n, 1, 1, longest]; made once for all layers."""
+        if sliding_window not in self._masks:
+            j = torch.arange(self.longest, device=self.positions.device)
+            i = self.positions[:, None]
+            self._masks[sliding_window] = _window(j <= i, i - j, sliding_window)[:, None, None]
+        return self._masks[sliding_window]
 
 
 # Attention functions are registered by name for the whole process; the step travels in a context variable so that
@@ -55,10 +68,10 @@ def packed(tokens: PackedTokens) -> Iterator[None]:
 def install() -> str:
     """Registers the attention function with transformers (idempotent) and returns its name."""
     from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface
 
+    # No mask function is registered with it: transformers then makes no mask, which would be [1, 1, T, T] over
+    # unrelated requests. The step knows who may see whom.
     AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, _no_mask)
     return NAME
 
 
@@ -87,13 +100,12 @@ def packed_attention(
         rows, positions = tokens.rows, tokens.positions
         keys[rows, :, positions] = key[0, :, :n].transpose(0, 1)
         values[rows, :, positions] = value[0, :, :n].transpose(0, 1)
-        longest = int(positions.max()) + 1
-        j = torch.arange(longest, device=query.device)
-        mask = _window(j <= positions[:, None], positions[:, None] - j, sliding_window)
         # Heads that share keys become the query axis: no copy of the keys for each head.
         q = query[0, :, :n].transpose(0, 1).reshape(n, num_kv_heads, group, head_dim)
-        k, v = _rows(keys, rows)[:, :, :longest], _rows(values, rows)[:, :, :longest]
-        out[:n] = _attend(q, k, v, mask[:, None, None], scale, softcap).reshape(n, num_heads, -1)
+        k, v = (keys[:n], values[:n]) if tokens.is_prefix else (keys[rows], values[rows])
+        k, v = k[:, :, : tokens.longest], v[:, :, : tokens.longest]
+        mask = tokens.decode_mask(sliding_window)
+        out[:n] = _attend(q, k, v, mask, scale, softcap).reshape(n, num_heads, -1)
     for start, stop, row, past in tokens.segments:
         end = past + stop - start
         keys[row, :, past:end] = key[0, :, start:stop]
@@ -108,20 +120,8 @@ def packed_attention(
     return out.unsqueeze(0), None
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    # The step knows who may see whom; transformers' own mask would be [1, 1, T, T] over unrelated requests.
-    return None
-
-
 def _window(mask: torch.Tensor, distance: torch.Tensor, sliding_window: int | None) -> torch.Tensor:
     return mask & (distance < sliding_window) if sliding_window else mask
-
-
-def _rows(cache: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    n = rows.shape[0]
-    # The scheduler hands low rows out first, so in the common case this is a view of the first n rows.
-    is_prefix = bool((rows == torch.arange(n, device=rows.device)).all())
-    return cache[:n] if is_prefix else cache[rows]
 
 
 def _attend(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Ordered
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,11 +13,16 @@ from ramole.executor import attention
 from ramole.executor.kv_rows import KvRows
 from ramole.executor.sampler import Choice, choose_tokens
 from ramole.executor.scheduler import Schedule
+from ramole.executor.sequence import Sequence, row_of
 from ramole.lora.weights import AdapterWeights
+from ramole.mixture.dispatch import layout_for
 from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
-from ramole.mixture.native import load_kernel
 from ramole.mixture.plan import RequestMixture, StepPlan, build_step_plan
+from ramole.mixture.step import Step
+
+if TYPE_CHECKING:
+    from ramole.executor.graphs import DecodeGraphs
 
 
 class ModelRunner:
@@ -31,12 +37,14 @@ class ModelRunner:
         max_rows: int,
         max_len: int,
         router: AdapterWeights | None = None,
+        uses_graphs: bool = True,
     ) -> None:
         """
         Args:
             model: a causal LM of transformers, frozen; its attention and its adapted modules are replaced in place.
             num_slots: adapter slots, the empty slot 0 included.
             router: the RouterLoRA, or None: routed compositions are then refused.
+            uses_graphs: capture decode steps as CUDA graphs where the device knows them.
 
         Raises:
             WrongState: the engine cannot run this architecture; the message says why.
@@ -48,9 +56,8 @@ class ModelRunner:
         self.model = model.eval().requires_grad_(False)
         self.model.set_attn_implementation(attention.install())  # type: ignore[operator]
         router_rank = router.rank if router else 1
-        # Compiled here, so that no request ever waits for it.
-        kernel = load_kernel() if self.device.type == "cpu" and weight.dtype is torch.float32 else None
-        self.mixture = Mixture(model, SlotShape(num_slots, slot_rank, router_rank), router, kernel)
+        shape = SlotShape(num_slots, slot_rank, router_rank)
+        self.mixture = Mixture(model, shape, router, layout_for(self.device, weight.dtype, shape))
         self.kv = KvRows(
             num_layers=config.num_hidden_layers,
             num_rows=max_rows,
@@ -60,6 +67,11 @@ class ModelRunner:
             dtype=weight.dtype,
             device=self.device,
         )
+        self._graphs: DecodeGraphs | None = None
+        if uses_graphs and self.device.type == "cuda":
+            from ramole.executor.graphs import DecodeGraphs
+
+            self._graphs = DecodeGraphs(self.model, self.mixture, self.kv)
 
     @torch.inference_mode()
     def place(self, slot: int, weights: AdapterWeights) -> None:
@@ -80,31 +92,12 @@ class ModelRunner:
         """
         sequences, chunks = schedule.sequences, schedule.chunks
         plan = build_step_plan([s.mixture or RequestMixture() for s in sequences], chunks)
-        ids: list[int] = []
-        positions: list[int] = []
+        if self._graphs is not None and plan.num_decode == plan.num_requests:
+            logits, step = self._graphs.run(plan, sequences)
+        else:
+            logits, step = self._forward(plan, sequences)
         for sequence, chunk in zip(sequences, chunks, strict=True):
-            past = sequence.num_cached
-            ids += sequence.next_tokens(chunk)
-            positions += range(past, past + chunk)
-        n = plan.num_decode
-        segments = tuple(
-            (start, stop, _row(sequence.row), sequence.num_cached)
-            for (start, stop), sequence in list(zip(plan.segments, sequences, strict=True))[n:]
-        )
-        tokens = attention.PackedTokens(
-            kv=self.kv,
-            rows=self._tensor([_row(s.row) for s in sequences[:n]]),
-            positions=self._tensor(positions[:n]),
-            segments=segments,
-        )
-        last = self._tensor([stop - 1 for _, stop in plan.segments])
-        with attention.packed(tokens), self.mixture.running(plan) as step:
-            logits = self.model(
-                input_ids=self._tensor(ids)[None],
-                position_ids=self._tensor(positions)[None],
-                use_cache=False,
-                logits_to_keep=last,
-            ).logits[0]
+            self.kv.lengths[row_of(sequence)] = sequence.num_cached + chunk
         if step is not None:
             weights, counts = self.mixture.usage(step)
             for i, sequence in enumerate(sequences):
@@ -116,6 +109,39 @@ class ModelRunner:
         for i, choice in zip(complete, choose_tokens(logits[complete], [sequences[i] for i in complete]), strict=True):
             choices[i] = choice
         return choices, plan
+
+    def _forward(self, plan: StepPlan, sequences: Ordered[Sequence]) -> tuple[torch.Tensor, Step | None]:
+        """Logits of each sequence's last token, [b, V], and the step behind them (None when nobody uses adapters)."""
+        ids: list[int] = []
+        positions: list[int] = []
+        for sequence, chunk in zip(sequences, plan.lengths, strict=True):
+            past = sequence.num_cached
+            ids += sequence.next_tokens(chunk)
+            positions += range(past, past + chunk)
+        n = plan.num_decode
+        rows = [row_of(s) for s in sequences[:n]]
+        segments = tuple(
+            (start, stop, row_of(sequence), sequence.num_cached)
+            for (start, stop), sequence in list(zip(plan.segments, sequences, strict=True))[n:]
+        )
+        tokens = attention.PackedTokens(
+            kv=self.kv,
+            rows=self._tensor(rows),
+            positions=self._tensor(positions[:n]),
+            segments=segments,
+            longest=max(positions[:n], default=0) + 1,
+            # The scheduler hands low rows out first, so in the common case the first n rows are meant.
+            is_prefix=rows == list(range(n)),
+        )
+        last = self._tensor([stop - 1 for _, stop in plan.segments])
+        with attention.packed(tokens), self.mixture.running(plan) as step:
+            logits = self.model(
+                input_ids=self._tensor(ids)[None],
+                position_ids=self._tensor(positions)[None],
+                use_cache=False,
+                logits_to_keep=last,
+            ).logits[0]
+        return logits, step
 
     def _tensor(self, values: Ordered[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
@@ -131,12 +157,6 @@ def load_model(path: str, *, dtype: str, device: str) -> torch.nn.Module:
         path, dtype=getattr(torch, dtype), local_files_only=Path(path).is_dir()
     )
     return model.to(device)
-
-
-def _row(row: int | None) -> int:
-    if row is None:
-        raise RuntimeError("a scheduled sequence has no KV row")
-    return row
 
 
 def _check_architecture(model: torch.nn.Module, config: object, max_len: int) -> None:

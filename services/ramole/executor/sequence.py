@@ -100,6 +100,13 @@ class Sequence:
         return total, layers[:-1]
 
 
+def row_of(sequence: Sequence) -> int:
+    """The KV row of a sequence that runs."""
+    if sequence.row is None:
+        raise RuntimeError("a scheduled sequence has no KV row")
+    return sequence.row
+
+
 def _grown(array: npt.NDArray[np.float64], length: int) -> npt.NDArray[np.float64]:
     # The last entry stands for modules outside the layers and stays last.
     if len(array) == length:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ramole.lora.weights import LoraPair
-from ramole.mixture.forms import add_mixture
 from ramole.mixture.native import NativeModule
 from ramole.mixture.step import StepContext
 
@@ -29,12 +28,14 @@ class MixtureLinear(nn.Module):
 
     Tensors: `lora_a` [S, R, d], `lora_b` [S, R, o], `c` [S, Q, R]; router: `router_a` [Q, d], `router_b` [o, Q].
     Ranks below R are padded with zero rows, which add nothing. `ranks` [S], on the host, holds the rank in each slot,
-    0 where it is empty. `native` is where the kernel finds all this; None where it cannot read it.
+    0 where it is empty; `device_ranks` is its copy beside the tensors. `native` is where the CPU's kernel finds all
+    this; None where it cannot read it.
     """
 
     lora_a: torch.Tensor
     lora_b: torch.Tensor
     c: torch.Tensor
+    device_ranks: torch.Tensor
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class MixtureLinear(nn.Module):
         self.router_a = nn.Parameter(zeros(q, d), requires_grad=False)
         self.router_b = nn.Parameter(zeros(o, q), requires_grad=False)
         self.ranks = np.zeros(num_slots, np.int64)
+        self.register_buffer("device_ranks", torch.zeros(num_slots, dtype=torch.int32, device=weight.device), False)
         self.native = self._native()
 
     @property
@@ -83,14 +85,14 @@ class MixtureLinear(nn.Module):
         self.lora_a[slot, : pair.rank] = pair.a
         self.lora_b[slot, : pair.rank] = pair.b.T
         self.c[slot] = self._couple(self.lora_b[slot])
-        self.ranks[slot] = pair.rank
+        self._set_rank(slot, pair.rank)
 
     @torch.no_grad()
     def clear(self, slot: int) -> None:
         """Zeroes a slot: what is not in use must not be able to leak."""
         for tensor in (self.lora_a, self.lora_b, self.c):
             tensor[slot] = 0
-        self.ranks[slot] = 0
+        self._set_rank(slot, 0)
 
     @torch.no_grad()
     def set_router(self, pair: LoraPair) -> None:
@@ -102,6 +104,10 @@ class MixtureLinear(nn.Module):
     def coupling(self, slots: torch.Tensor) -> torch.Tensor:
         """C = B_r^T B of some slots, [..., Q, R]; computed anew while the router is being trained."""
         return self._couple(self.lora_b[slots]) if self.router_b.requires_grad else self.c[slots]
+
+    def _set_rank(self, slot: int, rank: int) -> None:
+        self.ranks[slot] = rank
+        self.device_ranks[slot] = rank
 
     def _couple(self, lora_b: torch.Tensor) -> torch.Tensor:
         # Float32 whatever the storage: C multiplies two rounded factors already.
@@ -127,7 +133,7 @@ class MixtureLinear(nn.Module):
         if flat.shape[0] != step.plan.num_tokens:
             raise RuntimeError(f"{flat.shape[0]} tokens reached a module, the plan has {step.plan.num_tokens}")
         out = y.view(flat.shape[0], -1)
-        add_mixture(flat, out, self, step)
+        step.form.add(flat, out, self)
         return y
 
 

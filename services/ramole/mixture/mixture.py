@@ -14,10 +14,10 @@ from torch import nn
 from ramole.core.errors import LimitExceeded, WrongState
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.layer import MixtureLinear, SlotShape
-from ramole.mixture.native import Kernel, NativeStep, max_segment_tokens
-from ramole.mixture.plan import NO_SLOT, BoolArray, StepPlan
-from ramole.mixture.step import Step, StepContext
+from ramole.mixture.plan import NO_SLOT, StepPlan
+from ramole.mixture.step import Layout, Step, StepContext
 from ramole.mixture.surgery import find_module, replace_module, widths_of
+from ramole.mixture.torch_form import torch_layout
 
 _LAYER = re.compile(r"\.(\d+)\.")
 
@@ -26,14 +26,14 @@ class Mixture:
     """Owns the wrapped modules of `model`. A module is wrapped when the first adapter (or `wrap`) names it."""
 
     def __init__(
-        self, model: nn.Module, shape: SlotShape, router: AdapterWeights | None = None, kernel: Kernel | None = None
+        self, model: nn.Module, shape: SlotShape, router: AdapterWeights | None = None, layout: Layout | None = None
     ) -> None:
         """
         Args:
             model: the frozen base model, changed in place as modules are wrapped.
             shape: sizes of the slots.
             router: the RouterLoRA as (A_r, B_r) pairs; modules without a pair weigh uniformly.
-            kernel: `native.load_kernel()`, for short segments in float32 on the CPU; None = torch only.
+            layout: the compute form, see `dispatch.layout_for`; None = torch operations.
 
         Raises:
             WrongState: the router does not fit the model or `shape`.
@@ -43,7 +43,8 @@ class Mixture:
         self._model = model
         self._context = StepContext()
         self._router = router
-        self._kernel = kernel
+        self._layout = layout or torch_layout(next(model.parameters()).device)
+        self._layers: list[int | None] = []
         for name, pair in router.pairs.items() if router else ():
             d, o = widths_of(find_module(model, name), name)
             if pair.a.shape != (shape.router_rank, d) or pair.b.shape != (o, shape.router_rank):
@@ -73,6 +74,7 @@ class Mixture:
                 module.set_router(self._router.pairs[name])
             replace_module(self._model, name, module)
             self.modules[name] = module
+            self._layers.append(_layer_of(name))
         return self.modules[name]
 
     def check(self, weights: AdapterWeights) -> None:
@@ -114,22 +116,18 @@ class Mixture:
     def running(self, plan: StepPlan) -> Iterator[Step | None]:
         """Makes the next forward of the model compute `plan`. Yields the step, or None when nobody uses adapters."""
         step = self.step(plan) if plan.num_adapters else None
-        with self._context.running(step):
+        with self.running_step(step):
             yield step
 
+    @contextmanager
+    def running_step(self, step: Step | None) -> Iterator[None]:
+        """The same for a step that was laid out before."""
+        with self._context.running(step):
+            yield
+
     def step(self, plan: StepPlan) -> Step:
-        """Lays a plan out for the device and for the forms that this mixture has."""
-        step = Step.build(plan, next(self._model.parameters()).device)
-        if self._kernel is not None:
-            step.native = NativeStep(
-                self._kernel,
-                plan,
-                num_modules=len(self.modules),
-                slot_rank=self.shape.slot_rank,
-                router_rank=self.shape.router_rank,
-                max_tokens=max_segment_tokens(torch.get_num_threads()),
-            )
-        return step
+        """Lays a plan out for the form that this mixture computes with."""
+        return Step(plan, self._layout(plan, len(self.modules)))
 
     def usage(self, step: Step) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """What the experts of a step that has run really got.
@@ -140,22 +138,14 @@ class Mixture:
             the layers (an output head) count as a last layer of their own.
         """
         plan = step.plan
-        layers = {name: _layer_of(name) for name in self.modules}
-        num_layers = max((layer for layer in layers.values() if layer is not None), default=-1) + 1
-        weights = np.zeros((num_layers + 1, plan.num_requests, plan.slots.shape[1]))
-        counts = np.zeros((num_layers + 1, plan.num_requests))
-        lengths = np.array(plan.lengths)
-        for name, module in self.modules.items():
-            layer = layers[name]
-            at = num_layers if layer is None else layer
-            touched: BoolArray = np.asarray(module.ranks[plan.slots].any(1))
-            counts[at] += np.where(touched, lengths, 0)
-            if step.native is not None:
-                weights[at] += step.native.usage[module.index]
-            if (recorded := step.usage.get(module.index)) is not None:
-                # Decode rows are computed together, also those whose own experts do not touch this module.
-                weights[at] += recorded.double().cpu().numpy() * touched[:, None]
-        return weights, counts
+        num_layers = max((layer for layer in self._layers if layer is not None), default=-1) + 1
+        belongs = np.zeros((num_layers + 1, len(self._layers)))
+        belongs[[num_layers if layer is None else layer for layer in self._layers], range(len(self._layers))] = 1
+        ranks = np.stack([module.ranks for module in self.modules.values()])
+        touched = (ranks[:, plan.slots] != 0).any(-1)
+        used = np.where(touched[..., None], step.form.usage(), 0)
+        weights = (belongs @ used.reshape(len(ranks), -1)).reshape(-1, *plan.slots.shape)
+        return weights, belongs @ touched * np.array(plan.lengths)
 
     def trainable_router(self) -> list[torch.nn.Parameter]:
         """Switches the routers of all wrapped modules to training and returns their parameters (A_r, B_r, ...)."""

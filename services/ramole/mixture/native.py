@@ -12,13 +12,17 @@ import ctypes
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from ramole.mixture.plan import IntArray, StepPlan
+from ramole.mixture.plan import FloatArray, IntArray, StepPlan
+from ramole.mixture.step import Layout
+from ramole.mixture.torch_form import TorchForm
+
+if TYPE_CHECKING:
+    from ramole.mixture.layer import MixtureLinear, SlotShape
 
 Kernel = Callable[[int, int, int, int, int], None]
 
@@ -91,40 +95,52 @@ class NativeModule:
         return all(t.dtype is torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
 
 
-class NativeStep:
-    """One step as the kernel reads it.
+class NativeForm:
+    """One step as the kernel reads it; what the kernel cannot take goes to a `TorchForm`, made when it is needed."""
 
-    Attributes:
-        others: requests that the kernel leaves to the torch forms, in packed order.
-        usage: [modules, b, k], what the experts got, summed over the tokens of each request.
-    """
-
-    def __init__(
-        self,
-        kernel: Kernel,
-        plan: StepPlan,
-        *,
-        num_modules: int,
-        slot_rank: int,
-        router_rank: int,
-        max_tokens: int,
-    ) -> None:
-        """Lays a plan out for modules of the given ranks; segments of up to `max_tokens` are the kernel's."""
+    def __init__(self, kernel: Kernel, plan: StepPlan, num_modules: int, shape: SlotShape) -> None:
+        """Lays a plan out; segments of up to `max_segment_tokens` are the kernel's."""
         b, k = plan.slots.shape
         lengths = np.array(plan.lengths, np.int64)
-        is_short = lengths <= max_tokens
-        self.others: list[int] = np.flatnonzero(~is_short).tolist()
-        self.usage: npt.NDArray[np.float32] = np.zeros((num_modules, b, k), np.float32)
+        is_short = lengths <= max_segment_tokens(torch.get_num_threads())
+        self.others: list[int] = np.flatnonzero(~is_short & (plan.slots != 0).any(1)).tolist()
         self._kernel = kernel
-        self._scratch = np.empty(2 * k * slot_rank + 2 * router_rank + slot_rank + k, np.int64)
+        self._plan = plan
+        self._torch: TorchForm | None = None
+        self._usage: FloatArray = np.zeros((num_modules, b, k), np.float32)
+        r, q = shape.slot_rank, shape.router_rank
+        self._scratch = np.empty(2 * k * r + 2 * q + r + k, np.int64)
         requests = np.flatnonzero(is_short & (plan.slots != 0).any(1))
         flags = np.stack([plan.is_routed, plan.is_explicit, plan.merges_parameters], 1).astype(np.int64)
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        self._owned = (requests, starts, plan.slots, flags, plan.logits, plan.weights, plan.scales, self.usage)
+        self._owned = (requests, starts, plan.slots, flags, plan.logits, plan.weights, plan.scales, self._usage)
         self._table = np.array([*(array.ctypes.data for array in self._owned), b, k, len(requests)], np.int64)
         self._addresses = self._table.ctypes.data, self._scratch.ctypes.data
 
-    def add(self, module: NativeModule, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Adds the update of the short segments to y [T, o], in place, from x [T, d]; both must fit the kernel."""
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+        """See `Form`."""
+        if module.native is None or module.router_a.requires_grad or y.requires_grad or not NativeModule.fits(x, y):
+            self._rest(x.device).add(x, y, module)
+            return
+        self.add_short(x, y, module.native)
+        if self.others:
+            self._rest(x.device).add_segments(x, y, module, self.others)
+
+    def add_short(self, x: torch.Tensor, y: torch.Tensor, module: NativeModule) -> None:
+        """The kernel's share: the short segments. x and y must fit it."""
         step, scratch = self._addresses
         self._kernel(module.address, step, x.data_ptr(), y.data_ptr(), scratch)
+
+    def usage(self) -> FloatArray:
+        """See `Form`."""
+        return self._usage if self._torch is None else self._usage + self._torch.usage()
+
+    def _rest(self, device: torch.device) -> TorchForm:
+        if self._torch is None:
+            self._torch = TorchForm(self._plan, len(self._usage), device)
+        return self._torch
+
+
+def native_layout(kernel: Kernel, shape: SlotShape) -> Layout:
+    """The kernel for short segments in float32 on the CPU, torch operations for the rest."""
+    return lambda plan, num_modules: NativeForm(kernel, plan, num_modules, shape)

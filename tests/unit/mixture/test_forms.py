@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -15,27 +13,41 @@ from ramole.core.composition import Composition, Expert, Merge, Weighting
 from ramole.lora.weights import AdapterWeights, LoraPair
 from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
-from ramole.mixture.native import Kernel, load_kernel
+from ramole.mixture.native import load_kernel, native_layout
 from ramole.mixture.plan import RequestMixture, build_step_plan
 from ramole.mixture.reference import reference_update
+from ramole.mixture.step import Layout
+from ramole.mixture.torch_form import torch_layout
 
 D, WIDTH, Q, SLOTS, RANK = 12, 10, 4, 9, 6
 NAME = "layers.0.proj"
 
 
+SHAPE = SlotShape(SLOTS, RANK, Q)
+
+
 class Forms:
-    """Which forms `build` gives its mixtures: torch's only, or the kernel as well."""
+    """The form that `build` gives its mixtures, and where it runs."""
 
-    kernel: Kernel | None = None
+    layout: Layout
+    device = torch.device("cpu")
 
 
-@pytest.fixture(params=["torch", "native"], scope="module", autouse=True)
-def forms(request: pytest.FixtureRequest) -> Iterator[None]:
-    Forms.kernel = load_kernel() if request.param == "native" else None
-    if request.param == "native" and Forms.kernel is None:
-        pytest.skip("numba does not work here: THE NATIVE FORM IS NOT TESTED")
-    yield
-    Forms.kernel = None
+@pytest.fixture(params=["torch", "native", "triton"], scope="module", autouse=True)
+def forms(request: pytest.FixtureRequest) -> None:
+    Forms.layout, Forms.device = torch_layout(torch.device("cpu")), torch.device("cpu")
+    if request.param == "triton":
+        pytest.importorskip("triton", reason="triton is not installed: ITS KERNELS ARE NOT TESTED")
+        from ramole.mixture.triton_form import triton_layout
+
+        # Without a GPU the kernels run in Triton's interpreter, see conftest.py.
+        Forms.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        Forms.layout = triton_layout(Forms.device, SHAPE)
+    if request.param == "native":
+        kernel = load_kernel()
+        if kernel is None:
+            pytest.skip("numba does not work here: THE NATIVE FORM IS NOT TESTED")
+        Forms.layout = native_layout(kernel, SHAPE)
 
 
 class OneLinear(nn.Module):
@@ -46,7 +58,8 @@ class OneLinear(nn.Module):
         self.layers = nn.ModuleList([nn.ModuleDict({"proj": nn.Linear(D, WIDTH)})])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers[0]["proj"](x)
+        proj = self.layers[0]["proj"]
+        return proj(x.to(proj.weight.device)).cpu()
 
 
 def random_pair(seed: int, rank: int) -> LoraPair:
@@ -57,9 +70,9 @@ def random_pair(seed: int, rank: int) -> LoraPair:
 def build(ranks: dict[int, int], seed: int = 0) -> tuple[OneLinear, Mixture, dict[int, LoraPair | None], LoraPair]:
     """A mixture with an adapter of the given rank in each slot; rank 0 = it does not touch the module."""
     torch.manual_seed(seed)
-    model = OneLinear().requires_grad_(False)
+    model = OneLinear().requires_grad_(False).to(Forms.device)
     router = LoraPair(torch.randn(Q, D), torch.randn(WIDTH, Q))
-    mixture = Mixture(model, SlotShape(SLOTS, RANK, Q), AdapterWeights({NAME: router}), Forms.kernel)
+    mixture = Mixture(model, SHAPE, AdapterWeights({NAME: router}), Forms.layout)
     mixture.wrap(NAME)
     pairs: dict[int, LoraPair | None] = {}
     for slot, rank in ranks.items():
@@ -101,7 +114,7 @@ def steps(draw: st.DrawFn) -> tuple[dict[int, int], list[tuple[Composition, list
                 slots = draw(st.permutations(range(1, SLOTS)))[:k]
             case _:
                 slots = [1 + int(draw(st.floats(0, 0.999)) ** 3 * (SLOTS - 1)) for _ in range(k)]
-        length = draw(st.sampled_from([1, 1, 2, 5]))
+        length = draw(st.sampled_from([1, 1, 1, 2, 5, 20, 70]))
         requests.append((draw(compositions), slots, [draw(experts) for _ in slots], length))
     requests.sort(key=lambda r: r[3] != 1)
     return ranks, requests
@@ -118,7 +131,8 @@ def test_a_packed_step_equals_the_paper_formula_for_each_request(step) -> None:
         y = model(x)
     for (composition, slots, chosen, _), (start, stop) in zip(requests, plan.segments, strict=True):
         update = reference_update(x[start:stop], [pairs[s] for s in slots], chosen, composition, router)
-        want = torch.nn.functional.linear(x[start:stop], *model.layers[0]["proj"].base.parameters()).double() + update
+        base = model.layers[0]["proj"].base
+        want = torch.nn.functional.linear(x[start:stop], base.weight.cpu(), base.bias.cpu()).double() + update
         scale = want.abs().max().clamp_min(1.0)
         assert (y[start:stop] - want).abs().max() / scale < 2e-5
 

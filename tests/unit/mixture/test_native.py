@@ -16,7 +16,7 @@ from ramole.core.composition import Composition, Expert, Merge, Weighting
 from ramole.lora.weights import AdapterWeights, LoraPair
 from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
-from ramole.mixture.native import Kernel, load_kernel, max_segment_tokens
+from ramole.mixture.native import Kernel, NativeForm, load_kernel, max_segment_tokens, native_layout
 from ramole.mixture.plan import RequestMixture, build_step_plan
 
 D, WIDTH, Q, RANK = 37, 50, 4, 8
@@ -36,7 +36,9 @@ def make_mixture(kernel: Kernel | None) -> tuple[nn.Module, Mixture]:
     torch.manual_seed(5)
     model = nn.ModuleDict({NAME: nn.Linear(D, WIDTH)}).requires_grad_(False)
     router = LoraPair(torch.randn(Q, D) / D**0.5, torch.randn(WIDTH, Q) / 2)
-    mixture = Mixture(model, SlotShape(len(RANKS) + 1, RANK, Q), AdapterWeights({NAME: router}), kernel)
+    shape = SlotShape(len(RANKS) + 1, RANK, Q)
+    layout = native_layout(kernel, shape) if kernel else None
+    mixture = Mixture(model, shape, AdapterWeights({NAME: router}), layout)
     for i, rank in enumerate(RANKS):
         mixture.write(i + 1, AdapterWeights({NAME: LoraPair(torch.randn(rank, D) / 6, torch.randn(WIDTH, rank))}))
     return model, mixture
@@ -82,12 +84,12 @@ def test_a_request_alone_is_bit_equal_to_the_request_in_a_batch(kernel: Kernel) 
         stop = start + request[1]
         update = torch.zeros(request[1], WIDTH)
         plan = build_step_plan([request[0]], [request[1]])
-        step = mixture.step(plan)
-        assert step.native is not None
+        form = mixture.step(plan).form
+        assert isinstance(form, NativeForm)
         module = mixture.modules[NAME].native
         assert module is not None
         update += base[start:stop]
-        step.native.add(module, x[start:stop].contiguous(), update)
+        form.add_short(x[start:stop].contiguous(), update, module)
         assert torch.equal(update - base[start:stop], together[start:stop])
         start = stop
 
@@ -131,14 +133,14 @@ def test_a_copy_of_a_module_reads_its_own_slots(kernel: Kernel) -> None:
     module = mixture.modules[NAME]
     twin = copy.deepcopy(module)
     module.clear(2)
-    step = mixture.step(build_step_plan([mix([2])], [1]))
-    assert step.native is not None
+    form = mixture.step(build_step_plan([mix([2])], [1])).form
+    assert isinstance(form, NativeForm)
     x = torch.randn(1, D)
     updates = []
     for owner in (module, twin):
         assert owner.native is not None
         updates.append(torch.zeros(1, WIDTH))
-        step.native.add(owner.native, x, updates[-1])
+        form.add_short(x, updates[-1], owner.native)
     assert not updates[0].any()
     torch.testing.assert_close(updates[1], x @ twin.lora_a[2].T @ twin.lora_b[2])
 
