@@ -42,7 +42,7 @@ test-slow: $(STAMP) ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(STAMP) ## tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m gpu && $(BIN)/python -m pytest tests/unit/mixture/test_forms.py -k triton
 
 PROTOC = $(RUN) python -m grpc_tools.protoc -I protos --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $$(cd protos && find . -name '*.proto' -printf 'protos/%P ')
 

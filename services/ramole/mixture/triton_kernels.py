@@ -4,12 +4,10 @@ Two kernels for each module. `shrink` writes u_i = A_i x of every expert, and th
 `expand` scores, takes the softmax, scales and adds sum_i B_i h_i; the small part is computed again by each block of
 output columns, which costs less than another launch. Every element of the output has one writer and every sum a fixed
 order: no atomics, the same numbers at every run. A tile reads the slots of its own tokens only, and of those only the
-rows that their ranks fill.
+rows that their ranks fill. Parameters carry no types: the compiler of Triton reads annotations as its own.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -18,7 +16,7 @@ IS_ROUTED, IS_EXPLICIT, MERGES_PARAMETERS = 1, 2, 4
 
 
 @triton.jit
-def _rank_in_tile(ranks: Any, tile_slots: Any, tile: Any, K: tl.constexpr) -> Any:
+def _rank_in_tile(ranks, tile_slots, tile, K: tl.constexpr):
     """Sum of the ranks of a tile's experts at this module: 0 = nothing to do."""
     total = 0
     for j in tl.static_range(K):
@@ -28,17 +26,17 @@ def _rank_in_tile(ranks: Any, tile_slots: Any, tile: Any, K: tl.constexpr) -> An
 
 @triton.jit
 def shrink(
-    x: Any,
-    lora_a: Any,
-    router_a: Any,
-    ranks: Any,
-    tile_tokens: Any,
-    tile_slots: Any,
-    flags: Any,
-    u: Any,
-    d: Any,
-    x_stride: Any,
-    num_tiles: Any,
+    x,
+    lora_a,
+    router_a,
+    ranks,
+    tile_tokens,
+    tile_slots,
+    flags,
+    u,
+    d,
+    x_stride,
+    num_tiles,
     R: tl.constexpr,
     Q: tl.constexpr,
     K: tl.constexpr,
@@ -46,7 +44,7 @@ def shrink(
     BLOCK_T: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
-) -> None:
+):
     """u[split, tile, j] [BLOCK_T, BLOCK_R] = x[tokens, chunk] A_j[:, chunk]^T; j = K is the router.
 
     Grid (tiles, K + 1, splits of d). x [T, d], lora_a [S, R, d], router_a [Q, d], ranks [S], tile_tokens [n, BLOCK_T],
@@ -81,16 +79,16 @@ def shrink(
 
 @triton.jit
 def _shrunk(
-    u: Any,
-    tile: Any,
-    j: Any,
-    num_tiles: Any,
-    is_token: Any,
+    u,
+    tile,
+    j,
+    num_tiles,
+    is_token,
     K: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_R: tl.constexpr,
-) -> Any:
+):
     """u_j [BLOCK_T, BLOCK_R] of a tile: the sum over the splits, in their order."""
     at = tl.arange(0, BLOCK_T)
     row = tl.arange(0, BLOCK_R)
@@ -103,22 +101,22 @@ def _shrunk(
 
 @triton.jit
 def expand(
-    y: Any,
-    lora_b: Any,
-    c: Any,
-    ranks: Any,
-    tile_tokens: Any,
-    tile_slots: Any,
-    logits: Any,
-    weights: Any,
-    scales: Any,
-    flags: Any,
-    u: Any,
-    usage: Any,
-    o: Any,
-    y_stride: Any,
-    num_tiles: Any,
-    score_scale: Any,
+    y,
+    lora_b,
+    c,
+    ranks,
+    tile_tokens,
+    tile_slots,
+    logits,
+    weights,
+    scales,
+    flags,
+    u,
+    usage,
+    o,
+    y_stride,
+    num_tiles,
+    score_scale,
     R: tl.constexpr,
     Q: tl.constexpr,
     K: tl.constexpr,
@@ -127,7 +125,7 @@ def expand(
     BLOCK_T: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_O: tl.constexpr,
-) -> None:
+):
     """y[tokens, block] += sum_j h_j B_j[:, block], with h from u as in `formulas`; block 0 writes `usage`.
 
     Grid (tiles, blocks of o). y [T, o], lora_b [S, R, o], c [S, Q, R], logits, weights, scales and usage [T, K].
