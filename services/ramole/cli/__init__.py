@@ -1,0 +1,21 @@
+"""The command line. Parses, calls, prints; everything it does can be done from Python as well."""
+
+import typer
+
+from ramole.cli.adapters import adapters, upload
+from ramole.cli.bench import bench_app
+from ramole.cli.prompts import generate, route
+from ramole.cli.system import demo, serve
+from ramole.cli.zoo import zoo_app
+
+app = typer.Typer(
+    help="Plain prompt in, the right LoRA adapters found, mixed and applied, in one heterogeneous batch.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (serve, demo, generate, route, upload, adapters):
+    app.command()(command)
+app.add_typer(zoo_app, name="zoo")
+app.add_typer(bench_app, name="bench")
+
+__all__ = ["app"]

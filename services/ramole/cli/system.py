@@ -1,0 +1,105 @@
+"""`serve` and `demo`: the whole system."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from ramole.cli._common import AsJson, bar, run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ramole.app import System
+    from ramole.core.settings import Settings
+
+
+def _starting(local: bool) -> str:
+    return "starting the five services" + (" in this process" if local else " on Ray")
+
+
+@asynccontextmanager
+async def _system(settings: Settings, *, local: bool) -> AsyncIterator[System]:
+    """The running system; stopped, with everything it started, on the way out."""
+    from ramole.app import start, start_local
+
+    with bar(_starting(local)):
+        system = await (start_local(settings) if local else start(settings))
+    try:
+        yield system
+    finally:
+        with bar("stopping"):
+            await system.stop()
+
+
+def serve(
+    local: Annotated[bool, typer.Option("--local", help="All services in this process, without Ray.")] = False,
+) -> None:
+    """Run the system until it is told to stop (Ctrl-C or SIGTERM).
+
+    Settings come from the YAML file that RAMOLE_CONFIG names and from RAMOLE_* variables.
+    """
+    from ramole.app import resolve, start, start_local
+    from ramole.app import run as run_until_stopped
+    from ramole.core.settings import Settings
+
+    async def main() -> None:
+        with ExitStack() as until_ready:
+            until_ready.enter_context(bar(_starting(local)))
+
+            def is_ready(system: System) -> None:
+                until_ready.close()
+                print(f"ramole serves {settings.base_id} on {system.address}", flush=True)
+
+            settings = resolve(Settings())
+            await run_until_stopped(start_local if local else start, settings, is_ready)
+
+    run(main)
+
+
+def demo(
+    as_json: AsJson = False,
+    local: Annotated[bool, typer.Option("--local", help="All services in this process, without Ray.")] = False,
+) -> None:
+    """Start everything, upload real adapters, ask a mixed batch of plain prompts, and show what happened."""
+    from ramole.app import resolve
+    from ramole.core.settings import GatewaySettings, ServerSettings, Settings
+    from ramole.demo import DemoReport, answers_table, mask_picture, run_demo
+    from ramole.zoo.catalog import load_zoo
+
+    started_s = time.monotonic()
+
+    async def main(folder: str) -> DemoReport:
+        # A world of its own: whatever the environment configures, the demo leaves it alone.
+        gateway = GatewaySettings(server=ServerSettings(port=0))
+        settings = resolve(Settings(data_dir=Path(folder), base_model="zoo", base_id="", gateway=gateway))
+        async with _system(settings, local=local) as system:
+            return await run_demo(system.address, load_zoo(), bar, started_s, compares_presets=not as_json)
+
+    with TemporaryDirectory(prefix="ramole-demo-") as folder:
+        report = run(lambda: main(folder))
+    if as_json:
+        print(json.dumps(report.summary()))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 170)
+    console.print(answers_table("A mixed batch; no prompt names an adapter", report.mixed))
+    print(mask_picture(report.fullest_step, report.names))
+    for when, answers in (("before", report.unseen_before), ("after", report.unseen_after)):
+        console.print(answers_table(f"{report.unseen_adapter}, {when} its upload", answers))
+    figures = report.summary()
+    presets = ", ".join(f"{name} {count}" for name, count in report.by_preset.items())
+    console.print(f"The mixed batch under every preset, right answers of {figures['prompts']}: {presets}.")
+    console.print(
+        f"[bold]{figures['correct']} of {figures['prompts']} right[/bold]; the base model alone "
+        f"{figures['base_correct']}; unseen adapter {figures['unseen_before']:.0%} before, "
+        f"{figures['unseen_after']:.0%} after its upload; up to {figures['max_batch']} requests and "
+        f"{figures['max_unique_adapters']} unique adapters in one step; {figures['seconds']} s in all."
+    )
