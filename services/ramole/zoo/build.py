@@ -18,9 +18,13 @@ from ramole.zoo.catalog import (
     ADAPTERS,
     BASE_ID,
     BASE_STAGE,
+    PAIRS,
+    PAIRS_STAGE,
     PROMPTS,
     ROUTER_STAGE,
     SAMPLES,
+    TASK,
+    Split,
     Zoo,
     load_zoo,
 )
@@ -91,6 +95,9 @@ def build(
             log(stage, 0.0)
             _make_adapter(manifest, stage, one, recipe.adapters[number % len(recipe.adapters)], seed)
             log(stage, 1.0)
+    if not manifest.is_done(PAIRS_STAGE):
+        _write_json(out_dir / PAIRS, [])
+        manifest.finish(PAIRS_STAGE, out_dir / PAIRS, {})
     if not manifest.is_done(ROUTER_STAGE):
         log(ROUTER_STAGE, 0.0)
         folder = _empty(out_dir / ROUTER_STAGE)
@@ -133,15 +140,25 @@ def _make_adapter(manifest: Manifest, stage: str, one: TaskData, recipe: adapter
     tuned = adapters.train_adapter(model, train, recipe, pad=pad, seed=f"{seed}/{one.task.name}")
     own_match = adapters.share_right(tuned, test, pad=pad)
     adapters.save_adapter(tuned, folder, base_id=BASE_ID)
-    _write_json(folder / SAMPLES, one.samples)
-    _write_json(folder / PROMPTS, [asdict(example) for example in one.test])
-    figures = {
-        "cluster": one.task.cluster,
-        "is_held_out": one.task.is_held_out,
-        "exact_match": _rounded(own_match),
-        "base_exact_match": _rounded(base_match),
-    }
+    _write_texts(folder, one, recipe)
+    figures = {"exact_match": _rounded(own_match), "base_exact_match": _rounded(base_match)}
     manifest.finish(stage, folder, figures)
+
+
+def _write_texts(folder: Path, one: TaskData, recipe: adapters.AdapterRecipe) -> None:
+    task = {
+        "cluster": one.task.cluster,
+        "group": f"{one.task.family}-{one.task.skill}",
+        "split": Split.TEST if one.task.is_held_out else Split.TRAIN,
+        "is_new_skill": one.task.is_held_out,
+        "siblings": [],
+        "rank": recipe.rank,
+        "targets": list(recipe.targets),
+    }
+    prompts = {"train": one.train[-routing.NUM_PROMPTS :], "dev": one.dev, "test": one.test}
+    _write_json(folder / TASK, task)
+    _write_json(folder / SAMPLES, one.samples)
+    _write_json(folder / PROMPTS, {kind: [asdict(example) for example in part] for kind, part in prompts.items()})
 
 
 def _empty(folder: Path) -> Path:

@@ -1,10 +1,25 @@
-"""Opens the shipped zoo: paths, samples and test prompts. Reads JSON only; loads no model."""
+"""Opens a zoo: paths, tasks, prompts. Reads JSON only; loads no model.
+
+A zoo folder holds
+
+    manifest.json            what it was built from; each stage's files with digests and what was measured
+    base/                    a causal LM and its tokenizer, as the Auto classes read them
+    adapters/NAME/           a PEFT folder, and beside its two files
+        task.json            cluster, group, split, siblings, rank, targets
+        samples.json         the m prompts that an upload sends along
+        prompts.json         {"train" | "dev" | "test": [{"prompt", "answer"}, ...]}
+    pairs.json               prompts that need two adapters at once
+    router/                  a RouterLoRA
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from ramole.zoo.manifest import Manifest
 from ramole.zoo.splits import Example
@@ -12,31 +27,86 @@ from ramole.zoo.splits import Example
 BASE_ID = "ramole/zoo-base"
 BASE_STAGE = "base"
 ROUTER_STAGE = "router"
+PAIRS_STAGE = "pairs"
 ADAPTERS = "adapters"
+TASK = "task.json"
 SAMPLES = "samples.json"
 PROMPTS = "prompts.json"
+PAIRS = "pairs.json"
+SEPARATOR = " ; "
+
+
+class Split(StrEnum):
+    """What a task may be used for: training of retriever and router, choosing among methods, or the final figures."""
+
+    TRAIN = "train"
+    DEV = "dev"
+    TEST = "test"
 
 
 @dataclass(frozen=True, slots=True)
 class ZooAdapter:
-    """One shipped adapter.
+    """One adapter with its task.
 
     Attributes:
         name: of the adapter and of its task.
         cluster: adapters of one cluster do similar things.
+        group: the skill group; its tasks ask for the same skill of inputs from different domains.
+        split: what the task may be used for.
+        is_new_skill: whether no task of its group is in the split `train` or `dev`.
+        siblings: adapters of the same group and output style: they can stand in for this one.
+        rank, targets: of the LoRA.
         path: a PEFT folder.
-        samples: what an upload sends along, 20 prompts.
-        prompts: 16 test prompts with the one right answer; every second one in a wording that occurs neither in
-            the adapter's training nor in its samples.
-        is_held_out: whether the router was trained without it.
+        samples: what an upload sends along.
+        train: prompts with the one right answer, in the wordings and with the kind of inputs of the samples.
+        dev: the same kind of prompts; inputs that are in no other list.
+        prompts: test prompts; every second one in a wording that occurs in no other list, and more chatter before it.
+        exact_match: share of `prompts` that the adapter alone answers right.
+        base_exact_match: the same for the base without adapters.
     """
 
     name: str
     cluster: str
+    group: str
+    split: Split
+    is_new_skill: bool
+    siblings: tuple[str, ...]
+    rank: int
+    targets: tuple[str, ...]
     path: Path
     samples: tuple[str, ...]
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
     prompts: tuple[Example, ...]
-    is_held_out: bool
+    exact_match: float
+    base_exact_match: float
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether the shipped router was trained without it."""
+        return self.split is not Split.TRAIN
+
+
+@dataclass(frozen=True, slots=True)
+class PairPrompt:
+    """A prompt that asks for two skills.
+
+    Attributes:
+        adapters: the names of the two, in the order of the answers.
+        split: the later one of the two tasks' splits.
+        prompt: the text.
+        answers: what each of the two contributes.
+    """
+
+    adapters: tuple[str, str]
+    split: Split
+    prompt: str
+    answers: tuple[str, str]
+
+    @property
+    def answer(self) -> str:
+        """The one right answer to the whole prompt."""
+        return SEPARATOR.join(self.answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +117,11 @@ class Zoo:
     base_path: Path
     router_path: Path
     adapters: tuple[ZooAdapter, ...]
+    pairs: tuple[PairPrompt, ...]
+
+    def of(self, *splits: Split) -> tuple[ZooAdapter, ...]:
+        """The adapters whose task is in one of these splits."""
+        return tuple(adapter for adapter in self.adapters if adapter.split in splits)
 
 
 def load_zoo(root: Path | None = None) -> Zoo:
@@ -60,16 +135,41 @@ def load_zoo(root: Path | None = None) -> Zoo:
     manifest = Manifest.read(root)
     manifest.verify()
     adapters = tuple(_adapter(root, manifest, stage) for stage in manifest.stages if stage.startswith(f"{ADAPTERS}/"))
-    return Zoo(manifest.header["base_id"], root / BASE_STAGE, root / ROUTER_STAGE, adapters)
+    pairs = tuple(_pair(entry) for entry in _read(root / PAIRS))
+    return Zoo(manifest.header["base_id"], root / BASE_STAGE, root / ROUTER_STAGE, adapters, pairs)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
 
 
 def _adapter(root: Path, manifest: Manifest, stage: str) -> ZooAdapter:
     path, figures = root / stage, manifest.figures(stage)
+    task, prompts = _read(path / TASK), _read(path / PROMPTS)
     return ZooAdapter(
         name=path.name,
-        cluster=figures["cluster"],
+        cluster=task["cluster"],
+        group=task["group"],
+        split=Split(task["split"]),
+        is_new_skill=task["is_new_skill"],
+        siblings=tuple(task["siblings"]),
+        rank=task["rank"],
+        targets=tuple(task["targets"]),
         path=path,
-        samples=tuple(json.loads((path / SAMPLES).read_text("utf-8"))),
-        prompts=tuple(Example(**entry) for entry in json.loads((path / PROMPTS).read_text("utf-8"))),
-        is_held_out=figures["is_held_out"],
+        samples=tuple(_read(path / SAMPLES)),
+        train=_examples(prompts["train"]),
+        dev=_examples(prompts["dev"]),
+        prompts=_examples(prompts["test"]),
+        exact_match=figures["exact_match"],
+        base_exact_match=figures["base_exact_match"],
     )
+
+
+def _examples(entries: list[Mapping[str, str]]) -> tuple[Example, ...]:
+    return tuple(Example(**entry) for entry in entries)
+
+
+def _pair(entry: Mapping[str, Any]) -> PairPrompt:
+    first, second = entry["adapters"]
+    answer, other = entry["answers"]
+    return PairPrompt((first, second), Split(entry["split"]), entry["prompt"], (answer, other))

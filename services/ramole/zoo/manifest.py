@@ -11,7 +11,7 @@ from typing import Any
 from ramole.core.errors import Corrupt, NotFound, WrongState
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def sha256_of(path: Path) -> str:
@@ -77,13 +77,10 @@ class Manifest:
         """Whether the stage is finished and its files are as it left them."""
         return stage in self.stages and not self._damaged(stage)
 
-    def finish(self, stage: str, folder: Path, figures: dict[str, Any]) -> None:
-        """Notes a finished stage with all files of its folder, and writes the manifest."""
-        files = {
-            path.relative_to(self.root).as_posix(): sha256_of(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
+    def finish(self, stage: str, path: Path, figures: dict[str, Any]) -> None:
+        """Notes a finished stage with its file or all files of its folder, and writes the manifest."""
+        found = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
+        files = {file.relative_to(self.root).as_posix(): sha256_of(file) for file in found}
         self.stages[stage] = {"figures": figures, "files": files}
         text = json.dumps({**self.header, "stages": self.stages}, indent=1) + "\n"
         draft = self.root / f"{MANIFEST}.part"

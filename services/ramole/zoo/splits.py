@@ -29,6 +29,7 @@ class TaskData:
         task: which task.
         samples: m prompts that describe the adapter to the retriever.
         train: examples for adapter and router training; may repeat.
+        dev: more examples of the same kind, for choosing and calibrating.
         test: examples whose inputs are in neither; every second one in the held-out wording.
         test_inputs: the inputs of `test`, which pre-training avoids as well (facts excepted: a model that
             has never been told a fact can not know it).
@@ -37,11 +38,14 @@ class TaskData:
     task: Task
     samples: tuple[str, ...]
     train: tuple[Example, ...]
+    dev: tuple[Example, ...]
     test: tuple[Example, ...]
     test_inputs: frozenset[str]
 
 
-def split(task: Task, *, seed: int, num_train: int = 400, num_samples: int = 20, num_test: int = 16) -> TaskData:
+def split(
+    task: Task, *, seed: int, num_train: int = 400, num_samples: int = 20, num_dev: int = 8, num_test: int = 16
+) -> TaskData:
     """Draws the texts of one task; the same for a seed, whatever the process.
 
     Raises:
@@ -58,7 +62,8 @@ def split(task: Task, *, seed: int, num_train: int = 400, num_samples: int = 20,
     samples = list(dict.fromkeys(example.prompt for example in train))[:num_samples]
     if len(samples) < num_samples:
         raise ValueError(f"task {task.name} has only {len(samples)} different prompts")
-    return TaskData(task, tuple(samples), tuple(train), tuple(test), test_inputs)
+    dev = [_training_example(task, rng, test_inputs) for _ in range(num_dev)]
+    return TaskData(task, tuple(samples), tuple(train), tuple(dev), tuple(test), test_inputs)
 
 
 def split_all(tasks: Sequence[Task], *, seed: int) -> list[TaskData]:
