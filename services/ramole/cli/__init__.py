@@ -4,6 +4,7 @@ import typer
 
 from ramole.cli.adapters import adapters, upload
 from ramole.cli.bench import bench_app
+from ramole.cli.evaluate import evaluate
 from ramole.cli.prompts import generate, route
 from ramole.cli.system import demo, serve
 from ramole.cli.zoo import zoo_app
@@ -13,7 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, demo, generate, route, upload, adapters):
+for command in (serve, demo, generate, route, upload, adapters, evaluate):
     app.command()(command)
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(bench_app, name="bench")

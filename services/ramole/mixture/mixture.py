@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ramole.core.errors import LimitExceeded, WrongState
-from ramole.lora.weights import AdapterWeights
+from ramole.lora.weights import AdapterWeights, LoraPair
 from ramole.mixture.layer import MixtureLinear, SlotShape
 from ramole.mixture.plan import NO_SLOT, StepPlan
 from ramole.mixture.step import Layout, Step, StepContext
@@ -45,14 +45,8 @@ class Mixture:
         self._router = router
         self._layout = layout or torch_layout(next(model.parameters()).device)
         self._layers: list[int | None] = []
-        for name, pair in router.pairs.items() if router else ():
-            d, o = widths_of(find_module(model, name), name)
-            if pair.a.shape != (shape.router_rank, d) or pair.b.shape != (o, shape.router_rank):
-                raise WrongState(
-                    f"the router's pair for {name} is {tuple(pair.a.shape)}, {tuple(pair.b.shape)}",
-                    field="executor.router",
-                    remedy=f"train it for this base model with rank {shape.router_rank}",
-                )
+        if router is not None:
+            self._check_router(router)
 
     @property
     def has_router(self) -> bool:
@@ -146,6 +140,29 @@ class Mixture:
         used = np.where(touched[..., None], step.form.usage(), 0)
         weights = (belongs @ used.reshape(len(ranks), -1)).reshape(-1, *plan.slots.shape)
         return weights, belongs @ touched * np.array(plan.lengths)
+
+    def set_router(self, router: AdapterWeights) -> None:
+        """Replaces the RouterLoRA everywhere; modules without a pair weigh uniformly. Call between steps only.
+
+        Raises:
+            WrongState: it does not fit the model or the router rank.
+        """
+        self._check_router(router)
+        self._router = router
+        for name, module in self.modules.items():
+            blank = LoraPair(torch.zeros_like(module.router_a), torch.zeros_like(module.router_b))
+            module.set_router(router.pairs.get(name, blank))
+
+    def _check_router(self, router: AdapterWeights) -> None:
+        for name, pair in router.pairs.items():
+            module = self.modules.get(name)
+            d, o = widths_of(module.base if module else find_module(self._model, name), name)
+            if pair.a.shape != (self.shape.router_rank, d) or pair.b.shape != (o, self.shape.router_rank):
+                raise WrongState(
+                    f"the router's pair for {name} is {tuple(pair.a.shape)}, {tuple(pair.b.shape)}",
+                    field="executor.router",
+                    remedy=f"train it for this base model with rank {self.shape.router_rank}",
+                )
 
     def trainable_router(self) -> list[torch.nn.Parameter]:
         """Switches the routers of all wrapped modules to training and returns their parameters (A_r, B_r, ...)."""

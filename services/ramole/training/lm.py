@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -27,6 +29,10 @@ class Batch:
 
     ids: torch.Tensor
     weights: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(self.ids.to(device), self.weights.to(device))
 
 
 def encode(tokenizer: Any, prompt: str, answer: str) -> Encoded:
@@ -64,9 +70,23 @@ def answer_loss(model: Any, batch: Batch) -> torch.Tensor:
 
 
 @torch.no_grad()
-def exact_matches(model: Any, batch: Batch) -> list[bool]:
-    """Whether each answer is what greedy decoding would give: every target is the arg max given those before it."""
+def answer_scores(model: Any, batch: Batch) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """Two figures for each answer of a batch, [b].
+
+    Returns:
+        Whether it is what greedy decoding would give (every target is the arg max given those before it), and its
+        negative log likelihood, the mean over its tokens in nats.
+    """
     logits, chosen = _weighted_logits(model, batch)
+    targets = batch.ids[:, 1:][chosen]
     is_right = torch.ones_like(chosen)
-    is_right[chosen] = logits.argmax(-1) == batch.ids[:, 1:][chosen]
-    return is_right.all(1).tolist()
+    is_right[chosen] = logits.argmax(-1) == targets
+    losses = torch.zeros(chosen.shape, device=logits.device)
+    losses[chosen] = F.cross_entropy(logits.float(), targets, reduction="none")
+    return is_right.all(1).cpu().numpy(), (losses.sum(1) / chosen.sum(1)).cpu().numpy()
+
+
+def exact_matches(model: Any, batch: Batch) -> list[bool]:
+    """The first figure of `answer_scores`."""
+    right: list[bool] = answer_scores(model, batch)[0].tolist()
+    return right

@@ -1,0 +1,88 @@
+"""`evaluate`: every way of composing adapters beside every other, on one set of prompts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from ramole.cli._common import AsJson, run
+from ramole.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from ramole.evaluation.subject import Subject
+
+
+def evaluate(
+    base: Annotated[str, typer.Option(help="Folder of a causal LM; default: the zoo's.")] = "",
+    adapters: Annotated[
+        Path | None, typer.Option(help="Folder of PEFT folders with samples.json and prompts.json.", file_okay=False)
+    ] = None,
+    tests: Annotated[
+        Path | None, typer.Option(help='Test prompts, {"prompt", "answer", "adapter"} a line.', dir_okay=False)
+    ] = None,
+    zoo: Annotated[Path | None, typer.Option(help="A folder that `zoo build` made; default: the shipped zoo.")] = None,
+    router: Annotated[
+        list[Path] | None, typer.Option(help="RouterLoRA folder; give one for each seed of its training.")
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="Sentence encoder of plain retrieval.")] = "minilm",
+    method: Annotated[list[str] | None, typer.Option(help="Only these methods; may be given several times.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer prompts and k = 3 only: minutes.")] = False,
+    threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.html, figures.json and CSV.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure retrieval and every composition, in and out of domain; exact match and likelihood of the answers.
+
+    Out of domain means that the adapter made for a prompt is hidden. Without options the shipped zoo is measured.
+    """
+
+    async def main() -> None:
+        import torch
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        from ramole.evaluation.evaluate import FULL, QUICK, evaluate_subject
+        from ramole.evaluation.methods import METHODS
+        from ramole.evaluation.report import end_task_table, write_report
+        from ramole.evaluation.retrievers import plain_retriever
+
+        torch.set_num_threads(threads)
+        if unknown := set(method or ()) - set(METHODS):
+            raise InvalidInput(f"no method {min(unknown)!r}", field="--method", remedy=f"one of {', '.join(METHODS)}")
+        subject = _subject(base, adapters, tests, zoo, router or [])
+        plan = (QUICK if quick else FULL).only(method or ())
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("reading", total=None)
+            retrievers = {"zero_shot": plain_retriever(encoder, subject)}
+            figures = evaluate_subject(
+                subject, retrievers, plan, progress=lambda what: progress.update(task, description=what)
+            )
+            if out is not None:
+                progress.update(task, description="drawing")
+                write_report(figures, out)
+        if as_json:
+            print(json.dumps(figures))
+            return
+        Console(width=None if sys.stdout.isatty() else 170).print(end_task_table(figures))
+        if out is not None:
+            print(f"report: {out / 'report.html'}")
+
+    run(main)
+
+
+def _subject(base: str, adapters: Path | None, tests: Path | None, zoo: Path | None, routers: list[Path]) -> Subject:
+    from ramole.evaluation.subject import folder_subject, zoo_subject
+    from ramole.zoo.catalog import load_zoo
+
+    if adapters is None:
+        if base or tests:
+            raise InvalidInput("only adapters of one's own have a base and tests", field="--adapters", remedy="give it")
+        return zoo_subject(load_zoo(zoo), routers=routers)
+    if not base:
+        raise InvalidInput("whose adapters are they?", field="--base", remedy="give the folder of their base model")
+    return folder_subject(Path(base), adapters, tests=tests, routers=routers)
