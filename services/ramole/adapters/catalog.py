@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from threading import Lock
 
 from ramole.adapters.records import AdapterRecord
@@ -17,24 +18,49 @@ Accept = Callable[[AdapterRecord], bool]
 """Which records a listing wants."""
 
 
-class Catalog:
-    """All records, by name and version."""
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tenant holds: names, and bytes of different content."""
 
-    def __init__(self) -> None:
+    num_adapters: int
+    num_bytes: int
+
+
+class Catalog:
+    """All records, by name and version.
+
+    Args:
+        records: what is there already.
+        last_versions: numbers that are used, see `use_versions`.
+    """
+
+    def __init__(
+        self, records: Iterable[AdapterRecord] = (), last_versions: dict[AdapterName, int] | None = None
+    ) -> None:
         self._lock = Lock()
         self._versions: dict[AdapterName, dict[int, AdapterRecord]] = {}
-        self._last_version: dict[AdapterName, int] = {}
+        self._last_version: dict[AdapterName, int] = dict(last_versions or {})
         self._order: list[Position] = []
         self._by_key: dict[tuple[str, str], AdapterRef] = {}
         self._users: defaultdict[str, set[AdapterRef]] = defaultdict(set)
+        self._names: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+        # Adapters of one kind wrap the same modules: one tuple for all of them.
+        self._modules: dict[tuple[str, ...], tuple[str, ...]] = {}
+        for record in sorted(records, key=lambda record: _position(record.ref)):
+            self.put(record)
 
     def put(self, record: AdapterRecord) -> None:
         """Adds a version, or replaces it by its newer state."""
         ref = record.ref
         with self._lock:
+            modules = self._modules.setdefault(record.report.modules, record.report.modules)
+            record = replace(record, report=replace(record.report, modules=modules))
             versions = self._versions.setdefault(record.name, {})
             if ref.version not in versions:
                 insort(self._order, _position(ref))
+                self._names[ref.tenant] += not versions
+                self._bytes[ref.tenant] += 0 if self._is_held(ref) else record.num_bytes
             versions[ref.version] = record
             self._users[ref.digest].add(ref)
             if record.idempotency_key:
@@ -44,19 +70,19 @@ class Catalog:
         """Forgets a version, but not its number."""
         with self._lock:
             name = AdapterName(ref.tenant, ref.name)
-            record = self._versions[name].pop(ref.version)
-            self._order.remove(_position(ref))
+            versions = self._versions[name]
+            record = versions.pop(ref.version)
+            del self._order[bisect_left(self._order, _position(ref))]
             self._last_version[name] = max(ref.version, self._last_version.get(name, 0))
             if record.idempotency_key:
                 del self._by_key[ref.tenant, record.idempotency_key]
             self._users[ref.digest].discard(ref)
             if not self._users[ref.digest]:
                 del self._users[ref.digest]
-
-    def use_versions(self, name: AdapterName, version: int) -> None:
-        """Marks all numbers up to `version` as used, whether or not they still exist."""
-        with self._lock:
-            self._last_version[name] = max(version, self._last_version.get(name, 0))
+            if not versions:
+                del self._versions[name]
+                self._names[ref.tenant] -= 1
+            self._bytes[ref.tenant] -= 0 if self._is_held(ref) else record.num_bytes
 
     def get(self, name: AdapterName) -> AdapterRecord | None:
         """The pinned version in any state, or the latest live one."""
@@ -76,6 +102,10 @@ class Catalog:
             versions = self._versions.get(name, {})
             return [versions[number] for number in sorted(versions) if versions[number].is_live]
 
+    def live(self) -> list[AdapterRecord]:
+        """All live versions, ordered."""
+        return list(self.page(None, len(self._order) + 1, lambda record: record.is_live))
+
     def last_version(self, name: AdapterName) -> int:
         """The highest number ever given, of removed versions too; 0 if none."""
         with self._lock:
@@ -92,6 +122,11 @@ class Catalog:
         with self._lock:
             return digest in self._users
 
+    def usage(self, tenant: str) -> Usage:
+        """What a tenant holds now, staged versions too."""
+        with self._lock:
+            return Usage(self._names[tenant], self._bytes[tenant])
+
     def page(
         self, after: Position | None, size: int, accept: Callable[[AdapterRecord], bool]
     ) -> Sequence[AdapterRecord]:
@@ -99,13 +134,18 @@ class Catalog:
         found: list[AdapterRecord] = []
         with self._lock:
             start = bisect_right(self._order, after) if after is not None else 0
-            for tenant, name, version in self._order[start:]:
+            for index in range(start, len(self._order)):
+                tenant, name, version = self._order[index]
                 record = self._versions[AdapterName(tenant, name)][version]
                 if accept(record):
                     found.append(record)
                     if len(found) == size:
                         break
         return found
+
+    def _is_held(self, ref: AdapterRef) -> bool:
+        """Whether the tenant has this content already, or still."""
+        return any(user.tenant == ref.tenant for user in self._users.get(ref.digest, ()))
 
 
 def _position(ref: AdapterRef) -> Position:

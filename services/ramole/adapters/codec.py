@@ -32,11 +32,12 @@ def header_from_pb(message: adapters_pb2.UploadHeader) -> UploadHeader:
     )
 
 
-def record_to_pb(record: AdapterRecord, *, has_samples: bool = True) -> adapters_pb2.AdapterRecord:
-    """One version, for the wire."""
+def record_to_pb(record: AdapterRecord) -> adapters_pb2.AdapterRecord:
+    """One version, for the wire, with the samples that it carries."""
     created_at = Timestamp()
     created_at.FromDatetime(record.created_at)
     return adapters_pb2.AdapterRecord(
+        source=record.source,
         adapter=ref_to_pb(record.ref),
         base_model=record.base_model,
         state=_STATES[record.state],
@@ -44,11 +45,11 @@ def record_to_pb(record: AdapterRecord, *, has_samples: bool = True) -> adapters
         report=adapters_pb2.AdmissionReport(
             modules=record.report.modules,
             rank=record.report.rank,
-            bytes=record.report.num_bytes,
+            bytes=record.num_bytes,
             norm=record.report.norm,
-            num_samples=len(record.samples),
+            num_samples=record.num_samples,
         ),
-        samples=record.samples if has_samples else (),
+        samples=record.samples,
         created_at=created_at,
     )
 

@@ -1,61 +1,69 @@
-"""Durable file operations. A power cut leaves the old state or the new one; after a return, the new one."""
+"""Where a store keeps its files: one small interface, for a local folder and for any fsspec file system.
+
+Keys are relative paths with slashes. Whatever a method returned from is durable, and no key ever holds half a file.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from uuid import uuid4
+from typing import Any, Protocol
+
+from ramole.adapters.local_files import LocalFiles
+from ramole.adapters.remote_files import RemoteFiles
+from ramole.core.errors import WrongState
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes the folder's entries durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+class Files(Protocol):
+    """Safe in any thread. Everything may raise Unavailable, or OSError on a local disk."""
+
+    def read(self, key: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+
+    def read_many(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Many small files, in any order; those that do not exist are left out."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Creates or replaces a file."""
+
+    def create(self, key: str, data: bytes) -> None:
+        """Creates a file. Raises FileExistsError, also when another process was first."""
+
+    def take(self, key: str, path: Path) -> None:
+        """Creates or replaces a file by a local one, which is synced to disk and may be gone afterwards."""
+
+    def remove(self, key: str) -> None:
+        """Removes a file. Missing is fine."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """All files below a folder, in any order, without reading them."""
+
+
+def open_files(uri: str, options: Mapping[str, Any], *, folder: Path, scratch: Path) -> Files:
+    """The files of a store.
+
+    Args:
+        uri: any fsspec URI, e.g. ``s3://bucket/prefix``; empty = `folder`.
+        options: arguments of the fsspec file system, e.g. its endpoint.
+        folder: on the file system of `scratch`.
+
+    Raises:
+        WrongState: the URI's file system is not installed, or the URI is malformed.
+    """
+    if not uri:
+        return LocalFiles(folder, scratch)
+    import fsspec
+
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def make_folder(folder: Path) -> None:
-    """Creates a folder and its parents, durably."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in missing:
-        sync_folder(path.parent)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Creates `path` with these bytes on disk. Not atomic: for files in a scratch folder that is renamed later."""
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def replace_file(path: Path, data: bytes, scratch: Path) -> None:
-    """Atomically makes `data` the content of `path`. `scratch` is a folder on the same file system."""
-    draft = scratch / uuid4().hex
-    try:
-        write_file(draft, data)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def remove_file(path: Path) -> None:
-    """Removes a file, durably. Missing is fine."""
-    path.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def remove_folder(folder: Path, scratch: Path) -> None:
-    """Removes a folder: it is gone at once under its name, then its content is freed. Missing is fine."""
-    doomed = scratch / uuid4().hex
-    try:
-        folder.rename(doomed)
-    except FileNotFoundError:
-        return
-    sync_folder(folder.parent)
-    shutil.rmtree(doomed)
+        fs, root = fsspec.url_to_fs(uri, **{"use_listings_cache": False, **options})
+    except (ImportError, ValueError) as error:
+        raise WrongState(
+            f"{uri[:160]!r} cannot be opened: {error}",
+            field="adapters.store_uri",
+            remedy="install the package of its file system, e.g. ramole[s3] for s3://",
+        ) from error
+    if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
+        raise WrongState(
+            f"{uri[:160]!r} is a local folder", field="adapters.store_uri", remedy="leave it empty and set data_dir"
+        )
+    return RemoteFiles(fs, root)

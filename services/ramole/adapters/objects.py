@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
-from ramole.adapters.files import make_folder, remove_folder, sync_folder, write_file
+from ramole.adapters.files import Files
 from ramole.core.errors import Corrupt, NotFound
 from ramole.lora.config import CONFIG_FILE
 from ramole.lora.digest import content_digest
 from ramole.lora.header import TENSORS_FILE
+
+_FOLDER = "objects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,68 +27,51 @@ class Content:
         return len(self.config_json) + len(self.tensors)
 
 
-class ObjectFolder:
-    """The objects below `root`. `scratch` is a folder on the same file system."""
+class Objects:
+    """The objects of a store. They may lie half written: what makes one exist is a version that names it."""
 
-    def __init__(self, root: Path, scratch: Path) -> None:
-        self._root = root
-        self._scratch = scratch
+    def __init__(self, files: Files) -> None:
+        self._files = files
 
     def add(self, digest: str, config_json: bytes, tensors_path: Path) -> None:
-        """Moves an upload in. `tensors_path` is already synced to disk and is gone afterwards.
-
-        An object appears with both files or not at all. Content that is already there is kept.
-        """
-        target = self._path(digest)
-        if target.exists():
-            tensors_path.unlink()
-            return
-        draft = self._scratch / uuid4().hex
-        draft.mkdir()
-        try:
-            write_file(draft / CONFIG_FILE, config_json)
-            tensors_path.rename(draft / TENSORS_FILE)
-            sync_folder(draft)
-            make_folder(target.parent)
-            draft.rename(target)
-        except BaseException:
-            shutil.rmtree(draft)
-            raise
-        sync_folder(target.parent)
+        """Takes an upload in; doing it again changes nothing. `tensors_path` is synced and may be gone afterwards."""
+        self._files.write(_key(digest, CONFIG_FILE), config_json)
+        self._files.take(_key(digest, TENSORS_FILE), tensors_path)
 
     def read(self, digest: str) -> Content:
         """Reads and verifies one object.
 
         Raises:
             NotFound: there is none.
-            Corrupt: the bytes on disk no longer have this digest.
+            Corrupt: the stored bytes no longer have this digest.
         """
-        folder = self._path(digest)
-        try:
-            content = Content((folder / CONFIG_FILE).read_bytes(), (folder / TENSORS_FILE).read_bytes())
-        except FileNotFoundError:
-            if folder.exists():
-                raise _corrupt(digest) from None
-            raise NotFound(f"no adapter has digest {digest}", field="digest") from None
-        if content_digest(content.config_json, content.tensors) != digest:
-            raise _corrupt(digest)
-        return content
+        tensors = self._read(digest, TENSORS_FILE)
+        config_json = self._read(digest, CONFIG_FILE)
+        if tensors is None and config_json is None:
+            raise NotFound(f"no adapter has digest {digest}", field="digest")
+        if tensors is None or config_json is None or content_digest(config_json, tensors) != digest:
+            raise Corrupt(
+                f"the stored files of {digest} no longer match their digest",
+                field="digest",
+                remedy="restore the store from a backup, or delete the adapter and upload it again",
+            )
+        return Content(config_json, tensors)
 
     def remove(self, digest: str) -> None:
         """Frees an object. Missing is fine."""
-        remove_folder(self._path(digest), self._scratch)
+        for name in (TENSORS_FILE, CONFIG_FILE):
+            self._files.remove(_key(digest, name))
 
-    def digests(self) -> Iterator[str]:
-        """All objects on disk."""
-        return (path.name for path in self._root.glob("*/*"))
+    def digests(self) -> set[str]:
+        """All objects, half written ones too."""
+        return {parts[2] for key in self._files.keys(_FOLDER) if len(parts := key.split("/")) == 4}
 
-    def _path(self, digest: str) -> Path:
-        return self._root / digest[:2] / digest
+    def _read(self, digest: str, name: str) -> bytes | None:
+        try:
+            return self._files.read(_key(digest, name))
+        except FileNotFoundError:
+            return None
 
 
-def _corrupt(digest: str) -> Corrupt:
-    return Corrupt(
-        f"the stored files of {digest} no longer match their digest",
-        field="digest",
-        remedy="restore the store from a backup, or delete the adapter and upload it again",
-    )
+def _key(digest: str, name: str) -> str:
+    return f"{_FOLDER}/{digest[:2]}/{digest}/{name}"

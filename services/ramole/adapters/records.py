@@ -1,15 +1,20 @@
-"""Everything known about one version: before it is stored, afterwards, and as JSON on disk."""
+"""Everything known about one version: before it is stored, afterwards, and as JSON in the store."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from ramole.core.names import AdapterName, AdapterRef, check_digest
 from ramole.lora.admission import AdmissionReport
+
+FORMAT = 2
 
 
 class State(StrEnum):
@@ -24,9 +29,13 @@ class AdapterRecord:
     """One version of an adapter.
 
     Attributes:
-        samples: typical inputs; they place the adapter in the retriever's space.
+        num_bytes: size of both files.
+        num_samples: how many typical inputs place the adapter in the retriever's space.
+        samples_sha256: of these inputs.
+        samples: the inputs themselves; empty where the record is one of many in memory, see `Store.with_samples`.
         idempotency_key: of the upload that made the version; empty if none.
         expected_version: the upload's compare-and-swap condition, checked again when it goes live; None if none.
+        source: what the content came from: a URI, or ``tenant/name@version`` after a rollback; empty = bytes.
     """
 
     ref: AdapterRef
@@ -34,10 +43,14 @@ class AdapterRecord:
     state: State
     is_public: bool
     report: AdmissionReport
-    samples: tuple[str, ...]
+    num_bytes: int
+    num_samples: int
+    samples_sha256: str
     created_at: datetime
+    samples: tuple[str, ...] = ()
     idempotency_key: str = ""
     expected_version: int | None = None
+    source: str = ""
 
     @property
     def name(self) -> AdapterName:
@@ -58,7 +71,7 @@ class AdapterRecord:
         return self._content() == other._content()
 
     def _content(self) -> tuple[object, ...]:
-        return self.name, self.ref.digest, self.base_model, self.is_public, self.samples
+        return self.name, self.ref.digest, self.base_model, self.is_public, self.samples_sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +79,11 @@ class NewAdapter:
     """An admitted upload.
 
     Attributes:
-        tensors_path: the tensors file inside `Store.scratch`, synced to disk; `Store.put` moves it away.
+        tensors_path: the tensors file inside `Store.scratch`, synced to disk; `Store.put` may move it away.
+        num_bytes: size of both files.
         digest: of both files.
         expected_version: see `Store.put`.
+        source: see `AdapterRecord`.
     """
 
     name: AdapterName
@@ -78,50 +93,108 @@ class NewAdapter:
     idempotency_key: str
     expected_version: int | None
     report: AdmissionReport
+    num_bytes: int
     digest: str
     config_json: bytes
     tensors_path: Path
+    source: str = ""
 
 
-def record_to_json(record: AdapterRecord) -> bytes:
-    """The manifest of a version."""
-    manifest = {
-        "format": 1,
-        "tenant": record.ref.tenant,
-        "name": record.ref.name,
-        "version": record.ref.version,
-        "digest": record.ref.digest,
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What is remembered of a version that is gone.
+
+    Attributes:
+        reason: ``deleted``, ``revoked`` or ``expired`` (by retention).
+        comment: of whoever removed it.
+    """
+
+    ref: AdapterRef
+    created_at: datetime
+    removed_at: datetime
+    reason: str
+    comment: str = ""
+
+
+def samples_sha256(samples: tuple[str, ...]) -> str:
+    """Identity of a list of samples."""
+    return hashlib.sha256(json.dumps(samples).encode()).hexdigest()
+
+
+def record_to_raw(record: AdapterRecord) -> dict[str, Any]:
+    """The manifest of a version, as plain values."""
+    report = record.report
+    return {
+        "format": FORMAT,
+        **_ref_to_raw(record.ref),
         "base_model": record.base_model,
         "state": record.state.value,
         "is_public": record.is_public,
         "report": {
-            "modules": record.report.modules,
-            "rank": record.report.rank,
-            "num_bytes": record.report.num_bytes,
-            "norm": record.report.norm,
+            "modules": report.modules,
+            "rank": report.rank,
+            "num_bytes": report.num_bytes,
+            "norm": report.norm,
         },
+        "num_bytes": record.num_bytes,
+        "num_samples": record.num_samples,
+        "samples_sha256": record.samples_sha256,
         "samples": record.samples,
         "created_at": record.created_at.isoformat(),
         "idempotency_key": record.idempotency_key,
         "expected_version": record.expected_version,
+        "source": record.source,
     }
-    return json.dumps(manifest, indent=1, ensure_ascii=False).encode()
 
 
-def record_from_json(data: bytes) -> AdapterRecord:
-    """Reads a manifest. Raises ValueError, KeyError or TypeError when it is not one, or of a newer format."""
-    raw = json.loads(data)
-    if raw["format"] != 1:
+def record_from_raw(raw: Mapping[str, Any]) -> AdapterRecord:
+    """The inverse. Raises ValueError, KeyError, TypeError or AttributeError when it is none, or of another format."""
+    if raw["format"] != FORMAT:
         raise ValueError(f"manifest format {raw['format']!r} is not known")
     report = raw["report"]
     return AdapterRecord(
-        ref=AdapterRef(raw["tenant"], raw["name"], raw["version"], check_digest(raw["digest"])),
+        ref=_ref_from_raw(raw),
         base_model=raw["base_model"],
         state=State(raw["state"]),
         is_public=raw["is_public"],
         report=AdmissionReport(tuple(report["modules"]), report["rank"], report["num_bytes"], report["norm"]),
+        num_bytes=raw["num_bytes"],
+        num_samples=raw["num_samples"],
+        samples_sha256=raw["samples_sha256"],
         samples=tuple(raw["samples"]),
         created_at=datetime.fromisoformat(raw["created_at"]),
         idempotency_key=raw["idempotency_key"],
         expected_version=raw["expected_version"],
+        source=raw["source"],
     )
+
+
+def removal_to_raw(removal: Removal) -> dict[str, Any]:
+    """What takes the place of a manifest, as plain values."""
+    return {
+        "format": FORMAT,
+        **_ref_to_raw(removal.ref),
+        "created_at": removal.created_at.isoformat(),
+        "removed_at": removal.removed_at.isoformat(),
+        "reason": removal.reason,
+        "comment": removal.comment,
+    }
+
+
+def removal_from_raw(raw: Mapping[str, Any]) -> Removal:
+    """The inverse. Raises ValueError, KeyError or TypeError when it is not one."""
+    return Removal(
+        _ref_from_raw(raw),
+        datetime.fromisoformat(raw["created_at"]),
+        datetime.fromisoformat(raw["removed_at"]),
+        raw["reason"],
+        raw["comment"],
+    )
+
+
+def _ref_to_raw(ref: AdapterRef) -> dict[str, Any]:
+    return {"tenant": ref.tenant, "name": ref.name, "version": ref.version, "digest": ref.digest}
+
+
+def _ref_from_raw(raw: Mapping[str, Any]) -> AdapterRef:
+    return AdapterRef(raw["tenant"], raw["name"], raw["version"], check_digest(raw["digest"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,8 +33,13 @@ PAGE_BYTES = 2 * 2**20
 # Each admission holds a whole adapter in memory.
 _MAX_ADMISSIONS = 2
 
+# Housekeeping is cheap but for the listing of all objects.
+_HOUSEKEEPING_S = 3600.0
+
 _LOCK_PAUSE_S = 0.1
 _LOCK_MARGIN_S = 1.0
+
+_log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -66,6 +72,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         self._limits = AdmissionLimits(min(settings.adapters.max_rank, settings.executor.slot_rank))
         self._admissions = asyncio.Semaphore(_MAX_ADMISSIONS)
         self._opened: _Opened | None = None
+        self._housekeeping: asyncio.Task[None] | None = None
         self._inflight = 0
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -84,12 +91,20 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             base = await asyncio.to_thread(read_base_shapes, settings.base_model, base_id)
         store = await self._open_store()
         self._opened = _Opened(store, HostCache(store.read, settings.adapters.cache_bytes), base)
+        self._housekeeping = asyncio.create_task(self._keep_house(store))
 
     async def close(self) -> None:
         """Frees the cache and lets another process open the store."""
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._housekeeping
         if self._opened is not None:
             await self._opened.cache.close()
-            self._opened.store.close()
+            store = self._opened.store
+            with suppress(RamoleError, OSError):
+                await asyncio.to_thread(store.save_catalog)
+            store.close()
 
     def routing_stats(self) -> dict[str, object]:
         """Nothing: any replica serves any adapter."""
@@ -138,9 +153,10 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     ) -> adapters_pb2.GetAdapterResponse:
         """One version."""
         opened = self._ready()
-        return adapters_pb2.GetAdapterResponse(
-            record=record_to_pb(opened.store.get(AdapterName.parse(request.adapter)))
-        )
+        record = opened.store.get(AdapterName.parse(request.adapter))
+        if not request.without_samples:
+            record = await asyncio.to_thread(opened.store.with_samples, record)
+        return adapters_pb2.GetAdapterResponse(record=record_to_pb(record))
 
     async def ListAdapters(
         self, request: adapters_pb2.ListAdaptersRequest, context: Context
@@ -156,7 +172,9 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         found = opened.store.page(after, size + 1, lambda record: base in ("", record.base_model))
         response, num_bytes = adapters_pb2.ListAdaptersResponse(), 0
         for record in found:
-            message = record_to_pb(record, has_samples=not request.without_samples)
+            if not request.without_samples:
+                record = await asyncio.to_thread(opened.store.with_samples, record)  # noqa: PLW2901
+            message = record_to_pb(record)
             num_bytes += message.ByteSize()
             if len(response.records) == size or (response.records and num_bytes > PAGE_BYTES):
                 response.next_page_token = page_token(ref_from_pb(response.records[-1].adapter))
@@ -197,12 +215,25 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             raise Unavailable("the adapter store is still opening", remedy="retry in a moment")
         return self._opened
 
+    async def _keep_house(self, store: Store) -> None:
+        while True:
+            try:
+                num_freed = await asyncio.to_thread(store.sweep)
+                await asyncio.to_thread(store.save_catalog)
+                _log.info("housekeeping", extra={"fields": {"objects_freed": num_freed}})
+            except (RamoleError, OSError) as error:
+                _log.warning("housekeeping is put off: %s", error)
+            await asyncio.sleep(_HOUSEKEEPING_S)
+
     async def _open_store(self) -> Store:
+        options = self._settings.adapters
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settings.adapters.server.grace_s + _LOCK_MARGIN_S
         while True:
             try:
-                return await asyncio.to_thread(Store.open, self._settings.data_dir / "store")
+                return await asyncio.to_thread(
+                    Store.open, self._settings.data_dir / "store", options.store_uri, options.store_options
+                )
             except Unavailable:
                 if loop.time() > end:
                     raise
@@ -234,6 +265,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             idempotency_key=header.idempotency_key,
             expected_version=header.expected_version,
             report=admission.report,
+            num_bytes=received.num_bytes,
             digest=received.digest,
             config_json=received.config_json,
             tensors_path=received.tensors_path,

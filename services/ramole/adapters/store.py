@@ -1,11 +1,13 @@
 """The store: what exists, durably. One process writes to a store; threads of it may call anything here at any time.
 
-    <root>/lock                                     held while open
-    <root>/scratch/                                 drafts and spooled uploads; emptied at start
-    <root>/objects/<aa>/<digest>/                   see `objects`
-    <root>/manifests/<tenant>/<name>/               see `manifests`
+    <folder>/lock             held while open
+    <folder>/scratch/         drafts and spooled uploads; emptied at start
+    writer                    who opened it last; only that process may change it
+    catalog.json, manifests/  see `manifests`
+    objects/                  see `objects`
 
-Order makes crashes harmless: an object is complete before a manifest names it, and freed after the last one is gone.
+All but lock and scratch lie in the folder too, or below an fsspec URI. Order makes crashes harmless: an object is
+complete before a manifest names it, and freed after the last one is gone. Only the process knows staged versions.
 """
 
 from __future__ import annotations
@@ -13,81 +15,105 @@ from __future__ import annotations
 import fcntl
 import logging
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import IO
+from typing import IO, Any
+from uuid import uuid4
 
 from ramole.adapters.catalog import Accept, Catalog, Position
-from ramole.adapters.manifests import ManifestFolder
-from ramole.adapters.objects import Content, ObjectFolder
-from ramole.adapters.records import AdapterRecord, NewAdapter, State
+from ramole.adapters.files import Files, open_files
+from ramole.adapters.manifests import Loaded, Manifests
+from ramole.adapters.objects import Content, Objects
+from ramole.adapters.records import AdapterRecord, NewAdapter, Removal, State, samples_sha256
 from ramole.core.errors import AlreadyExists, Conflict, NotFound, Unavailable, WrongState
 from ramole.core.names import AdapterName, AdapterRef
+
+_WRITER = "writer"
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Repair:
+class Opened:
     """What opening the store found.
 
     Attributes:
-        num_staged: versions that were never published; removed.
-        num_objects: files that no version refers to; removed.
+        num_live: versions that it serves.
+        num_read: manifests that had to be read one by one.
+        num_finished: removals that a crash had interrupted; finished.
         num_unreadable: manifests that could not be read; left alone, and logged one by one.
     """
 
-    num_staged: int = 0
-    num_objects: int = 0
+    num_live: int = 0
+    num_read: int = 0
+    num_finished: int = 0
     num_unreadable: int = 0
 
 
 class Store:
-    """Adapters on a local folder. Made by `open`.
+    """Adapters on a local folder or an object store. Made by `open`.
 
     Attributes:
-        scratch: folder on the store's file system, for uploads until `put` takes them.
-        repaired: what opening found.
+        scratch: local folder for uploads until `put` takes them.
+        opened: what opening found.
     """
 
-    def __init__(self, root: Path, lock: IO[bytes], catalog: Catalog) -> None:
-        self.scratch = root / "scratch"
-        self._objects = ObjectFolder(root / "objects", self.scratch)
-        self._manifests = ManifestFolder(root / "manifests", self.scratch)
-        self._catalog = catalog
+    def __init__(self, scratch: Path, files: Files, lock: IO[bytes], loaded: Loaded, writer: str) -> None:
+        self.scratch = scratch
+        self.opened = Opened(len(loaded.records), loaded.num_read, loaded.num_finished, loaded.num_unreadable)
+        self._files = files
+        self._writer = writer
+        self._objects = Objects(files)
+        self._manifests = Manifests(files)
+        self._catalog = Catalog(loaded.records, loaded.last_versions)
         self._file_lock = lock
         self._writing = Lock()
-        self.repaired = Repair()
+        # Samples of staged versions; digests that an upload is about to use.
+        self._staged: dict[AdapterRef, tuple[str, ...]] = {}
+        self._held: Counter[str] = Counter()
+        self._is_closed = False
+        self._is_catalog_old = loaded.num_read > 0 or loaded.num_finished > 0
 
     @classmethod
-    def open(cls, root: Path) -> Store:
-        """Opens a store, or makes an empty one, and removes what a crash left behind.
+    def open(cls, folder: Path, uri: str = "", options: Mapping[str, Any] | None = None) -> Store:
+        """Opens a store, or makes an empty one, and finishes what a crash interrupted.
+
+        Args:
+            folder: local; of one server.
+            uri: fsspec URI of the content; empty = `folder`.
+            options: arguments of its file system.
 
         Raises:
-            Unavailable: another process has it open.
+            Unavailable: another process has the folder open, or the object store does not answer.
+            WrongState: the URI cannot be used.
         """
-        root.mkdir(parents=True, exist_ok=True)
-        lock = (root / "lock").open("wb")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _locked(folder)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            scratch = folder / "scratch"
+            if scratch.exists():
+                shutil.rmtree(scratch)
+            scratch.mkdir()
+            files = open_files(uri, options or {}, folder=folder, scratch=scratch)
+            writer = uuid4().hex
+            files.write(_WRITER, writer.encode())
+            store = cls(scratch, files, lock, Manifests(files).load(), writer)
+        except BaseException:
             lock.close()
-            raise Unavailable(
-                f"the store {root} is open in another process",
-                field="data_dir",
-                remedy="stop it, or give every server a data_dir of its own",
-            ) from None
-        store = cls(root, lock, Catalog())
-        store.repaired = store._repair()
-        _log.info("store %s is open: %s", root, store.repaired)
+            raise
+        _log.info("store %s is open: %s", uri or folder, store.opened)
         return store
 
     def close(self) -> None:
-        """Lets other processes open the store."""
-        self._file_lock.close()
+        """Lets other processes open the store. Nothing changes it from here any more."""
+        with self._writing:
+            self._is_closed = True
+            self._file_lock.close()
 
     def put(self, new: NewAdapter) -> tuple[AdapterRecord, bool]:
         """Stores the next version of a name as staged.
@@ -100,24 +126,21 @@ class Store:
             AlreadyExists: the idempotency key belongs to another upload.
             Conflict: expected_version is not the latest live version (0 = there must be none).
         """
-        with self._writing:
-            record = self._draft(new)
-            keyed = self._catalog.by_idempotency_key(new.name.tenant, new.idempotency_key)
-            if keyed is not None:
-                if not keyed.is_same_upload(record):
-                    raise AlreadyExists(
-                        f"idempotency key {new.idempotency_key!r} was used for {keyed.ref}",
-                        field="idempotency_key",
-                        remedy="use a fresh key for every new upload",
-                    )
-                return keyed, False
-            self._check_expected(record)
-            latest = self._catalog.get(new.name)
-            if latest is not None and latest.is_same_upload(record):
-                return latest, False
-            self._objects.add(new.digest, new.config_json, new.tensors_path)
-            self._save(record)
-            return record, True
+        with self._holding(new.digest):
+            with self._writing:
+                known = self._known(self._draft(new))
+                is_stored = self._catalog.has_digest(new.digest)
+            if known is not None:
+                return replace(known, samples=new.samples), False
+            if not is_stored:
+                self._objects.add(new.digest, new.config_json, new.tensors_path)
+            with self._writing:
+                draft = self._draft(new)
+                known = self._known(draft)
+                if known is None:
+                    self._staged[draft.ref] = new.samples
+                    self._catalog.put(draft)
+                return replace(known or draft, samples=new.samples), known is None
 
     def publish(self, ref: AdapterRef) -> AdapterRecord:
         """Makes a staged version live, durably. Doing it again changes nothing.
@@ -125,15 +148,25 @@ class Store:
         Raises:
             NotFound: there is no such version with this digest.
             Conflict: another version went live since an upload with expected_version.
+            Unavailable: another server has opened the store since.
         """
         with self._writing:
             record = self._at(ref)
             if record.is_live:
-                return record
+                return self.with_samples(record)
             self._check_expected(record)
             record = record.published()
-            self._save(record)
-            return record
+            full = replace(record, samples=self._staged[ref])
+            with self._changing():
+                try:
+                    self._manifests.create(full)
+                except FileExistsError:
+                    # Perhaps by an earlier try of this call, whose answer was lost.
+                    if self._manifests.read(ref) != full:
+                        raise _taken_over() from None
+            del self._staged[ref]
+            self._catalog.put(record)
+            return full
 
     def discard(self, ref: AdapterRef) -> None:
         """Drops a staged version. Missing is fine. Raises WrongState when it is live."""
@@ -144,32 +177,45 @@ class Store:
                 return
             if record.is_live:
                 raise WrongState(f"{ref} is live", field="adapter", remedy="delete or revoke it instead")
-            self._remove(ref)
+            # An attempt to publish it may have come further than its answer.
+            self._manifests.withdraw(ref)
+            del self._staged[ref]
+            self._catalog.remove(ref)
+            self._free(ref.digest)
 
-    def delete(self, name: AdapterName) -> list[AdapterRef]:
+    def delete(self, name: AdapterName, *, reason: str = "deleted", comment: str = "") -> list[AdapterRef]:
         """Removes one live version, or all live versions when none is pinned.
 
         Raises:
             NotFound: there is none.
+            Unavailable: another server has opened the store since.
         """
         with self._writing:
             versions = self._catalog.live_versions(AdapterName(name.tenant, name.name))
-            refs = [record.ref for record in versions if name.version in (0, record.ref.version)]
-            if not refs:
+            records = [record for record in versions if name.version in (0, record.ref.version)]
+            if not records:
                 raise _not_found(name)
-            for ref in refs:
-                self._remove(ref)
-            return refs
+            for record in records:
+                self._remove(record, reason, comment)
+            return [record.ref for record in records]
 
     def get(self, name: AdapterName) -> AdapterRecord:
-        """The pinned version in any state, or the latest live one. Raises NotFound."""
+        """The pinned version in any state, or the latest live one, without its samples. Raises NotFound."""
         record = self._catalog.get(name)
         if record is None:
             raise _not_found(name)
         return record
 
+    def with_samples(self, record: AdapterRecord) -> AdapterRecord:
+        """The record with its samples, read from its manifest. Raises NotFound when it is gone, or Corrupt."""
+        samples = self._staged.get(record.ref)
+        try:
+            return replace(record, samples=self._manifests.read(record.ref).samples if samples is None else samples)
+        except FileNotFoundError:
+            raise _not_found(AdapterName(record.ref.tenant, record.ref.name, record.ref.version)) from None
+
     def page(self, after: Position | None, size: int, accept: Accept) -> Sequence[AdapterRecord]:
-        """Up to `size` live records that `accept` takes, behind a position, by (tenant, name, version)."""
+        """Up to `size` live records that `accept` takes, behind a position, by (tenant, name, version); no samples."""
         return self._catalog.page(after, size, lambda record: record.is_live and accept(record))
 
     def has_digest(self, digest: str) -> bool:
@@ -180,24 +226,26 @@ class Store:
         """Reads and verifies the files of a digest. Raises NotFound or Corrupt."""
         return self._objects.read(digest)
 
-    def _repair(self) -> Repair:
-        """Empties scratch, reads the manifests, drops staged versions and objects that no manifest names."""
-        if self.scratch.exists():
-            shutil.rmtree(self.scratch)
-        self.scratch.mkdir()
-        loaded = self._manifests.load()
-        for name, version in loaded.last_versions.items():
-            self._catalog.use_versions(name, version)
-        for record in loaded.records:
-            self._catalog.put(record)
-        staged = [record.ref for record in loaded.records if not record.is_live]
-        for ref in staged:
-            self._remove(ref)
+    def sweep(self) -> int:
+        """Frees objects that no version names: remains of uploads that a crash ended. Returns how many."""
         # An unreadable manifest may name any object: then none is freed.
-        orphans = [] if loaded.num_unreadable else [d for d in self._objects.digests() if not self.has_digest(d)]
-        for digest in orphans:
-            self._objects.remove(digest)
-        return Repair(len(staged), len(orphans), loaded.num_unreadable)
+        if self.opened.num_unreadable:
+            return 0
+        num_freed = 0
+        for digest in self._objects.digests():
+            with self._writing:
+                if not self._is_used(digest):
+                    with self._changing():
+                        self._objects.remove(digest)
+                    num_freed += 1
+        return num_freed
+
+    def save_catalog(self) -> None:
+        """Writes the copy of all manifests that makes the next start quick, if there is something new to it."""
+        if self._is_catalog_old:
+            self._is_catalog_old = False
+            self._check_writer()
+            self._manifests.save_catalog(self._catalog.live())
 
     def _draft(self, new: NewAdapter) -> AdapterRecord:
         version = self._catalog.last_version(new.name) + 1
@@ -207,11 +255,29 @@ class Store:
             state=State.STAGED,
             is_public=new.is_public,
             report=new.report,
-            samples=new.samples,
+            num_bytes=new.num_bytes,
+            num_samples=len(new.samples),
+            samples_sha256=samples_sha256(new.samples),
             created_at=datetime.now(UTC),
             idempotency_key=new.idempotency_key,
             expected_version=new.expected_version,
+            source=new.source,
         )
+
+    def _known(self, draft: AdapterRecord) -> AdapterRecord | None:
+        """The version that answers an upload which asks for nothing new."""
+        keyed = self._catalog.by_idempotency_key(draft.ref.tenant, draft.idempotency_key)
+        if keyed is not None:
+            if not keyed.is_same_upload(draft):
+                raise AlreadyExists(
+                    f"idempotency key {draft.idempotency_key!r} was used for {keyed.ref}",
+                    field="idempotency_key",
+                    remedy="use a fresh key for every new upload",
+                )
+            return keyed
+        self._check_expected(draft)
+        latest = self._catalog.get(draft.name)
+        return latest if latest is not None and latest.is_same_upload(draft) else None
 
     def _check_expected(self, record: AdapterRecord) -> None:
         latest = self._catalog.get(record.name)
@@ -229,15 +295,79 @@ class Store:
             raise NotFound(f"there is no {ref} with digest {ref.digest}", field="adapter")
         return record
 
-    def _save(self, record: AdapterRecord) -> None:
-        self._manifests.write(record)
-        self._catalog.put(record)
+    def _remove(self, record: AdapterRecord, reason: str, comment: str) -> None:
+        with self._changing():
+            self._manifests.remove(Removal(record.ref, record.created_at, datetime.now(UTC), reason, comment))
+        self._catalog.remove(record.ref)
+        self._free(record.ref.digest)
 
-    def _remove(self, ref: AdapterRef) -> None:
-        self._manifests.remove(ref, self._catalog.last_version(AdapterName(ref.tenant, ref.name)))
-        self._catalog.remove(ref)
-        if not self.has_digest(ref.digest):
-            self._objects.remove(ref.digest)
+    def _free(self, digest: str) -> None:
+        """Removes a content that is not used any more. What cannot be removed now is left to `sweep`."""
+        if not self._is_used(digest):
+            try:
+                self._objects.remove(digest)
+            except (Unavailable, OSError) as error:
+                _log.warning("object %s is freed later: %s", digest, error)
+
+    def _is_used(self, digest: str) -> bool:
+        return digest in self._held or self._catalog.has_digest(digest)
+
+    @contextmanager
+    def _holding(self, digest: str) -> Iterator[None]:
+        """Keeps a content that no version names yet; what is not named at the end is freed."""
+        with self._writing:
+            self._held[digest] += 1
+        try:
+            yield
+        finally:
+            with self._writing:
+                self._held[digest] -= 1
+                self._held += Counter()  # drops the zero
+                self._free(digest)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Around every lasting change: what another server may not have seen when it opened is not acknowledged.
+
+        The check before keeps a replaced server from doing harm; the one after makes the answer true. A server that
+        opens the store first makes itself the writer and then reads: it sees all that passed the second check.
+        """
+        self._check_writer()
+        self._is_catalog_old = True
+        yield
+        self._check_writer()
+
+    def _check_writer(self) -> None:
+        if self._is_closed:
+            raise Unavailable("the store is closed", remedy="retry with back-off")
+        try:
+            writer = self._files.read(_WRITER).decode()
+        except FileNotFoundError:
+            writer = ""
+        if writer != self._writer:
+            raise _taken_over()
+
+
+def _locked(folder: Path) -> IO[bytes]:
+    lock = (folder / "lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise Unavailable(
+            f"the store {folder} is open in another process",
+            field="data_dir",
+            remedy="stop it, or give every server a data_dir of its own",
+        ) from None
+    return lock
+
+
+def _taken_over() -> Unavailable:
+    return Unavailable(
+        "another server has opened this store",
+        field="adapters.store_uri",
+        remedy="retry with that one; two servers that run at once need a store each",
+    )
 
 
 def _not_found(name: AdapterName) -> NotFound:

@@ -46,6 +46,7 @@ class ReceivedUpload:
     header: UploadHeader
     config_json: bytes
     tensors_path: Path
+    num_bytes: int
     digest: str
 
     def tensors(self) -> memoryview:
@@ -140,7 +141,7 @@ class Upload:
         self._spool.close()
         config_json = bytes(self._config)
         digest = content_digest(config_json, _mapped(self._path))
-        return ReceivedUpload(header, config_json, self._path, digest)
+        return ReceivedUpload(header, config_json, self._path, self._num_bytes, digest)
 
     def _begun(self) -> UploadHeader:
         if self._header is None:

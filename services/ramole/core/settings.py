@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import (
@@ -81,6 +81,8 @@ class AdapterSettings(_Section):
     max_samples: int = Field(default=64, ge=1)
     max_rank: int = Field(default=64, ge=1)
     cache_bytes: int = Field(default=2 * 2**30, ge=0, description="host memory for weights")
+    store_uri: str = Field(default="", description="fsspec URI of the store, e.g. s3://bucket/prefix; '' = in data_dir")
+    store_options: dict[str, Any] = Field(default={}, description="arguments of its file system, e.g. endpoint_url")
 
 
 class ExecutorSettings(_Section):

@@ -84,10 +84,11 @@ class Backends:
         """Drops a staged version."""
         await self._peers.adapters.Discard(adapters_pb2.DiscardRequest(adapter=ref_to_pb(ref)))
 
-    async def find(self, name: AdapterName) -> Record | None:
+    async def find(self, name: AdapterName, *, has_samples: bool = False) -> Record | None:
         """The pinned or latest live version; None if there is none."""
+        request = adapters_pb2.GetAdapterRequest(adapter=str(name), without_samples=not has_samples)
         try:
-            answer = await self._peers.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(adapter=str(name)))
+            answer = await self._peers.adapters.GetAdapter(request)
         except NotFound:
             return None
         return record_from_pb(answer.record)

@@ -43,7 +43,7 @@ class Uploads:
 
     async def restore(self, name: AdapterName) -> None:
         """Makes the latest live version of `name` findable, if there is one: the index holds just that."""
-        record = await self._backends.find(AdapterName(name.tenant, name.name))
+        record = await self._backends.find(AdapterName(name.tenant, name.name), has_samples=True)
         if record is not None and record.is_live:
             await self._index(record)
 

@@ -176,7 +176,7 @@ class AdmissionReport(_message.Message):
     rank: _builtins.int
     """Largest rank over the modules."""
     bytes: _builtins.int
-    """Size of the stored weights."""
+    """Size of both files."""
     norm: _builtins.float
     """Frobenius norm of the whole update (scaling folded in)."""
     num_samples: _builtins.int
@@ -214,9 +214,12 @@ class AdapterRecord(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     state: Global___AdapterState.ValueType
     is_public: _builtins.bool
+    source: _builtins.str
+    """What the content came from: a URI, or tenant/name@version after a rollback. Empty = the bytes of the upload."""
     @_builtins.property
     def adapter(self) -> _common_pb2.AdapterRef: ...
     @_builtins.property
@@ -235,10 +238,11 @@ class AdapterRecord(_message.Message):
         report: Global___AdmissionReport | None = ...,
         samples: _abc.Iterable[_builtins.str] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "created_at", b"created_at", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "created_at", b"created_at", "is_public", b"is_public", "report", b"report", "samples", b"samples", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "created_at", b"created_at", "is_public", b"is_public", "report", b"report", "samples", b"samples", "source", b"source", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -348,16 +352,20 @@ class GetAdapterRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
+    WITHOUT_SAMPLES_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     """`name`, `tenant/name` or `tenant/name@version`."""
+    without_samples: _builtins.bool
+    """Leaves the samples out of the record: no file has to be read."""
     def __init__(
         self,
         *,
         adapter: _builtins.str = ...,
+        without_samples: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "without_samples", b"without_samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save
 
+from ramole.adapters.files import Files, open_files
+from ramole.adapters.objects import Objects
 from ramole.adapters.records import NewAdapter
 from ramole.adapters.store import Store
-from ramole.core.names import AdapterName
-from ramole.lora.admission import AdmissionReport
 from ramole.lora.base import BaseShapes
-from ramole.lora.digest import content_digest
+from support.new_adapter import new_adapter
+from support.s3_server import new_bucket, s3_options, s3_server
 
 MakeFiles = Callable[..., tuple[bytes, bytes]]
 Upload = Callable[..., NewAdapter]
@@ -43,24 +47,65 @@ def make_files(base: BaseShapes) -> MakeFiles:
     return make
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "store"
+@dataclass(frozen=True)
+class Place:
+    """Where a store lies."""
+
+    folder: Path
+    uri: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def open(self) -> Store:
+        return Store.open(self.folder, self.uri, self.options)
+
+    def elsewhere(self, folder: Path) -> Place:
+        """The same content, as a server on another machine has it."""
+        return replace(self, folder=folder)
+
+    @property
+    def files(self) -> Files:
+        scratch = self.folder / "scratch"
+        return open_files(self.uri, self.options, folder=self.folder, scratch=scratch)
+
+    @property
+    def objects(self) -> set[str]:
+        return Objects(self.files).digests()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Address of a running S3 server."""
+    with s3_server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
-def store(root: Path) -> Iterator[Store]:
-    opened = Store.open(root)
+def s3_place(s3: str, tmp_path: Path) -> Place:
+    return Place(tmp_path / "store", new_bucket(s3), s3_options(s3))
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "folder":
+        return Place(tmp_path / "store")
+    found: Place = request.getfixturevalue("s3_place")
+    return found
+
+
+@pytest.fixture
+def store(place: Place) -> Iterator[Store]:
+    opened = place.open()
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def new(root: Path) -> Upload:
-    """An admitted upload, spooled in the store's scratch folder."""
+def new_at() -> Callable[..., NewAdapter]:
+    """An admitted upload, spooled in the scratch folder of a place."""
     counter = iter(range(10_000))
 
     def make(
+        place: Place,
         name: str = "math",
         content: str = "a",
         *,
@@ -68,19 +113,14 @@ def new(root: Path) -> Upload:
         expected: int | None = None,
         samples: tuple[str, ...] = ("1 + 1",),
     ) -> NewAdapter:
-        path = root / "scratch" / f"spooled-{next(counter)}"
+        path = place.folder / "scratch" / f"spooled-{next(counter)}"
         path.write_bytes(content.encode())
-        return NewAdapter(
-            name=AdapterName.parse(name),
-            base_model="tiny",
-            is_public=False,
-            samples=samples,
-            idempotency_key=key,
-            expected_version=expected,
-            report=AdmissionReport(("m.q",), 2, 100, 1.5),
-            digest=content_digest(b"{}", content.encode()),
-            config_json=b"{}",
-            tensors_path=path,
-        )
+        return new_adapter(name, content, path, key=key, expected=expected, samples=samples)
 
     return make
+
+
+@pytest.fixture
+def new(place: Place, new_at: Callable[..., NewAdapter]) -> Upload:
+    """`new_at` the place of the test's store."""
+    return partial(new_at, place)

@@ -10,13 +10,16 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
-from ramole.adapters.records import NewAdapter
+from ramole.adapters.files import Files
+from ramole.adapters.local_files import LocalFiles
+from ramole.adapters.objects import Objects
 from ramole.adapters.store import Store
 from ramole.core.names import AdapterName, AdapterRef
-from ramole.lora.admission import AdmissionReport
-from ramole.lora.digest import content_digest
+from support.new_adapter import new_adapter
 
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 SCENARIO = [
@@ -27,9 +30,10 @@ SCENARIO = [
     ("delete", "math@1", ""),
     ("discard", "sums", "d"),
     ("delete", "math", ""),
-    ("live", "math", "e"),
-    ("delete", "sums", ""),
 ]
+
+
+SHORT = [("live", "math", "a"), ("live", "math", "b"), ("delete", "math@1", ""), ("discard", "sums", "b")]
 
 
 def kill_before(number: int) -> None:
@@ -49,53 +53,44 @@ def kill_before(number: int) -> None:
 def stage(store: Store, name: str, content: str) -> AdapterRef:
     path = store.scratch / f"upload-{name}-{content}"
     path.write_bytes(content.encode())
-    new = NewAdapter(
-        name=AdapterName.parse(name),
-        base_model="tiny",
-        is_public=False,
-        samples=("sample",),
-        idempotency_key="",
-        expected_version=None,
-        report=AdmissionReport(("m.q",), 2, 100, 1.5),
-        digest=content_digest(b"{}", content.encode()),
-        config_json=b"{}",
-        tensors_path=path,
-    )
-    return store.put(new)[0].ref
+    return store.put(new_adapter(name, content, path))[0].ref
 
 
-def run(root: Path, log: int) -> None:
-    """The scenario. Every promise is written to `log` when it begins and when it has been made."""
-    store = Store.open(root)
-    for verb, name, content in SCENARIO:
+def run(store: Store, log: Callable[[str], object], scenario: Sequence[tuple[str, str, str]] = SCENARIO) -> None:
+    """The scenario. Every promise goes to `log` when it begins and when it has been made."""
+    for verb, name, content in scenario:
         if verb == "delete":
             doomed = [r.ref for r in store.page(None, 99, lambda _: True)]
             target = AdapterName.parse(name)
             for ref in doomed:
                 if (ref.tenant, ref.name) == (target.tenant, target.name) and target.version in (0, ref.version):
-                    os.write(log, f"deleting {ref} {ref.digest}\n".encode())
+                    log(f"deleting {ref} {ref.digest}")
             for ref in store.delete(target):
-                os.write(log, f"deleted {ref} {ref.digest}\n".encode())
+                log(f"deleted {ref} {ref.digest}")
+            store.save_catalog()
             continue
         ref = stage(store, name, content)
-        os.write(log, f"{'discarded' if verb == 'discard' else 'staged'} {ref} {ref.digest}\n".encode())
+        log(f"{'discarded' if verb == 'discard' else 'staged'} {ref} {ref.digest}")
         if verb == "live":
-            os.write(log, f"publishing {ref} {ref.digest}\n".encode())
+            log(f"publishing {ref} {ref.digest}")
             store.publish(ref)
-            os.write(log, f"live {ref} {ref.digest}\n".encode())
+            log(f"live {ref} {ref.digest}")
         elif verb == "discard":
             store.discard(ref)
     store.close()
 
 
-def check(root: Path, log: Path) -> None:
-    """A restart finds what was promised, and nothing half done."""
+def check(store: Store, log: Iterable[str], files: Files) -> None:
+    """A restart, `store`, finds what was promised, and nothing half done. `files` are its own."""
     last: dict[str, str] = {}
-    digests: dict[str, str] = {}
-    for line in log.read_text().splitlines():
+    numbers: dict[str, list[int]] = {"math": [0], "sums": [0]}
+    digests: dict[tuple[str, str], str] = {}
+    for line in log:
         word, ref, digest = line.split()
-        last[ref], digests[ref] = word, digest
-    store = Store.open(root)
+        last[ref], digests[ref, digest] = word, digest
+        name, _, version = ref.partition("/")[2].partition("@")
+        if word in ("live", "deleting", "deleted"):
+            numbers[name].append(int(version))
     found = {str(record.ref): record for record in store.page(None, 99, lambda _: True)}
     for ref, word in last.items():
         if word == "live":
@@ -104,14 +99,15 @@ def check(root: Path, log: Path) -> None:
             assert ref not in found, f"{ref} is back although it was last {word}"
     for ref, record in found.items():
         assert record.is_live
-        assert digests[ref] == record.ref.digest
+        assert (ref, record.ref.digest) in digests
         store.read(record.ref.digest)
+        assert store.with_samples(record).samples
+    store.sweep()
     used = {record.ref.digest for record in found.values()}
-    assert {path.name for path in (root / "objects").glob("*/*")} == used, "content without an adapter"
+    assert Objects(files).digests() == used, "content without an adapter"
     assert list(store.scratch.iterdir()) == []
-    for name in ("math", "sums"):
-        versions = [int(ref.rpartition("@")[2]) for ref in last if f"/{name}@" in ref]
-        assert stage(store, name, "new").version > max(versions, default=0), "a number was used twice"
+    for name, versions in numbers.items():
+        assert stage(store, name, "new").version > max(versions), "a number of a live version was used twice"
     store.close()
 
 
@@ -127,11 +123,15 @@ def main(folder: Path) -> None:
         child = os.fork()
         if child == 0:
             kill_before(number)
-            run(root, handle)
+            run(Store.open(root), partial(print, file=os.fdopen(handle, "w"), flush=True))
             os._exit(0)
         os.close(handle)
         _, status = os.waitpid(child, 0)
-        check(root, log)
+        check(
+            Store.open(root),
+            log.read_text().splitlines(),
+            LocalFiles(root, root / "scratch"),
+        )
         shutil.rmtree(root)
         if not os.WIFSIGNALED(status):
             assert os.waitstatus_to_exitcode(status) == 0

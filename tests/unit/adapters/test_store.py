@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ramole.adapters.records import AdapterRecord, NewAdapter
-from ramole.adapters.store import Repair, Store
+from ramole.adapters.store import Opened, Store
 from ramole.core.errors import AlreadyExists, Conflict, Corrupt, NotFound, Unavailable, WrongState
 from ramole.core.names import AdapterName, AdapterRef
 
@@ -28,13 +30,10 @@ def listed(store: Store) -> list[str]:
     return [str(record.ref) for record in store.page(None, 1000, lambda _: True)]
 
 
-def objects(root: Path) -> set[str]:
-    return {path.name for path in (root / "objects").glob("*/*")}
-
-
-def reopened(store: Store, root: Path) -> Store:
+def reopened(store: Store, place: Any) -> Store:
     store.close()
-    return Store.open(root)
+    opened: Store = place.open()
+    return opened
 
 
 def test_staged_is_hidden_until_published(store: Store, new: New) -> None:
@@ -46,7 +45,8 @@ def test_staged_is_hidden_until_published(store: Store, new: New) -> None:
         store.get(name("math"))
     assert store.publish(record.ref).is_live
     assert store.publish(record.ref).is_live
-    assert store.get(name("math")) == store.get(name("math@1")) == store.publish(record.ref)
+    assert store.get(name("math")) == store.get(name("math@1"))
+    assert store.with_samples(store.get(name("math"))) == store.publish(record.ref) == record.published()
     content = store.read(record.ref.digest)
     assert (content.config_json, content.tensors) == (b"{}", b"a")
 
@@ -62,14 +62,14 @@ def test_versions_count_up_and_the_latest_live_one_answers(store: Store, new: Ne
 def test_same_content_again_is_the_same_version(store: Store, new: New) -> None:
     first = publish(store, new())
     again, is_created = store.put(new())
-    assert (again, is_created) == (first, False)
+    assert (again, is_created) == (first, False), "with its samples, too"
     other_samples, is_created = store.put(new(samples=("2 + 2",)))
     assert is_created, "an upload with other samples must not be swallowed"
     assert other_samples.ref.version == 2
     assert other_samples.ref.digest == first.ref.digest
 
 
-def test_idempotency_key(store: Store, root: Path, new: New) -> None:
+def test_idempotency_key(store: Store, place: Any, new: New) -> None:
     first, _ = store.put(new(key="k"))
     assert store.put(new(key="k")) == (first, False)
     store.publish(first.ref)
@@ -79,7 +79,7 @@ def test_idempotency_key(store: Store, root: Path, new: New) -> None:
         with pytest.raises(AlreadyExists):
             store.put(other)
     assert store.put(new(name="elsewhere/math", content="z", key="k"))[1], "keys belong to a tenant"
-    again = reopened(store, root)
+    again = reopened(store, place)
     assert again.put(new(key="k"))[0].ref == first.ref
     again.delete(name("math@1"))
     assert again.put(new(content="c", key="k"))[1], "a deleted version frees its key"
@@ -116,11 +116,11 @@ def test_only_one_of_many_writers_wins(store: Store, new: New) -> None:
     assert len(listed(store)) == 1
 
 
-def test_discard(store: Store, root: Path, new: New) -> None:
+def test_discard(store: Store, place: Any, new: New) -> None:
     record, _ = store.put(new())
     store.discard(record.ref)
     store.discard(record.ref)
-    assert objects(root) == set()
+    assert place.objects == set()
     with pytest.raises(NotFound):
         store.publish(record.ref)
     live = publish(store, new())
@@ -129,15 +129,15 @@ def test_discard(store: Store, root: Path, new: New) -> None:
         store.discard(live.ref)
 
 
-def test_delete_frees_content_that_nobody_else_has(store: Store, root: Path, new: New) -> None:
+def test_delete_frees_content_that_nobody_else_has(store: Store, place: Any, new: New) -> None:
     publish(store, new("math", "a"))
     publish(store, new("math", "b"))
     shared = publish(store, new("sums", "a"))
     assert [str(ref) for ref in store.delete(name("math"))] == ["default/math@1", "default/math@2"]
-    assert objects(root) == {shared.ref.digest}
+    assert place.objects == {shared.ref.digest}
     assert listed(store) == ["default/sums@1"]
     store.delete(name("sums@1"))
-    assert objects(root) == set()
+    assert place.objects == set()
     for gone in ("math", "math@1", "sums", "never"):
         with pytest.raises(NotFound):
             store.delete(name(gone))
@@ -145,17 +145,17 @@ def test_delete_frees_content_that_nobody_else_has(store: Store, root: Path, new
         store.read(shared.ref.digest)
 
 
-def test_numbers_are_never_reused(store: Store, root: Path, new: New) -> None:
+def test_numbers_are_never_reused(store: Store, place: Any, new: New) -> None:
     for content in "abc":
         publish(store, new(content=content))
     store.delete(name("math@3"))
     store.delete(name("math@1"))
     assert store.put(new(content="d"))[0].ref.version == 4
-    again = reopened(store, root)
-    assert again.put(new(content="e"))[0].ref.version == 5, "4 was staged and dropped at the restart"
+    again = reopened(store, place)
+    assert again.put(new(content="e"))[0].ref.version == 4, "it was never live, and nobody was told of it"
     again.delete(name("math@2"))
-    last = reopened(again, root)
-    assert last.put(new(content="f"))[0].ref.version == 6
+    last = reopened(again, place)
+    assert last.put(new(content="f"))[0].ref.version == 4
     last.close()
 
 
@@ -167,49 +167,133 @@ def test_publish_needs_the_right_digest(store: Store, new: New) -> None:
     assert store.publish(record.ref).is_live
 
 
-def test_restart_keeps_live_and_drops_the_rest(store: Store, root: Path, new: New) -> None:
+def test_restart_keeps_live_and_drops_the_rest(store: Store, place: Any, new: New) -> None:
     live = publish(store, new(content="a", key="k", samples=("ä", "two")))
     store.put(new(content="b"))
-    orphan = root / "objects" / "ab" / ("ab" + "0" * 62)
-    orphan.mkdir(parents=True)
-    (root / "scratch" / "half").write_bytes(b"x")
-    again = reopened(store, root)
-    assert again.repaired == Repair(num_staged=1, num_objects=1)
-    assert list(again.page(None, 9, lambda _: True)) == [live]
-    assert objects(root) == {live.ref.digest}
-    assert list((root / "scratch").iterdir()) == []
+    place.files.write(f"objects/ab/ab{'0' * 62}/adapter_config.json", b"half an object")
+    (place.folder / "scratch" / "half").write_bytes(b"x")
+    again = reopened(store, place)
+    assert again.opened == Opened(num_live=1, num_read=1)
+    assert [again.with_samples(record) for record in again.page(None, 9, lambda _: True)] == [live]
+    assert again.sweep() == 2
+    assert place.objects == {live.ref.digest}
+    assert list((place.folder / "scratch").iterdir()) == []
     again.close()
 
 
-def test_an_unreadable_manifest_is_left_alone(store: Store, root: Path, new: New) -> None:
+def test_a_start_reads_only_manifests_that_it_does_not_know(store: Store, place: Any, new: New) -> None:
+    for number in range(4):
+        publish(store, new(f"n{number}", f"c{number}"))
+    store.save_catalog()
+    publish(store, new("n9", "c9"))
+    store.delete(name("n0"))
+    before = listed(store)
+    again = reopened(store, place)
+    assert (again.opened.num_live, again.opened.num_read) == (4, 1)
+    assert listed(again) == before
+    again.save_catalog()
+    third = reopened(again, place)
+    assert (third.opened.num_read, listed(third)) == (0, before)
+    third.save_catalog()
+    for damaged in (b"", b"{", b"[]", b'{"format": 2, "records": [{}]}', b'{"format": 3, "records": 1}'):
+        third.close()
+        place.files.write("catalog.json", damaged)
+        third = place.open()
+        assert (third.opened.num_read, listed(third)) == (4, before)
+    third.close()
+
+
+def test_records_in_memory_are_as_those_on_disk(store: Store, place: Any, new: New) -> None:
+    record = publish(store, new(samples=("x", "y"), key="k", expected=0))
+    assert record.num_samples == 2
+    for _ in range(2):
+        store = reopened(store, place)
+        assert store.get(name("math")) == replace(record, samples=())
+        assert store.with_samples(store.get(name("math"))) == record
+        store.save_catalog()
+    store.close()
+
+
+def test_an_unreadable_manifest_is_left_alone(store: Store, place: Any, new: New) -> None:
     publish(store, new("math", "a"))
     kept = publish(store, new("sums", "b"))
-    manifest = root / "manifests" / "default" / "math" / "1.json"
-    manifest.write_text("{}")
-    again = reopened(store, root)
-    assert again.repaired == Repair(num_unreadable=1)
+    manifest = "manifests/default/math/1.json"
+    place.files.write(manifest, b"{}")
+    place.files.write("manifests/default/math/note.txt", b"somebody was here")
+    again = reopened(store, place)
+    assert again.opened == Opened(num_live=1, num_read=2, num_unreadable=2)
     assert listed(again) == ["default/sums@1"]
-    assert manifest.exists()
-    assert len(objects(root)) == 2, "its content may be needed when the manifest is restored"
+    assert place.files.read(manifest) == b"{}"
+    assert again.sweep() == 0
+    assert len(place.objects) == 2, "its content may be needed when the manifest is restored"
     assert again.read(kept.ref.digest).tensors == b"b"
+    assert again.put(new("math", "c"))[0].ref.version == 2, "its number is not given again"
     again.close()
 
 
-def test_corrupt_content_is_noticed(store: Store, root: Path, new: New) -> None:
+def test_an_interrupted_removal_is_finished(store: Store, place: Any, new: New) -> None:
+    publish(store, new())
+    manifest = place.files.read("manifests/default/math/1.json")
+    store.delete(name("math"))
+    place.files.write("manifests/default/math/1.json", manifest)
+    again = reopened(store, place)
+    assert again.opened == Opened(num_finished=1)
+    assert listed(again) == []
+    with pytest.raises(FileNotFoundError):
+        place.files.read("manifests/default/math/1.json")
+    again.close()
+
+
+def test_corrupt_content_is_noticed(store: Store, place: Any, new: New) -> None:
     record = publish(store, new())
-    folder = root / "objects" / record.ref.digest[:2] / record.ref.digest
-    (folder / "adapter_model.safetensors").write_bytes(b"A")
+    key = f"objects/{record.ref.digest[:2]}/{record.ref.digest}/adapter_model.safetensors"
+    place.files.write(key, b"A")
     with pytest.raises(Corrupt):
         store.read(record.ref.digest)
-    (folder / "adapter_model.safetensors").unlink()
+    place.files.remove(key)
     with pytest.raises(Corrupt):
         store.read(record.ref.digest)
+    place.files.write("manifests/default/math/1.json", b"[]")
+    with pytest.raises(Corrupt):
+        store.with_samples(store.get(name("math")))
 
 
-def test_one_process_at_a_time(store: Store, root: Path) -> None:
+def test_one_process_at_a_time(store: Store, place: Any) -> None:
     with pytest.raises(Unavailable):
-        Store.open(root)
-    reopened(store, root).close()
+        place.open()
+    reopened(store, place).close()
+
+
+def test_a_server_elsewhere_takes_over(s3_place: Any, tmp_path: Path, new_at: Any) -> None:
+    old = s3_place.open()
+    acknowledged = publish(old, new_at(s3_place, "math", "a"))
+    staged, _ = old.put(new_at(s3_place, "math", "b"))
+    there = s3_place.elsewhere(tmp_path / "elsewhere")
+    taker = there.open()
+    s3_place.files.write(f"objects/ab/ab{'0' * 62}/adapter_config.json", b"the taker's, as far as the old one knows")
+    assert listed(taker) == [str(acknowledged.ref)]
+    for change in (lambda: old.publish(staged.ref), lambda: old.delete(name("math")), old.sweep):
+        with pytest.raises(Unavailable, match="another server"):
+            change()
+    assert old.read(acknowledged.ref.digest).tensors == b"a", "it can still be read"
+    taker.sweep()
+    again = publish(taker, new_at(there, "math", "b"))
+    assert again.ref == staged.ref
+    old.close()
+    taker.close()
+
+
+def test_an_upload_whose_content_another_one_uses_frees_nothing(store: Store, place: Any, new: New) -> None:
+    live = publish(store, new("math", "a"))
+    other, _ = store.put(new("sums", "a"))
+    store.discard(other.ref)
+    with pytest.raises(Conflict):
+        store.put(new("sums", "a", expected=7))
+    assert place.objects == {live.ref.digest}
+    store.delete(name("math"))
+    with pytest.raises(Conflict):
+        store.put(new("sums", "a", expected=7))
+    assert place.objects == set()
 
 
 def test_pages_are_ordered_and_survive_changes_between_them(store: Store, new: New) -> None:

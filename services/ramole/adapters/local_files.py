@@ -1,0 +1,82 @@
+"""Files in a local folder. A power cut leaves the old state or the new one; after a return, the new one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+
+class LocalFiles:
+    """The `Files` below `root`; `scratch` is on the same file system. fsspec's own local files are never synced."""
+
+    def __init__(self, root: Path, scratch: Path) -> None:
+        self._root = root
+        self._scratch = scratch
+
+    def read(self, key: str) -> bytes:
+        """See `Files`."""
+        return (self._root / key).read_bytes()
+
+    def read_many(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """See `Files`."""
+        for key in keys:
+            with suppress(FileNotFoundError):
+                yield key, self.read(key)
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `Files`."""
+        draft = self._scratch / uuid4().hex
+        try:
+            with draft.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self.take(key, draft)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def create(self, key: str, data: bytes) -> None:
+        """See `Files`. Other processes are kept away by the store's lock."""
+        if (self._root / key).exists():
+            raise FileExistsError(key)
+        self.write(key, data)
+
+    def take(self, key: str, path: Path) -> None:
+        """See `Files`: moves `path`."""
+        target = self._root / key
+        _make_folder(target.parent)
+        path.replace(target)
+        _sync_folder(target.parent)
+
+    def remove(self, key: str) -> None:
+        """See `Files`. An empty folder goes with its last file."""
+        path = self._root / key
+        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            _sync_folder(path.parent)
+        with suppress(OSError):
+            path.parent.rmdir()
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """See `Files`."""
+        for folder, _, names in os.walk(self._root / prefix):
+            relative = os.path.relpath(folder, self._root)
+            yield from (f"{relative}/{name}" for name in names)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _make_folder(folder: Path) -> None:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync_folder(path.parent)
