@@ -18,6 +18,7 @@ from ramole.bench.rig import Job, Rig, Tokens, from_memory, lockstep
 from ramole.bench.timing import Times, clock, ratio
 from ramole.bench.world import (
     Request,
+    concatenated,
     load_adapter,
     make_base,
     make_prompts,
@@ -34,6 +35,7 @@ _TWINS = {
     Peer.PEFT_MIXED: OURS,
     Peer.PEFT_ONE_BY_ONE: OURS,
     Peer.PLAIN: Peer.NO_ADAPTERS,
+    Peer.PLAIN_LORA: OURS,
     Peer.TRANSFORMERS_CB: Peer.NO_ADAPTERS,
 }
 _NOTES = {
@@ -55,7 +57,7 @@ class EngineBench:
         self._router = make_router(model, case.targets, rank=case.router_rank) if case.k > 1 else None
         prompts = make_prompts(case.num_requests, case.prompt_tokens, case.base.vocab_size)
         names = round_robin(list(self._folders), case.k)
-        self._requests = [Request(str(i), prompt, next(names)) for i, prompt in enumerate(prompts)]
+        self._requests = [Request(str(i), prompt, next(names), case.preset) for i, prompt in enumerate(prompts)]
         self._bare = [replace(request, adapters=()) for request in self._requests]
         self._rigs: dict[str, tuple[Rig, list[Request]]] = {OURS: (self._rig(), self._requests)}
         if Peer.NO_ADAPTERS in case.peers:
@@ -64,6 +66,8 @@ class EngineBench:
             self._rigs[Peer.NO_ADAPTERS] = (rig, self._bare)
         if Peer.PLAIN in case.peers:
             self._rigs[Peer.PLAIN] = (self._rig(), self._bare)
+        if Peer.PLAIN_LORA in case.peers:
+            self._rigs[Peer.PLAIN_LORA] = self._plain_lora()
         self._skipped: dict[str, str] = {}
         self._others: dict[str, Callable[[], Tokens]] = {}
         for peer in case.peers:
@@ -116,6 +120,20 @@ class EngineBench:
             max_len=self._max_len,
             router=self._router,
         )
+
+    def _plain_lora(self) -> tuple[Rig, list[Request]]:
+        """For each request one adapter of rank k r: the uniform mixture of its own."""
+        adapters = {r.id: concatenated([self._adapters[name] for name in r.adapters]) for r in self._requests}
+        rig = Rig.build(
+            self._base(),
+            from_memory(adapters),
+            num_slots=len(adapters),
+            slot_rank=self._case.k * self._case.rank,
+            max_rows=self._case.num_requests,
+            max_len=self._max_len,
+            router=None,
+        )
+        return rig, [replace(request, adapters=(request.id,), preset="selection") for request in self._requests]
 
     def _peer(self, peer: Peer) -> Callable[[], Tokens]:
         new_tokens = self._case.new_tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 
 from ramole.bench.engine_cases import OURS, run_engine_case
 from ramole.bench.module_cases import EINSUM, run_module_case
-from ramole.bench.options import BenchOptions, Peer, full_options, quick_options
+from ramole.bench.options import BenchOptions, Peer, full_options, gpu_steps, quick_options
 from ramole.bench.slot_cases import run_slot_case
+from ramole.bench.step_cases import run_step_case
 from ramole.bench.timing import ratio
 
 Progress = Callable[[str], None]
@@ -32,7 +34,10 @@ def run_executor_bench(*, quick: bool, device: str = "cpu", threads: int, progre
     Returns:
         {"setup", "cases", "summary"}, ready for JSON. Every ratio is a median over interleaved rounds.
     """
-    return run_bench(quick_options() if quick else full_options(), device=device, threads=threads, progress=progress)
+    options = quick_options() if quick else full_options()
+    if device.startswith("cuda"):
+        options = replace(options, steps=gpu_steps(quick))
+    return run_bench(options, device=device, threads=threads, progress=progress)
 
 
 def run_bench(options: BenchOptions, *, device: str, threads: int, progress: Progress) -> dict[str, Any]:
@@ -56,6 +61,8 @@ def run_bench(options: BenchOptions, *, device: str, threads: int, progress: Pro
             measure(run_module_case, module_case)
         for slot_case in options.more_slots:
             measure(run_slot_case, slot_case)
+        for step_case in options.steps:
+            measure(run_step_case, step_case)
     summary = {
         "k1_p32_vs_peft_mixed": ratio(k1["times"], Peer.PEFT_MIXED, OURS),
         "k1_p32_vs_no_adapters": ratio(k1["times"], Peer.NO_ADAPTERS, OURS),

@@ -13,11 +13,13 @@ class Peer(StrEnum):
     """Who runs beside the engine.
 
     NO_ADAPTERS is the same engine with the same wrapped modules and requests that name no adapter; PLAIN an engine over
-    a model without any wrapped module.
+    a model without any wrapped module; PLAIN_LORA an engine where each request has one adapter of rank k r, which
+    computes the same as its k adapters.
     """
 
     NO_ADAPTERS = "no_adapters"
     PLAIN = "plain"
+    PLAIN_LORA = "plain_lora_of_rank_kr"
     PEFT_MIXED = "peft_mixed"
     PEFT_ONE_BY_ONE = "peft_one_by_one"
     PEFT_ARROW = "peft_arrow"
@@ -26,11 +28,12 @@ class Peer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BaseSize:
-    """A Llama with random weights."""
+    """A Llama with random weights. `feed_forward` is the width of the feed-forward part, 0 = twice `hidden`."""
 
     hidden: int
     num_layers: int
     vocab_size: int = 512
+    feed_forward: int = 0
 
     @property
     def num_heads(self) -> int:
@@ -45,7 +48,7 @@ class BaseSize:
     @property
     def intermediate(self) -> int:
         """Width of the feed-forward part."""
-        return 2 * self.hidden
+        return self.feed_forward or 2 * self.hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class EngineCase:
         peers: who runs beside it.
         rounds: interleaved repetitions after one that is not counted.
         num_alone: how many requests are also run alone, to compare their tokens.
+        preset: the composition; '' = one adapter as it is, several routed.
     """
 
     name: str
@@ -77,6 +81,30 @@ class EngineCase:
     peers: tuple[Peer, ...] = (Peer.NO_ADAPTERS,)
     rounds: int = 5
     num_alone: int = 4
+    preset: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCase:
+    """Decode steps of a whole engine in which every row is busy, as on a GPU of a server.
+
+    Attributes:
+        base: built once for all of `sweep`.
+        sweep: (b, p, k) of each measurement.
+        dtype: of base and slots.
+        num_steps: steps timed together.
+    """
+
+    name: str
+    base: BaseSize
+    sweep: tuple[tuple[int, int, int], ...]
+    rank: int = 16
+    targets: tuple[str, ...] = ALL_LINEAR
+    router_rank: int = 8
+    dtype: str = "bfloat16"
+    prompt_tokens: int = 64
+    num_steps: int = 20
+    rounds: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +169,13 @@ class BenchOptions:
     more_engines: tuple[EngineCase, ...] = ()
     more_modules: tuple[ModuleCase, ...] = ()
     more_slots: tuple[SlotCase, ...] = ()
+    steps: tuple[StepCase, ...] = ()
 
     @property
     def num_cases(self) -> int:
         """How often `progress` is called."""
-        return 6 + len(self.overheads) + len(self.more_engines) + len(self.more_modules) + len(self.more_slots)
+        more = (self.overheads, self.more_engines, self.more_modules, self.more_slots, self.steps)
+        return 6 + sum(len(cases) for cases in more)
 
 
 SMALL, MIDDLE, LARGE = BaseSize(512, 4), BaseSize(1024, 4), BaseSize(2048, 2)
@@ -178,8 +208,32 @@ def quick_options() -> BenchOptions:
             for d in (512, 1024)
         ),
         slots=SlotCase("slots_zipf_k3", SMALL, num_adapters=32, k=3),
-        more_engines=(replace(k1, name="k1_p32_h512_qv", targets=QUERY_VALUE, peers=(Peer.NO_ADAPTERS,)),),
+        more_engines=(
+            replace(k1, name="k1_p32_h512_qv", targets=QUERY_VALUE, peers=(Peer.NO_ADAPTERS,)),
+            replace(
+                k1,
+                name="request_weights_p96_k3_h512",
+                num_adapters=96,
+                k=3,
+                preset="mixture",
+                peers=(Peer.NO_ADAPTERS, Peer.PLAIN_LORA),
+            ),
+        ),
     )
+
+
+def gpu_steps(quick: bool) -> tuple[StepCase, ...]:
+    """Decode of a Llama of 7.4 B parameters, with adapters everywhere and with the paper's targets."""
+    base = BaseSize(4096, 32, vocab_size=32_000, feed_forward=14_336)
+    batches = (1, 32) if quick else (1, 8, 32, 64)
+    sweep = tuple(
+        dict.fromkeys((b, p, k) for b in batches for k in (1, 3) for p in (k, 8, 32, 96) if k <= p <= max(b * k, k))
+    )
+    cases = (
+        StepCase("decode_7b_all_linear", base, sweep),
+        StepCase("decode_7b_query_value", base, sweep, targets=QUERY_VALUE),
+    )
+    return cases[:1] if quick else cases
 
 
 def full_options() -> BenchOptions:

@@ -16,6 +16,7 @@ from ramole.executor.engine import Engine, LoadAdapter
 from ramole.executor.runner import ModelRunner
 from ramole.executor.sequence import Sequence as EngineSequence
 from ramole.lora.weights import AdapterWeights
+from ramole.mixture.step import Layout
 
 TOKEN_BUDGET = 512
 
@@ -34,8 +35,8 @@ def from_memory(adapters: Mapping[str, AdapterWeights]) -> LoadAdapter:
 
 
 def make_sequence(request: Request, new_tokens: int) -> EngineSequence:
-    """Greedy; one adapter is used as it is, several are routed."""
-    preset = PRESETS["ramole" if len(request.adapters) > 1 else "selection"]
+    """Greedy."""
+    preset = PRESETS[request.preset or ("ramole" if len(request.adapters) > 1 else "selection")]
     experts = tuple(Expert(name) for name in request.adapters)
     return EngineSequence(request.id, request.prompt, new_tokens, experts, preset)
 
@@ -58,10 +59,17 @@ class Rig:
         max_rows: int,
         max_len: int,
         router: AdapterWeights | None,
+        layout: Layout | None = None,
     ) -> Rig:
         """`num_slots` counts usable slots, without the empty one."""
         runner = ModelRunner(
-            model, num_slots=num_slots + 1, slot_rank=slot_rank, max_rows=max_rows, max_len=max_len, router=router
+            model,
+            num_slots=num_slots + 1,
+            slot_rank=slot_rank,
+            max_rows=max_rows,
+            max_len=max_len,
+            router=router,
+            layout=layout,
         )
         engine = Engine(
             runner,

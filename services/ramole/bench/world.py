@@ -20,15 +20,18 @@ PAD_TOKEN = 0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt and the names of its adapters."""
+    """A prompt, the names of its adapters and their composition; no `preset`: one as it is, several routed."""
 
     id: str
     prompt: tuple[int, ...]
     adapters: tuple[str, ...]
+    preset: str = ""
 
 
-def make_base(size: BaseSize, *, max_len: int, device: torch.device) -> torch.nn.Module:
-    """A Llama with random weights: float32, frozen, the same for the same size."""
+def make_base(
+    size: BaseSize, *, max_len: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> torch.nn.Module:
+    """A Llama with random weights: frozen, the same for the same size, device and dtype."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -44,8 +47,9 @@ def make_base(size: BaseSize, *, max_len: int, device: torch.device) -> torch.nn
         eos_token_id=None,
         pad_token_id=PAD_TOKEN,
     )
-    model: torch.nn.Module = LlamaForCausalLM(config).eval().requires_grad_(False).to(device)
-    return model
+    with device:
+        model: torch.nn.Module = LlamaForCausalLM._from_config(config, dtype=dtype)
+    return model.eval().requires_grad_(False)
 
 
 def make_pairs(model: torch.nn.Module, targets: Sequence[str], *, rank: int, seed: int) -> dict[str, LoraPair]:
@@ -59,6 +63,16 @@ def make_pairs(model: torch.nn.Module, targets: Sequence[str], *, rank: int, see
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in targets
     }
+
+
+def concatenated(adapters: Sequence[AdapterWeights]) -> AdapterWeights:
+    """The uniform mixture of k adapters that touch the same modules, as one adapter of rank k r."""
+    k = len(adapters)
+    pairs = {}
+    for name in adapters[0].pairs:
+        own = [adapter.pairs[name] for adapter in adapters]
+        pairs[name] = LoraPair(torch.cat([pair.a for pair in own]), torch.cat([pair.b for pair in own], 1) / k)
+    return AdapterWeights(pairs)
 
 
 def make_router(model: torch.nn.Module, targets: Sequence[str], *, rank: int) -> AdapterWeights:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -93,7 +93,9 @@ class ExecutorSettings(_Section):
     slot_rank: int = Field(default=16, ge=1)
     max_rows: int = Field(default=32, ge=1, description="requests that run at once")
     max_len: int = Field(default=256, ge=8, description="prompt + completion tokens of one request")
-    token_budget: int = Field(default=512, ge=1, description="tokens of one engine step")
+    token_budget: int = Field(
+        default=512, ge=2, description="tokens of one engine step; more than max_rows, or prompts would starve"
+    )
     max_waiting: int = Field(default=1024, ge=1)
     router: str = Field(
         default="auto", description="RouterLoRA folder, '' = none; 'auto' = the shipped one if it fits the base model"
@@ -101,6 +103,12 @@ class ExecutorSettings(_Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
     threads: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _leaves_room_for_prompts(self) -> Self:
+        if self.token_budget <= self.max_rows:
+            raise ValueError(f"token_budget {self.token_budget} must be above max_rows {self.max_rows}")
+        return self
 
 
 class Settings(BaseSettings):

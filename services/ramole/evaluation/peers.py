@@ -41,6 +41,11 @@ class PoolForm:
         may_use[:, 0] = False
         self.may_use = torch.from_numpy(may_use).to(batch.ids.device)
 
+    @property
+    def num_tokens(self) -> int:
+        """See `Form`."""
+        return self.plan.num_tokens
+
     def usable(self, module: MixtureLinear) -> torch.Tensor:
         """[b, S]: the adapters of each request's pool that touch the module."""
         mask = torch.zeros(len(self.may_use), len(module.ranks), dtype=torch.bool, device=self.may_use.device)

@@ -87,7 +87,7 @@ class OfflineEngine:
                 remedy="give one for each",
             )
         sampling = sampling or Sampling()
-        streams = {str(i): self._codec.stream(sampling.stop) for i in range(len(prompts))}
+        streams = {str(i): self._codec.stream(sampling) for i in range(len(prompts))}
         try:
             for i, prompt in enumerate(prompts):
                 named = adapters[i] if adapters else ()

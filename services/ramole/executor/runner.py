@@ -19,7 +19,7 @@ from ramole.mixture.dispatch import layout_for
 from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import RequestMixture, StepPlan, build_step_plan
-from ramole.mixture.step import Step
+from ramole.mixture.step import Layout, Step
 
 if TYPE_CHECKING:
     from ramole.executor.graphs import DecodeGraphs
@@ -38,13 +38,15 @@ class ModelRunner:
         max_len: int,
         router: AdapterWeights | None = None,
         uses_graphs: bool = True,
+        layout: Layout | None = None,
     ) -> None:
         """
         Args:
             model: a causal LM of transformers, frozen; its attention and its adapted modules are replaced in place.
             num_slots: adapter slots, the empty slot 0 included.
             router: the RouterLoRA, or None: routed compositions are then refused.
-            uses_graphs: capture decode steps as CUDA graphs where the device knows them.
+            uses_graphs: capture decode steps as CUDA graphs where the device knows them; may change between steps.
+            layout: the compute form; None = the fastest for the device.
 
         Raises:
             WrongState: the engine cannot run this architecture; the message says why.
@@ -57,7 +59,7 @@ class ModelRunner:
         self.model.set_attn_implementation(attention.install())  # type: ignore[operator]
         router_rank = router.rank if router else 1
         shape = SlotShape(num_slots, slot_rank, router_rank)
-        self.mixture = Mixture(model, shape, router, layout_for(self.device, weight.dtype, shape))
+        self.mixture = Mixture(model, shape, router, layout or layout_for(self.device, weight.dtype, shape))
         self.kv = KvRows(
             num_layers=config.num_hidden_layers,
             num_rows=max_rows,
@@ -67,8 +69,9 @@ class ModelRunner:
             dtype=weight.dtype,
             device=self.device,
         )
+        self.uses_graphs = uses_graphs
         self._graphs: DecodeGraphs | None = None
-        if uses_graphs and self.device.type == "cuda":
+        if self.device.type == "cuda":
             from ramole.executor.graphs import DecodeGraphs
 
             self._graphs = DecodeGraphs(self.model, self.mixture, self.kv)
@@ -92,7 +95,7 @@ class ModelRunner:
         """
         sequences, chunks = schedule.sequences, schedule.chunks
         plan = build_step_plan([s.mixture or RequestMixture() for s in sequences], chunks)
-        if self._graphs is not None and plan.num_decode == plan.num_requests:
+        if self.uses_graphs and self._graphs is not None and plan.num_decode == plan.num_requests:
             logits, step = self._graphs.run(plan, sequences)
         else:
             logits, step = self._forward(plan, sequences)

@@ -2,7 +2,9 @@
 
 Each step: decode every running sequence first, then prefill in chunks under the token budget, then admit arrivals
 while there are KV rows, slots and budget. A sequence whose adapters are not loaded yet never holds up those behind it;
-a loaded one that was overtaken `MAX_SKIPS` times because its slots were busy closes the door until it is in.
+a loaded one that was overtaken `MAX_SKIPS` times because its slots were busy closes the door until it is in. So once
+its adapters are loaded, a sequence waits for at most the sequences that were before it, `MAX_SKIPS` others, and the end
+of those that run then.
 """
 
 from __future__ import annotations
@@ -108,4 +110,6 @@ class Scheduler:
             )
             self.running.append(sequence)
             budget -= self._prefill(plan, sequence, budget)
+            if any(overtaken.skipped >= MAX_SKIPS for overtaken in blocked):
+                break
         self.waiting.extendleft(reversed(passed))

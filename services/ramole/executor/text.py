@@ -6,6 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from ramole.core.sampling import Sampling
+
 
 class TextStream:
     """Turns the tokens of one answer into text pieces, as they come.
@@ -13,23 +15,27 @@ class TextStream:
     A piece never ends inside a character, and text that may still become a stop string is held back.
     """
 
-    def __init__(self, tokenizer: Any, stop: Collection[str] = ()) -> None:
+    def __init__(self, tokenizer: Any, stop: Collection[str] = (), stop_tokens: Collection[int] = ()) -> None:
         """`tokenizer` is a tokenizers.Tokenizer."""
         from tokenizers.decoders import DecodeStream
 
         self._tokenizer = tokenizer
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._stop = tuple(stop)
+        self._stop_tokens = frozenset(stop_tokens)
         self._held = ""
         self._is_stopped = False
 
     @property
     def is_stopped(self) -> bool:
-        """Whether a stop string is complete."""
+        """Whether a stop string is complete or a stop token came."""
         return self._is_stopped
 
     def push(self, token: int) -> str:
-        """Takes one token, returns the text that is now certain. Sets `is_stopped` when a stop string is complete."""
+        """Takes one token, returns the text that is now certain. Sets `is_stopped` when this was the end."""
+        if token in self._stop_tokens:
+            self._is_stopped = True
+            return self.flush()
         self._held += self._decoder.step(self._tokenizer, token) or ""
         ends = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if ends:
@@ -77,6 +83,6 @@ class TextCodec:
         ids: list[int] = self._tokenizer(prompt)["input_ids"]
         return ids
 
-    def stream(self, stop: Collection[str] = ()) -> TextStream:
+    def stream(self, sampling: Sampling) -> TextStream:
         """A decoder for one answer."""
-        return TextStream(self._tokenizer.backend_tokenizer, stop)
+        return TextStream(self._tokenizer.backend_tokenizer, sampling.stop, sampling.stop_tokens)

@@ -108,7 +108,7 @@ class EngineWorker:
             sampler=make_sampler(sampling, self._engine.device),
             wants_logprobs=sampling.logprobs,
         )
-        client = _Client(asyncio.Queue(), self._codec.stream(sampling.stop))
+        client = _Client(asyncio.Queue(), self._codec.stream(sampling))
         self._call(lambda: self._add(sequence, client))
         try:
             while True:

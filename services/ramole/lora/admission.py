@@ -14,7 +14,7 @@ from ramole.core.errors import AdapterRefused, WrongState
 from ramole.lora.base import BaseShapes
 from ramole.lora.config import CONFIG_FILE
 from ramole.lora.header import TENSORS_FILE
-from ramole.lora.reader import AdapterLayout, read_layout
+from ramole.lora.reader import AdapterLayout, load_tensor, read_layout
 from ramole.lora.weights import AdapterWeights, LoraPair
 
 # Products of float64 Gram matrices cancel to about 1e-16 of |A|^2 |B|^2; below this share a product counts as zero.
@@ -79,6 +79,7 @@ def admit(
     layout = read_layout(config_json, tensors)
     _check_base(base_model or layout.config.base_model, base, is_named=bool(base_model))
     _check_fit(layout, base, limits)
+    _check_base_weights(layout, tensors, base)
     weights = layout.load(tensors)
     norm = _check_values(weights, limits)
     report = AdmissionReport(tuple(weights.pairs), weights.rank, weights.num_bytes, norm)
@@ -125,6 +126,20 @@ def _check_fit(layout: AdapterLayout, base: BaseShapes, limits: AdmissionLimits)
                 f"{module} has rank {pair.rank}, this server takes up to {limits.max_rank}",
                 field=f"{CONFIG_FILE}:r",
                 remedy="train with a smaller rank, or compress the adapter by SVD",
+            )
+
+
+def _check_base_weights(layout: AdapterLayout, tensors: bytes | memoryview, base: BaseShapes) -> None:
+    for module, spec in layout.base_weights.items():
+        own = base.read_weight(module)
+        theirs = load_tensor(spec, tensors)
+        # The same numbers in a wider type are the same weight.
+        if own is None or own.shape != theirs.shape or not torch.equal(own.float(), theirs.float()):
+            why = "cannot be read to compare it" if own is None else "differs from it"
+            raise AdapterRefused(
+                f"the file brings its own weight of {module}; the one of base model {base.base_id!r} {why}",
+                field=TENSORS_FILE,
+                remedy="train with the base's own weight, or save with save_embedding_layers=False",
             )
 
 

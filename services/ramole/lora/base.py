@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+ReadWeight = Callable[[str], "torch.Tensor | None"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +21,12 @@ class BaseShapes:
     Attributes:
         base_id: the name that adapters give their base model.
         modules: full module name to (d, o), the widths in and out, for every nn.Linear and Conv1D.
+        read_weight: the weight of a module, read from the checkpoint; None where it cannot be found there.
     """
 
     base_id: str
     modules: Mapping[str, tuple[int, int]]
+    read_weight: ReadWeight = lambda _: None
 
 
 def read_base_shapes(path_or_id: str, base_id: str) -> BaseShapes:
@@ -52,4 +61,35 @@ def read_base_shapes(path_or_id: str, base_id: str) -> BaseShapes:
             modules[name] = (module.in_features, module.out_features)
         elif isinstance(module, Conv1D):  # GPT-2 keeps its weight as [in, out]
             modules[name] = (module.nx, module.nf)
-    return BaseShapes(base_id, MappingProxyType(modules))
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    names = {id(module): name for name, module in model.named_modules()}
+    tied = {names[id(head)]: names[id(embedding)]} if getattr(config, "tie_word_embeddings", False) and head else {}
+
+    def read_weight(module: str) -> torch.Tensor | None:
+        return _read_tensor(path_or_id, [f"{name}.weight" for name in (module, tied.get(module)) if name])
+
+    return BaseShapes(base_id, MappingProxyType(modules), read_weight)
+
+
+def _read_tensor(path_or_id: str, names: list[str]) -> torch.Tensor | None:
+    """The first of `names` that a safetensors checkpoint, in one file or several, holds."""
+    from safetensors import safe_open
+    from transformers.utils import cached_file
+
+    def find(name: str) -> str | None:
+        found: str | None = cached_file(path_or_id, name, _raise_exceptions_for_missing_entries=False)
+        return found
+
+    index = find("model.safetensors.index.json")
+    files: dict[str, str] = {}
+    if index is not None:
+        with open(index) as file:
+            files = json.load(file)["weight_map"]
+    for name in names:
+        path = find(files.get(name, "model.safetensors"))
+        if path is not None:
+            with safe_open(path, framework="pt") as checkpoint:
+                if name in set(checkpoint.keys()):
+                    tensor: torch.Tensor = checkpoint.get_tensor(name)
+                    return tensor
+    return None

@@ -1,14 +1,15 @@
 """From the two files of an adapter to its weights. Admission and every executor read here, so they cannot differ.
 
 Accepted tensor names are exactly PEFT's ``base_model.model.<module>.lora_A.weight`` and ``....lora_B.weight``: the file
-itself says which modules are wrapped.
+itself says which modules are wrapped. Where lm_head is targeted, PEFT saves the base's own weight as well, as
+``base_model.model.<module>.base_layer.weight``; admission compares it with the base, after that it is ignored.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,11 +19,12 @@ from ramole.lora.header import TENSORS_FILE, TensorSpec, read_header
 from ramole.lora.weights import AdapterWeights, LoraPair
 
 _KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.-]+)\.lora_(?P<side>[AB])\.weight")
+_BASE_KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.-]+)\.base_layer\.weight")
 _FOREIGN_PARTS = {
     "lora_magnitude_vector": "a DoRA magnitude",
     "lora_embedding_": "an embedding LoRA",
     "modules_to_save": "a whole replaced module",
-    "base_layer": "a weight of the base model (PEFT saves it when lm_head or embeddings are targeted)",
+    "base_layer": "a part of a base module other than its weight",
     "token_adapter": "trained token embeddings",
     ".bias": "a bias",
 }
@@ -49,10 +51,14 @@ class PairLayout:
 
 @dataclass(frozen=True, slots=True)
 class AdapterLayout:
-    """Everything that can be known before a tensor is read: config, modules, shapes."""
+    """Everything that can be known before a tensor is read: config, modules, shapes.
+
+    `base_weights` are copies of base weights that came along, by module.
+    """
 
     config: AdapterConfig
     pairs: Mapping[str, PairLayout]
+    base_weights: Mapping[str, TensorSpec] = field(default_factory=dict)
 
     def load(self, tensors: bytes | memoryview) -> AdapterWeights:
         """Copies the tensors out of the file. Each keeps the file's dtype; scaling is multiplied into b in float32."""
@@ -67,12 +73,18 @@ def read_layout(config_json: bytes, tensors: bytes | memoryview) -> AdapterLayou
     """
     config, header = read_config(config_json), read_header(tensors)
     sides: dict[str, dict[str, TensorSpec]] = {}
+    base_weights: dict[str, TensorSpec] = {}
     for name, spec in header.items():
-        match = _KEY.fullmatch(name)
-        if match is None:
+        if match := _KEY.fullmatch(name):
+            sides.setdefault(match["module"], {})[match["side"]] = spec
+        elif match := _BASE_KEY.fullmatch(name):
+            base_weights[match["module"]] = spec
+        else:
             raise _refuse_name(name)
-        sides.setdefault(match["module"], {})[match["side"]] = spec
-    return AdapterLayout(config, {module: _pair(config, module, sides[module]) for module in sorted(sides)})
+    if alone := base_weights.keys() - sides.keys():
+        raise _refuse(f"a base weight of {min(alone)} came without its pair", "save the adapter again")
+    pairs = {module: _pair(config, module, sides[module]) for module in sorted(sides)}
+    return AdapterLayout(config, pairs, base_weights)
 
 
 def read_adapter(config_json: bytes, tensors: bytes | memoryview) -> AdapterWeights:
@@ -106,11 +118,12 @@ def _pair(config: AdapterConfig, module: str, sides: Mapping[str, TensorSpec]) -
 
 
 def _load_pair(pair: PairLayout, tensors: bytes | memoryview) -> LoraPair:
-    b = _load(pair.b, tensors)
-    return LoraPair(_load(pair.a, tensors), b.float().mul_(pair.scaling).to(b.dtype))
+    b = load_tensor(pair.b, tensors)
+    return LoraPair(load_tensor(pair.a, tensors), b.float().mul_(pair.scaling).to(b.dtype))
 
 
-def _load(spec: TensorSpec, tensors: bytes | memoryview) -> torch.Tensor:
+def load_tensor(spec: TensorSpec, tensors: bytes | memoryview) -> torch.Tensor:
+    """One tensor out of the file."""
     # A copy of its own: aligned, writable, and independent of the file's buffer.
     data = bytearray(memoryview(tensors)[spec.start : spec.end])
     return torch.frombuffer(data, dtype=spec.dtype).view(spec.shape)

@@ -124,16 +124,13 @@ class MixtureLinear(nn.Module):
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., d] -> [..., o]; the leading axes are the T packed tokens of the running step."""
+        """[..., d] -> [..., o]; the leading axes are the T packed tokens of the running step, or their last ones."""
         y = cast(torch.Tensor, self.base(x))
         step = self._context.step
         if step is None:
             return y
         flat = x.reshape(-1, x.shape[-1])
-        if flat.shape[0] != step.plan.num_tokens:
-            raise RuntimeError(f"{flat.shape[0]} tokens reached a module, the plan has {step.plan.num_tokens}")
-        out = y.view(flat.shape[0], -1)
-        step.form.add(flat, out, self)
+        step.form_for(flat.shape[0]).add(flat, y.view(flat.shape[0], -1), self)
         return y
 
 

@@ -45,6 +45,7 @@ class Mixture:
         self._router = router
         self._layout = layout or torch_layout(next(model.parameters()).device)
         self._layers: list[int | None] = []
+        self._head = _output_head(model)
         if router is not None:
             self._check_router(router)
 
@@ -121,7 +122,9 @@ class Mixture:
 
     def step(self, plan: StepPlan) -> Step:
         """Lays a plan out for the form that this mixture computes with."""
-        return Step(plan, self._layout(plan, len(self.modules)))
+        has_head = self._head in self.modules and plan.num_tokens != plan.num_requests
+        head = self._layout(plan.last_tokens(), len(self.modules)) if has_head else None
+        return Step(plan, self._layout(plan, len(self.modules)), head)
 
     def usage(self, step: Step) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """What the experts of a step that has run really got.
@@ -137,9 +140,13 @@ class Mixture:
         belongs[[num_layers if layer is None else layer for layer in self._layers], range(len(self._layers))] = 1
         ranks = np.stack([module.ranks for module in self.modules.values()])
         touched = (ranks[:, plan.slots] != 0).any(-1)
-        used = np.where(touched[..., None], step.form.usage(), 0)
+        usage, counts = step.form.usage(), touched * np.array(plan.lengths)
+        if step.head is not None and self._head is not None:
+            head, usage = self.modules[self._head].index, usage.copy()
+            usage[head], counts[head] = step.head.usage()[head], touched[head]
+        used = np.where(touched[..., None], usage, 0)
         weights = (belongs @ used.reshape(len(ranks), -1)).reshape(-1, *plan.slots.shape)
-        return weights, belongs @ touched * np.array(plan.lengths)
+        return weights, belongs @ counts
 
     def set_router(self, router: AdapterWeights) -> None:
         """Replaces the RouterLoRA everywhere; modules without a pair weigh uniformly. Call between steps only.
@@ -170,6 +177,13 @@ class Mixture:
         for parameter in parameters:
             parameter.requires_grad_(True)
         return parameters
+
+
+def _output_head(model: nn.Module) -> str | None:
+    """Name of the module that makes the logits, if the model tells."""
+    find = getattr(model, "get_output_embeddings", None)
+    head = find() if find else None
+    return next((name for name, module in model.named_modules() if module is head), None) if head is not None else None
 
 
 def _layer_of(name: str) -> int | None:

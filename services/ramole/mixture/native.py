@@ -58,10 +58,10 @@ def load_kernel() -> Kernel | None:
 def max_segment_tokens(num_threads: int) -> int:
     """The longest segment that the kernel computes; longer ones are faster as two GEMMs.
 
-    With one and two torch threads the kernel is still 1.6 times faster and more at 64 tokens, at hidden 512 to 2048,
-    k = 3, r = 16. It runs on one core and a GEMM on all, hence less with more threads: an estimate beyond two.
+    With one torch thread the kernel is still 1.3 times faster and more at 256 tokens, at hidden 512 to 2048, k = 3,
+    r = 16. It runs on one core and a GEMM on all, hence less with more threads: an estimate beyond two.
     """
-    return min(64, max(8, 128 // num_threads))
+    return min(256, max(8, 512 // num_threads))
 
 
 class NativeModule:
@@ -98,8 +98,11 @@ class NativeModule:
 class NativeForm:
     """One step as the kernel reads it; what the kernel cannot take goes to a `TorchForm`, made when it is needed."""
 
-    def __init__(self, kernel: Kernel, plan: StepPlan, num_modules: int, shape: SlotShape) -> None:
-        """Lays a plan out; segments of up to `max_segment_tokens` are the kernel's."""
+    def __init__(self, kernel: Kernel, plan: StepPlan, num_modules: int, scratch: IntArray) -> None:
+        """Lays a plan out; segments of up to `max_segment_tokens` are the kernel's.
+
+        `scratch` is the kernel's: large enough for this plan, used by one form at a time.
+        """
         b, k = plan.slots.shape
         lengths = np.array(plan.lengths, np.int64)
         is_short = lengths <= max_segment_tokens(torch.get_num_threads())
@@ -108,8 +111,7 @@ class NativeForm:
         self._plan = plan
         self._torch: TorchForm | None = None
         self._usage: FloatArray = np.zeros((num_modules, b, k), np.float32)
-        r, q = shape.slot_rank, shape.router_rank
-        self._scratch = np.empty(2 * k * r + 2 * q + r + k, np.int64)
+        self._scratch = scratch
         requests = np.flatnonzero(is_short & (plan.slots != 0).any(1))
         flags = np.stack([plan.is_routed, plan.is_explicit, plan.merges_parameters], 1).astype(np.int64)
         starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -117,9 +119,15 @@ class NativeForm:
         self._table = np.array([*(array.ctypes.data for array in self._owned), b, k, len(requests)], np.int64)
         self._addresses = self._table.ctypes.data, self._scratch.ctypes.data
 
+    @property
+    def num_tokens(self) -> int:
+        """See `Form`."""
+        return self._plan.num_tokens
+
     def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
         """See `Form`."""
-        if module.native is None or module.router_a.requires_grad or y.requires_grad or not NativeModule.fits(x, y):
+        is_training = torch.is_grad_enabled() and (module.router_a.requires_grad or y.requires_grad)
+        if is_training or module.native is None or not NativeModule.fits(x, y):
             self._rest(x.device).add(x, y, module)
             return
         self.add_short(x, y, module.native)
@@ -143,4 +151,10 @@ class NativeForm:
 
 def native_layout(kernel: Kernel, shape: SlotShape) -> Layout:
     """The kernel for short segments in float32 on the CPU, torch operations for the rest."""
-    return lambda plan, num_modules: NativeForm(kernel, plan, num_modules, shape)
+    from ramole.mixture.native_kernel import scratch_bytes
+
+    def layout(plan: StepPlan, num_modules: int) -> NativeForm:
+        size = scratch_bytes(plan.slots.shape[1], shape.slot_rank, shape.router_rank)
+        return NativeForm(kernel, plan, num_modules, np.empty(-(-size // 8), np.int64))
+
+    return layout

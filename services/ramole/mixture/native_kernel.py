@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 INTS = types.CPointer(types.int64)
@@ -20,6 +22,9 @@ FLOATS = types.CPointer(types.float32)
 SIGNATURE = types.void(INTS, INTS, FLOATS, FLOATS, types.int64)
 
 # Neither nnan nor ninf: a poisoned adapter must poison exactly its own rows, and a softmax may meet infinities.
+BLOCK = 4  # tokens that share what is loaded of an adapter
+TILE = 256  # output columns that stay in the nearest cache meanwhile
+
 FASTMATH = {"reassoc", "nsz", "contract", "arcp"}
 
 
@@ -37,6 +42,26 @@ def _ints(_typing: Any, address: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return INTS(address), codegen
+
+
+@intrinsic
+def _prefetch_line(_typing: Any, table: Any, at: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
+        int32 = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address.type, int32, int32, int32])
+        hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(hint, [address, int32(0), int32(2), int32(1)])  # to read, into the second cache, data
+        return context.get_dummy_value()
+
+    return types.void(table, at), codegen
+
+
+@njit(fastmath=FASTMATH)
+def _prefetch(table: Any, at: Any, count: Any) -> None:
+    """Asks for table[at : at + count] ahead of its use: at decode its way from memory is most of the time."""
+    for i in range(at, at + count, 16):
+        _prefetch_line(table, i)
 
 
 @njit(fastmath=FASTMATH)
@@ -78,6 +103,101 @@ def _expand(table: Any, rows: Any, num_rows: Any, h: Any, y: Any, at: Any, o: An
         for i in range(o):
             y[at + i] += h0 * table[r0 + i]
         n += 1
+
+
+@njit(fastmath=FASTMATH)
+def _shrink_4(table: Any, rows: Any, num_rows: Any, x: Any, at: Any, d: Any, out: Any, stride: Any) -> None:
+    """The same for BLOCK tokens, out[t * stride + n]: each value of a row is loaded once for all of them."""
+    x0, x1, x2, x3 = at, at + d, at + 2 * d, at + 3 * d
+    n = 0
+    while n + 4 <= num_rows:
+        r0, r1, r2, r3 = rows[n] * d, rows[n + 1] * d, rows[n + 2] * d, rows[n + 3] * d
+        s00 = s01 = s02 = s03 = types.float32(0)
+        s10 = s11 = s12 = s13 = types.float32(0)
+        s20 = s21 = s22 = s23 = types.float32(0)
+        s30 = s31 = s32 = s33 = types.float32(0)
+        for i in range(d):
+            a0, a1, a2, a3 = table[r0 + i], table[r1 + i], table[r2 + i], table[r3 + i]
+            v = x[x0 + i]
+            s00 += a0 * v
+            s01 += a1 * v
+            s02 += a2 * v
+            s03 += a3 * v
+            v = x[x1 + i]
+            s10 += a0 * v
+            s11 += a1 * v
+            s12 += a2 * v
+            s13 += a3 * v
+            v = x[x2 + i]
+            s20 += a0 * v
+            s21 += a1 * v
+            s22 += a2 * v
+            s23 += a3 * v
+            v = x[x3 + i]
+            s30 += a0 * v
+            s31 += a1 * v
+            s32 += a2 * v
+            s33 += a3 * v
+        out[n], out[n + 1], out[n + 2], out[n + 3] = s00, s01, s02, s03
+        m = stride + n
+        out[m], out[m + 1], out[m + 2], out[m + 3] = s10, s11, s12, s13
+        m += stride
+        out[m], out[m + 1], out[m + 2], out[m + 3] = s20, s21, s22, s23
+        m += stride
+        out[m], out[m + 1], out[m + 2], out[m + 3] = s30, s31, s32, s33
+        n += 4
+    while n < num_rows:
+        r0 = rows[n] * d
+        s00 = s10 = s20 = s30 = types.float32(0)
+        for i in range(d):
+            a0 = table[r0 + i]
+            s00 += a0 * x[x0 + i]
+            s10 += a0 * x[x1 + i]
+            s20 += a0 * x[x2 + i]
+            s30 += a0 * x[x3 + i]
+        out[n], out[stride + n], out[2 * stride + n], out[3 * stride + n] = s00, s10, s20, s30
+        n += 1
+
+
+@njit(fastmath=FASTMATH)
+def _expand_4(table: Any, rows: Any, num_rows: Any, h: Any, stride: Any, y: Any, at: Any, o: Any, tile: Any) -> None:
+    """The same for BLOCK tokens, with h[t * stride + n]. Rows add to a tile of y, four at a time."""
+    for first in range(0, o, TILE):
+        width = min(TILE, o - first)
+        for t in range(BLOCK):
+            for i in range(width):
+                tile[t * TILE + i] = y[at + t * o + first + i]
+        n = 0
+        while n + 4 <= num_rows:
+            r0, r1 = rows[n] * o + first, rows[n + 1] * o + first
+            r2, r3 = rows[n + 2] * o + first, rows[n + 3] * o + first
+            h00, h01, h02, h03 = h[n], h[n + 1], h[n + 2], h[n + 3]
+            m = stride + n
+            h10, h11, h12, h13 = h[m], h[m + 1], h[m + 2], h[m + 3]
+            m += stride
+            h20, h21, h22, h23 = h[m], h[m + 1], h[m + 2], h[m + 3]
+            m += stride
+            h30, h31, h32, h33 = h[m], h[m + 1], h[m + 2], h[m + 3]
+            for i in range(width):
+                b0, b1, b2, b3 = table[r0 + i], table[r1 + i], table[r2 + i], table[r3 + i]
+                tile[i] += h00 * b0 + h01 * b1 + h02 * b2 + h03 * b3
+                tile[TILE + i] += h10 * b0 + h11 * b1 + h12 * b2 + h13 * b3
+                tile[2 * TILE + i] += h20 * b0 + h21 * b1 + h22 * b2 + h23 * b3
+                tile[3 * TILE + i] += h30 * b0 + h31 * b1 + h32 * b2 + h33 * b3
+            n += 4
+        while n < num_rows:
+            r0 = rows[n] * o + first
+            h00, h10, h20, h30 = h[n], h[stride + n], h[2 * stride + n], h[3 * stride + n]
+            for i in range(width):
+                b0 = table[r0 + i]
+                tile[i] += h00 * b0
+                tile[TILE + i] += h10 * b0
+                tile[2 * TILE + i] += h20 * b0
+                tile[3 * TILE + i] += h30 * b0
+            n += 1
+        for t in range(BLOCK):
+            for i in range(width):
+                y[at + t * o + first + i] = tile[t * TILE + i]
 
 
 @njit(fastmath=FASTMATH)
@@ -140,6 +260,12 @@ def _merge(u: Any, a: Any, scales: Any, at: Any, slots: Any, ranks: Any, num_exp
         n += rank
 
 
+def scratch_bytes(k: int, slot_rank: int, router_rank: int) -> int:
+    """Room that `add_rows` needs beside its arguments."""
+    floats = BLOCK * (k * slot_rank + router_rank + TILE) + slot_rank + k
+    return 8 * (k * slot_rank + router_rank) + 4 * floats
+
+
 def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
     """Adds the update of the requests `requests` to y, token by token; the formulas are those of `forms`.
 
@@ -150,7 +276,7 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
             is_explicit, merges_parameters), of logits, weights, scales [b, k] and usage [modules, b, k] (float32);
             then b, k and n.
         x: [T, d]. y: [T, o], changed in place.
-        scratch: address of 8 * (2 k R + 2 Q + R + k) bytes that nobody else uses meanwhile.
+        scratch: address of `scratch_bytes` that nobody else uses meanwhile.
     """
     lora_a, lora_b, c = _floats(module[0]), _floats(module[1]), _floats(module[2])
     router_a, ranks = _floats(module[3]), _ints(module[4])
@@ -160,12 +286,15 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
     b, k, num_requests = step[8], step[9], step[10]
     usage = _floats(step[7] + 4 * index * b * k)
 
+    width = k * slot_rank
     rows = _ints(scratch)  # [k R]: which rows of lora_a and lora_b the request uses
-    router_rows = _ints(scratch + 8 * k * slot_rank)  # [Q]
-    u = _floats(scratch + 8 * (k * slot_rank + router_rank))  # [k R], becomes h
-    q = _floats(scratch + 8 * (2 * k * slot_rank + router_rank))  # [Q]
-    mean = _floats(scratch + 8 * (2 * k * slot_rank + 2 * router_rank))  # [R]
-    a = _floats(scratch + 8 * ((2 * k + 1) * slot_rank + 2 * router_rank))  # [k]
+    router_rows = _ints(scratch + 8 * width)  # [Q]
+    u_at = scratch + 8 * (width + router_rank)
+    q_at = u_at + 4 * BLOCK * width
+    mean_at = q_at + 4 * BLOCK * router_rank
+    u, q = _floats(u_at), _floats(q_at)  # [BLOCK, k R], becomes h; [BLOCK, Q]
+    mean, a = _floats(mean_at), _floats(mean_at + 4 * slot_rank)  # [R]; [k]
+    tile = _floats(mean_at + 4 * (slot_rank + k))  # [BLOCK, TILE]
     for i in range(router_rank):
         router_rows[i] = i
 
@@ -183,21 +312,41 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
             continue
         is_routed, is_explicit = flags[3 * request] != 0, flags[3 * request + 1] != 0
         merges_parameters = flags[3 * request + 2] != 0
-        for token in range(starts[request], starts[request + 1]):
-            _shrink(lora_a, rows, num_rows, x, token * d, d, u)
-            for j in range(num_experts):
-                a[j] = weights[at + j] if is_explicit else logits[at + j]
-            if is_routed:
-                _shrink(router_a, router_rows, router_rank, x, token * d, d, q)
-                _add_scores(a, q, router_rank, c, u, at, slots, ranks, num_experts, slot_rank)
-            if not is_explicit:
-                _softmax(a, num_experts)
-            for j in range(num_experts):
-                usage[at + j] += a[j]
-            if merges_parameters:
-                for i in range(slot_rank):
-                    mean[i] = 0
-                _merge(u, a, scales, at, slots, ranks, num_experts, mean)
+        token, stop = starts[request], starts[request + 1]
+        for j in range(k):
+            _prefetch(lora_b, slots[at + j] * slot_rank * o, ranks[slots[at + j]] * o)
+        while token < stop:
+            num_tokens = BLOCK if token + BLOCK <= stop else 1
+            if num_tokens == BLOCK:
+                _shrink_4(lora_a, rows, num_rows, x, token * d, d, u, width)
+                if is_routed:
+                    _shrink_4(router_a, router_rows, router_rank, x, token * d, d, q, router_rank)
             else:
-                _scale(u, a, scales, at, slots, ranks, num_experts)
-            _expand(lora_b, rows, num_rows, u, y, token * o, o)
+                _shrink(lora_a, rows, num_rows, x, token * d, d, u)
+                if is_routed:
+                    _shrink(router_a, router_rows, router_rank, x, token * d, d, q)
+            for t in range(num_tokens):
+                own_u, own_q = _floats(u_at + 4 * t * width), _floats(q_at + 4 * t * router_rank)
+                for j in range(num_experts):
+                    a[j] = weights[at + j] if is_explicit else logits[at + j]
+                if is_routed:
+                    _add_scores(a, own_q, router_rank, c, own_u, at, slots, ranks, num_experts, slot_rank)
+                if not is_explicit:
+                    _softmax(a, num_experts)
+                for j in range(num_experts):
+                    usage[at + j] += a[j]
+                if merges_parameters:
+                    for i in range(slot_rank):
+                        mean[i] = 0
+                    _merge(own_u, a, scales, at, slots, ranks, num_experts, mean)
+                else:
+                    _scale(own_u, a, scales, at, slots, ranks, num_experts)
+            if token + num_tokens == stop and place + 1 < num_requests:
+                for j in range(k):
+                    slot = slots[requests[place + 1] * k + j]
+                    _prefetch(lora_a, slot * slot_rank * d, ranks[slot] * d)
+            if num_tokens == BLOCK:
+                _expand_4(lora_b, rows, num_rows, u, width, y, token * o, o, tile)
+            else:
+                _expand(lora_b, rows, num_rows, u, y, token * o, o)
+            token += num_tokens

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,7 @@ class StepPlan:
 
     Attributes:
         lengths: tokens of each request in packed order, [b].
+        num_tokens: T, their sum.
         num_decode: how many leading requests have exactly one token and may be computed together.
         adapters: the p unique slots, in order of first appearance.
         mask: M [b, p], whether request i uses adapter j.
@@ -88,6 +89,7 @@ class StepPlan:
     """
 
     lengths: tuple[int, ...]
+    num_tokens: int
     num_decode: int
     adapters: tuple[int, ...]
     mask: BoolArray
@@ -106,14 +108,14 @@ class StepPlan:
         return len(self.lengths)
 
     @property
-    def num_tokens(self) -> int:
-        """T."""
-        return sum(self.lengths)
-
-    @property
     def num_adapters(self) -> int:
         """p."""
         return len(self.adapters)
+
+    def last_tokens(self) -> StepPlan:
+        """The same requests with one token each: what the output head sees."""
+        b = self.num_requests
+        return replace(self, lengths=(1,) * b, num_tokens=b, num_decode=b)
 
     @property
     def segments(self) -> list[tuple[int, int]]:
@@ -148,6 +150,7 @@ def build_step_plan(mixtures: Sequence[RequestMixture], lengths: Sequence[int]) 
     num_decode = next((i for i, length in enumerate(lengths) if length != 1), b)
     return StepPlan(
         lengths=tuple(lengths),
+        num_tokens=sum(lengths),
         num_decode=num_decode,
         adapters=tuple(column_of),
         mask=mask,

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 class Form(Protocol):
     """One way to compute the mixture, holding one plan in the shape that it needs."""
 
+    @property
+    def num_tokens(self) -> int:
+        """Rows that `add` takes: the plan's tokens, or more where a form is padded to a fixed size."""
+
     def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
         """Adds the whole step's update of one module to y [T, o], in place, from x [T, d]."""
 
@@ -34,10 +38,22 @@ Layout = Callable[[StepPlan, int], Form]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A plan and the form that was chosen for it, once for all modules."""
+    """A plan and the form that was chosen for it, once for all modules.
+
+    `head` computes the output head, which sees only the last token of each request; None where it sees what all others
+    see, or carries no adapter.
+    """
 
     plan: StepPlan
     form: Form
+    head: Form | None = None
+
+    def form_for(self, num_rows: int) -> Form:
+        """Whichever takes `num_rows` rows."""
+        for form in (self.form, self.head):
+            if form is not None and form.num_tokens == num_rows:
+                return form
+        raise RuntimeError(f"{num_rows} tokens reached a module, the plan has {self.form.num_tokens}")
 
 
 class StepContext:

@@ -29,6 +29,11 @@ class TorchForm:
         self._decode_columns = torch.from_numpy(columns.reshape(decode.shape)).to(device)
         self._usage: list[torch.Tensor | None] = [None] * num_modules
 
+    @property
+    def num_tokens(self) -> int:
+        """See `Form`."""
+        return self.plan.num_tokens
+
     def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
         """See `Form`. While the router is trained only segments are computed: they carry gradients."""
         if self.plan.num_decode > 1 and not module.router_a.requires_grad:

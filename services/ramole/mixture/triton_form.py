@@ -116,6 +116,11 @@ class TritonForm:
             to.slots[:n, :k] = part.slots
         self._device.copy_(torch.from_numpy(self._host))
 
+    @property
+    def num_tokens(self) -> int:
+        """See `Form`."""
+        return self._sizes[0]
+
     def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
         """See `Form`. Gradients and other dtypes than the slots' are left to torch."""
         if module.router_a.requires_grad or y.requires_grad or not x.dtype == y.dtype == module.lora_a.dtype:

@@ -83,6 +83,7 @@ def sampling_from_pb(message: common_pb2.Sampling) -> Sampling:
         repetition_penalty=message.repetition_penalty or 1.0,
         seed=message.seed if message.HasField("seed") else None,
         logprobs=message.logprobs,
+        stop_tokens=tuple(message.stop_token_ids),
     )
 
 
@@ -98,6 +99,7 @@ def sampling_to_pb(sampling: Sampling) -> common_pb2.Sampling:
         repetition_penalty=sampling.repetition_penalty,
         seed=sampling.seed,
         logprobs=sampling.logprobs,
+        stop_token_ids=sampling.stop_tokens,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,8 +13,16 @@ import torch
 from ramole.bench.engine_cases import run_engine_case
 from ramole.bench.executor import run_bench
 from ramole.bench.floors import floor_of
-from ramole.bench.options import BaseSize, BenchOptions, EngineCase, ModuleCase, Peer, SlotCase, full_options
+from ramole.bench.options import BaseSize, BenchOptions, EngineCase, ModuleCase, Peer, SlotCase, StepCase, full_options
+from ramole.bench.step_cases import PEERS
 from ramole.bench.timing import interleave, ratio
+from ramole.bench.world import make_pairs
+from ramole.core.composition import Composition, Expert, Merge, Weighting
+from ramole.lora.weights import AdapterWeights
+from ramole.mixture.layer import SlotShape
+from ramole.mixture.mixture import Mixture
+from ramole.mixture.plan import RequestMixture, StepPlan, build_step_plan
+from ramole.mixture.step import Form, Step
 
 TINY = BaseSize(hidden=32, num_layers=1, vocab_size=97)
 KEYS = {
@@ -64,7 +73,15 @@ def test_the_summary_has_its_keys_and_every_contestant_gives_the_same_answer() -
         slots=SlotCase(
             "slots", TINY, num_adapters=8, k=2, rank=4, prompt_tokens=(2, 9), new_tokens=4, num_requests=12, rounds=1
         ),
-        more_engines=(replace(tiny_case("staggered", 3, Peer.NO_ADAPTERS), arrivals_per_step=1),),
+        more_engines=(
+            replace(tiny_case("staggered", 3, Peer.NO_ADAPTERS), arrivals_per_step=1),
+            replace(tiny_case("request_weights", 2, Peer.NO_ADAPTERS, Peer.PLAIN_LORA), preset="mixture"),
+        ),
+        steps=(
+            StepCase(
+                "steps", TINY, ((1, 1, 1), (3, 6, 3)), rank=4, dtype="float32", prompt_tokens=5, num_steps=3, rounds=1
+            ),
+        ),
     )
     seen: list[str] = []
     report = run_bench(options, device="cpu", threads=1, progress=seen.append)
@@ -123,3 +140,24 @@ def test_the_full_grid_names_every_case_once() -> None:
     assert len(set(names)) == len(names) == options.num_cases
     assert {1, 8, 32} <= {case.num_requests for case in engines}
     assert all(case.k <= case.num_adapters for case in (*engines, *modules))
+
+
+@pytest.mark.parametrize("form", PEERS.values(), ids=PEERS)
+def test_a_peer_form_computes_what_ours_computes(form: Callable[[StepPlan, int, torch.device], Form]) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"proj": torch.nn.Linear(12, 10)}).requires_grad_(False)
+    mixture = Mixture(model, SlotShape(6, 4, 1))
+    for slot in range(1, 6):
+        mixture.write(slot, AdapterWeights(make_pairs(model, ["proj"], rank=1 + slot % 4, seed=slot)))
+    compositions = [Composition(w, Merge.OUTPUTS) for w in (Weighting.UNIFORM, Weighting.SIMILARITY)]
+    experts = [Expert("", similarity=0.1 * i) for i in range(3)]
+    mixtures = [
+        RequestMixture.build(compositions[i % 2], experts[: len(slots)], slots)
+        for i, slots in enumerate([(1, 2, 3), (), (2,), (5, 4), (1,)])
+    ]
+    plan = build_step_plan(mixtures, [1, 1, 1, 1, 1])
+    x = torch.randn(5, 12)
+    with mixture.running(plan):
+        want = model["proj"](x)
+    with mixture.running_step(Step(plan, form(plan, 1, CPU))):
+        torch.testing.assert_close(model["proj"](x), want)

@@ -9,6 +9,7 @@ import torch
 
 from ramole.core.composition import Composition, Expert, Merge, Weighting
 from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded, RamoleError
+from ramole.executor.scheduler import MAX_SKIPS
 from ramole.executor.sequence import FinishReason, Sequence
 from support.engine_world import World, make_world, tiny_llama
 
@@ -174,7 +175,8 @@ def test_a_request_that_needs_busy_slots_is_not_starved() -> None:
     world = make_world(num_slots=4)
     world.engine.add(Sequence("busy", [5], 8, (Expert("a0"),)))
     world.engine.step()
-    world.engine.add(Sequence("big", [5], 2, tuple(Expert(f"a{i}") for i in (1, 2, 3))))
+    big = Sequence("big", [5], 2, tuple(Expert(f"a{i}") for i in (1, 2, 3)))
+    world.engine.add(big)
     admitted_before = 0
     updates = []
     for i in range(200):  # a stream of small requests that would always find a slot
@@ -185,3 +187,4 @@ def test_a_request_that_needs_busy_slots_is_not_starved() -> None:
         admitted_before = i
     assert any(u.sequence.id == "big" for u in updates)
     assert admitted_before < 40
+    assert big.skipped == MAX_SKIPS

@@ -27,7 +27,7 @@ COMMON = {
 GQA = dict(COMMON, intermediate_size=48, num_key_value_heads=2)
 NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
 FAMILIES = {
-    "llama": (transformers.LlamaConfig(**GQA, **NO_TOKENS), ["q_proj", "v_proj"]),
+    "llama": (transformers.LlamaConfig(**GQA, **NO_TOKENS), ["q_proj", "v_proj", "lm_head"]),
     "qwen2": (transformers.Qwen2Config(**GQA, **NO_TOKENS), ["q_proj", "k_proj", "v_proj", "o_proj"]),
     "qwen3": (transformers.Qwen3Config(**GQA, head_dim=8, **NO_TOKENS), ["q_proj", "down_proj"]),
     "mistral": (transformers.MistralConfig(**GQA, sliding_window=5, **NO_TOKENS), ["q_proj", "v_proj", "up_proj"]),

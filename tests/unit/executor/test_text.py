@@ -54,3 +54,21 @@ def test_a_stop_string_cuts_the_text_before_it(tokenizer: Any, head: str, stop: 
     assert stream.is_stopped == bool(ends)
     assert text.startswith(out)
     assert all(s not in out for s in stop)
+
+
+@given(texts, st.integers(0, 20))
+@settings(max_examples=60, deadline=None)
+def test_a_stop_token_ends_the_answer_before_its_own_text(tokenizer: Any, text: str, at: int) -> None:
+    ids = tokenizer.encode(text).ids
+    stop_token = tokenizer.encode("stop").ids[0] if not ids else ids[at % len(ids)]
+    stream = TextStream(tokenizer, (), [stop_token])
+    out, taken = "", []
+    for token in ids:
+        out += stream.push(token)
+        if stream.is_stopped:
+            break
+        taken.append(token)
+    assert stream.is_stopped == (stop_token in ids)
+    assert stop_token not in taken
+    plain = TextStream(tokenizer)
+    assert out + stream.flush() == "".join(map(plain.push, taken)) + (plain.flush() if not stream.is_stopped else "")

@@ -1,0 +1,83 @@
+"""Other ways to compute the update of many LoRAs, as forms of our own engine: the peers of a decode step on a GPU.
+
+Request-level weights and OUTPUTS only: none of them routes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ramole.mixture.plan import FloatArray, StepPlan
+
+if TYPE_CHECKING:
+    from ramole.mixture.layer import MixtureLinear
+
+
+class _PeerForm:
+    """What every peer needs of a plan: the slots [T, k] of each token and their weights [T, k], 0 = no expert."""
+
+    def __init__(self, plan: StepPlan, num_modules: int, device: torch.device) -> None:
+        if plan.is_routed.any() or plan.merges_parameters.any():
+            raise ValueError("a peer form takes request-level weights and OUTPUTS only")
+        self.num_tokens = plan.num_tokens
+        self._usage: FloatArray = np.zeros((num_modules, *plan.slots.shape), np.float32)
+        logits = np.where(plan.slots != 0, plan.logits, -np.inf)
+        weights = np.exp(logits - logits.max(1, initial=-np.inf, keepdims=True, where=plan.slots != 0).clip(-1e30))
+        weights = weights / weights.sum(1, keepdims=True).clip(1e-30)
+        weights = np.where(plan.is_explicit[:, None], plan.weights, weights) * plan.scales * (plan.slots != 0)
+        slots = np.repeat(plan.slots, plan.lengths, 0)
+        self._slots = torch.from_numpy(slots).to(device)
+        self._weights = torch.from_numpy(np.repeat(weights, plan.lengths, 0).astype(np.float32)).to(device)
+        self._adapters = [slot for slot in np.unique(slots).tolist() if slot]
+
+    def usage(self) -> FloatArray:
+        """Nothing: a peer does not report what its experts got."""
+        return self._usage
+
+
+class LoopForm(_PeerForm):
+    """One adapter after the other over the tokens that use it, as PEFT's mixed batch does."""
+
+    def __init__(self, plan: StepPlan, num_modules: int, device: torch.device) -> None:
+        super().__init__(plan, num_modules, device)
+        used = {slot: (self._slots == slot) for slot in self._adapters}
+        self._parts = [
+            (slot, mask.any(1).nonzero()[:, 0], (self._weights * mask).sum(1)[mask.any(1), None])
+            for slot, mask in used.items()
+        ]
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+        """y[tokens] += a B (A x[tokens]) for each adapter."""
+        for slot, tokens, weights in self._parts:
+            u = (x[tokens] @ module.lora_a[slot].T) * weights.to(x.dtype)
+            y.index_add_(0, tokens, u @ module.lora_b[slot])
+
+
+class GatherForm(_PeerForm):
+    """Each token's own A and B copied out of the slots, then two batched products."""
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+        """y_t += sum_i a_i B_i A_i x_t."""
+        a = module.lora_a[self._slots].flatten(1, 2)  # [T, k R, d]
+        u = torch.bmm(a, x.unsqueeze(-1)).view(*self._slots.shape, -1)
+        h = (u * self._weights.to(x.dtype).unsqueeze(-1)).flatten(1)
+        y += torch.bmm(h.unsqueeze(1), module.lora_b[self._slots].flatten(1, 2))[:, 0]
+
+
+class DenseForm(_PeerForm):
+    """Every token through every adapter of the step by two dense products, a mask [T, p] in between."""
+
+    def __init__(self, plan: StepPlan, num_modules: int, device: torch.device) -> None:
+        super().__init__(plan, num_modules, device)
+        self._index = torch.tensor(self._adapters, device=device)
+        mask = self._slots.unsqueeze(-1) == self._index  # [T, k, p]
+        self._mask = (self._weights.unsqueeze(-1) * mask).sum(1)
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+        """y += (M o (x A^T)) B over all p adapters."""
+        u = x @ module.lora_a[self._index].flatten(0, 1).T
+        h = u.view(x.shape[0], len(self._adapters), -1) * self._mask.to(x.dtype).unsqueeze(-1)
+        y += h.flatten(1) @ module.lora_b[self._index].flatten(0, 1)
