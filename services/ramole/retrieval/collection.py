@@ -24,6 +24,7 @@ _ENCODER_PROPERTY = "ramole.encoder_id"
 # Milvus hashes base models into this many partitions. Its default of 64 makes creating and loading slow.
 _NUM_PARTITIONS = 16
 _RACE_POLL_S = 0.05
+_NOT_FOUND = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,15 @@ def find_live(client: MilvusClient, timeout_s: float) -> Collection | None:
     Raises:
         MilvusException: the server does not answer.
     """
-    for name in client.list_collections(timeout=timeout_s):
-        if name.startswith(_PREFIX) and ALIAS in client.list_aliases(name, timeout=timeout_s)["aliases"]:
-            client.load_collection(name, timeout=timeout_s)
-            return _describe(client, name, timeout_s)
-    return None
+    try:
+        # By its alias: in a database other than the default one, Milvus 2.3 can neither list nor describe aliases.
+        live = _describe(client, ALIAS, timeout_s)
+    except MilvusException as error:
+        if error.code == _NOT_FOUND:
+            return None
+        raise
+    client.load_collection(live.name, timeout=timeout_s)
+    return live
 
 
 def create_live(client: MilvusClient, encoder_id: str, dim: int, timeout_s: float) -> Collection:
@@ -104,7 +109,7 @@ def _create_live(client: MilvusClient, encoder_id: str, dim: int, timeout_s: flo
 def _describe(client: MilvusClient, name: str, timeout_s: float) -> Collection:
     facts = client.describe_collection(name, timeout=timeout_s)
     dim = next(field["params"]["dim"] for field in facts["fields"] if field["name"] == "emb")
-    return Collection(name, facts["properties"].get(_ENCODER_PROPERTY, ""), int(dim))
+    return Collection(facts["collection_name"], facts["properties"].get(_ENCODER_PROPERTY, ""), int(dim))
 
 
 def _create(client: MilvusClient, name: str, encoder_id: str, dim: int, timeout_s: float) -> None:

@@ -1,8 +1,7 @@
-"""The engines that the index must behave the same on: a Lite folder, a Lite server, and Milvus itself if installed."""
+"""The engines that the index must behave the same on: a Lite folder, a Lite server, and Milvus itself."""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import signal
 import socket
@@ -11,95 +10,121 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
+from ramole.bench.milvus_server import MilvusServer, bound_to_parent
 from ramole.retrieval.index import VectorIndex
 
-BIN = Path(sys.executable).parent
+
+class Server(Protocol):
+    """A server whose address stays the same over restarts."""
+
+    @property
+    def uri(self) -> str: ...
+
+    def start(self) -> object: ...
+
+    def stop(self, sent: signal.Signals = ...) -> None: ...
 
 
-class ServerProcess:
-    """A Milvus server on a loopback port that stays the same over restarts."""
+class LiteServerProcess:
+    """`milvus-lite server` on a loopback port."""
 
-    def __init__(self, command: Callable[[int], list[str]], start_timeout_s: float) -> None:
+    def __init__(self, data_dir: Path) -> None:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self._port = s.getsockname()[1]
-        self._command = command
-        self._start_timeout_s = start_timeout_s
-        self._databases = itertools.count()
+        self._data_dir = data_dir
         self._process: subprocess.Popen[bytes]
         self.uri = f"http://127.0.0.1:{self._port}"
 
-    def start(self) -> ServerProcess:
-        self._process = subprocess.Popen(self._command(self._port), stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + self._start_timeout_s
-        while True:
-            assert self._process.poll() is None, "the server died"
-            try:
-                with socket.create_connection(("127.0.0.1", self._port)):
-                    MilvusClient(self.uri, timeout=10, dedicated=True).close()
-                return self
-            except (OSError, MilvusException):
-                assert time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.05)
+    def start(self) -> LiteServerProcess:
+        program = str(Path(sys.executable).with_name("milvus-lite"))
+        options = ["--data-dir", str(self._data_dir), "--host", "127.0.0.1", "--port", str(self._port)]
+        self._process = subprocess.Popen(
+            bound_to_parent([program, "server", *options]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        _wait_for(self.uri)
+        return self
 
     def stop(self, sent: signal.Signals = signal.SIGINT) -> None:
         self._process.send_signal(sent)
         self._process.wait(30)
 
-    def new_database(self) -> str:
-        """The address of an empty database."""
-        name = f"db{next(self._databases)}"
-        client = MilvusClient(self.uri, timeout=10, dedicated=True)
-        client.create_database(name)
-        client.close()
-        return f"{self.uri}/{name}"
+
+def _wait_for(uri: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            MilvusClient(uri, timeout=10, dedicated=True).close()
+            return
+        except MilvusException:
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.05)
 
 
-def _lite_server(data_dir: Path) -> ServerProcess:
-    def command(port: int) -> list[str]:
-        return [
-            *(str(BIN / "milvus-lite"), "server", "--data-dir", str(data_dir)),
-            *("--host", "127.0.0.1", "--port", str(port)),
-        ]
+@pytest.fixture(scope="session")
+def start_milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., MilvusServer]]:
+    """Starts real servers, with options of milvus.yaml, that end with the session. Without the package: skips."""
+    if not MilvusServer.is_installed():
+        pytest.skip("THE REAL MILVUS SERVER IS NOT TESTED: its package milvus==2.3.5 runs on x86_64 Linux only")
+    servers: list[MilvusServer] = []
 
-    return ServerProcess(command, start_timeout_s=60)
+    def start(**options: object) -> MilvusServer:
+        servers.append(MilvusServer(tmp_path_factory.mktemp("milvus"), options))
+        return servers[-1].start()
+
+    yield start
+    for server in servers:
+        server.stop()
 
 
-def _milvus(data_dir: Path) -> ServerProcess:
-    if importlib.util.find_spec("milvus") is None:
-        pytest.skip("THE REAL MILVUS SERVER IS NOT TESTED: install the package milvus==2.3.5 (x86_64 Linux) to do so")
-    parts = ("proxy", "rootCoord", "dataCoord", "queryCoord", "dataNode", "queryNode", "indexNode")
+@pytest.fixture(scope="session")
+def milvus(start_milvus: Callable[..., MilvusServer]) -> MilvusServer:
+    """One real server for all tests that do it no harm. Its clock ticks faster: strong reads wait for it."""
+    server = start_milvus(**{"proxy.timeTickInterval": 50})
+    _wait_for(server.uri)
+    return server
 
-    def command(port: int) -> list[str]:
-        return [
-            *(str(BIN / "milvus-server"), "--data", str(data_dir), "--proxy-port", str(port)),
-            *itertools.chain.from_iterable(("--extra-config", f"{part}.ip=127.0.0.1") for part in parts),
-        ]
 
-    return ServerProcess(command, start_timeout_s=180)
+@pytest.fixture(scope="session")
+def lite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServerProcess]:
+    """One Lite server for all tests that do it no harm."""
+    started = LiteServerProcess(tmp_path_factory.mktemp("lite")).start()
+    yield started
+    started.stop()
 
 
 @pytest.fixture(scope="session", params=["lite-folder", "lite-server", "milvus"])
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess | None]:
+def engine(request: pytest.FixtureRequest) -> Server | None:
     """A running server, or None for a folder."""
-    if request.param == "lite-folder":
-        yield None
-        return
-    make = {"lite-server": _lite_server, "milvus": _milvus}[request.param]
-    server = make(tmp_path_factory.mktemp(request.param)).start()
-    yield server
-    server.stop()
+    fixtures = {"lite-folder": None, "lite-server": "lite_server", "milvus": "milvus"}
+    name = fixtures[request.param]
+    return request.getfixturevalue(name) if name else None
+
+
+_databases = itertools.count()
 
 
 @pytest.fixture
-def uri(engine: ServerProcess | None, tmp_path: Path) -> str:
-    """Where an empty index can be opened."""
-    return engine.new_database() if engine else str(tmp_path / "index.db")
+def uri(engine: Server | None, tmp_path: Path) -> Iterator[str]:
+    """Where an empty index can be opened: a database of its own on a server."""
+    if engine is None:
+        yield str(tmp_path / "index.db")
+        return
+    name = f"db{next(_databases)}"
+    client = MilvusClient(engine.uri, timeout=10, dedicated=True)
+    client.create_database(name)
+    client.close()
+    yield f"{engine.uri}/{name}"
+    client = MilvusClient(f"{engine.uri}/{name}", timeout=10, dedicated=True)
+    for collection in client.list_collections():
+        client.drop_collection(collection)
+    client.close()
 
 
 @pytest.fixture
@@ -110,8 +135,8 @@ def index(uri: str) -> Iterator[VectorIndex]:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
+def server(tmp_path: Path) -> Iterator[LiteServerProcess]:
     """A Lite server of the test's own."""
-    started = _lite_server(tmp_path / "data").start()
+    started = LiteServerProcess(tmp_path / "data").start()
     yield started
     started.stop()

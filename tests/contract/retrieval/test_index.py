@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -92,19 +91,19 @@ def test_others_find_public_adapters_only(index: VectorIndex) -> None:
     assert len(find(index, axis(0))) == 2
 
 
-@pytest.mark.parametrize("value", ['x" or tenant != "', "x' or 1 == 1", "x\\", "", "a b", "ä", "x" * 129, "x\n"])
-def test_a_name_cannot_widen_the_filter(index: VectorIndex, value: str) -> None:
+def test_a_name_cannot_widen_the_filter(index: VectorIndex) -> None:
     put(index, row("private"), axis(0))
-    with pytest.raises(InvalidInput, match="tenant"):
-        find(index, axis(0), tenant=value)
-    with pytest.raises(InvalidInput, match="base_model"):
-        find(index, axis(0), base=value)
-    with pytest.raises(InvalidInput):
-        put(index, row("evil", base=value), axis(0))
-    with pytest.raises(InvalidInput):
-        put(index, row(value), axis(0))
-    with pytest.raises(InvalidInput):
-        index.remove(row("private", tenant=value).ref)
+    for value in ('x" or tenant != "', "x' or 1 == 1", "x\\", "", "a b", "ä", "x" * 129, "x\n"):
+        with pytest.raises(InvalidInput, match="tenant"):
+            find(index, axis(0), tenant=value)
+        with pytest.raises(InvalidInput, match="base_model"):
+            find(index, axis(0), base=value)
+        with pytest.raises(InvalidInput):
+            put(index, row("evil", base=value), axis(0))
+        with pytest.raises(InvalidInput):
+            put(index, row(value), axis(0))
+        with pytest.raises(InvalidInput):
+            index.remove(row("private", tenant=value).ref)
     assert names(find(index, axis(0))) == ["acme/private@1"]
 
 
@@ -175,22 +174,14 @@ def test_vectors_of_another_encoder_never_meet(index: VectorIndex) -> None:
     assert names(find(index, axis(0))) == ["acme/mail@1"]
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda v: v * np.nan,
-        lambda v: np.where(v > 0, np.inf, v),
-        lambda v: v * 0,
-        lambda v: v[:0],
-        lambda v: v[None],
-    ],
-)
-def test_a_bad_vector_never_gets_in(index: VectorIndex, spoil: Callable[..., NDArray[np.float32]]) -> None:
+def test_a_bad_vector_never_gets_in(index: VectorIndex) -> None:
     put(index, row("mail"), axis(0))
-    with pytest.raises(InvalidInput, match=r"samples\[1\]"):
-        put(index, row("bad"), axis(0), spoil(axis(0)))
-    with pytest.raises(InvalidInput, match="vector"):
-        find(index, spoil(axis(0)))
+    good = axis(0)
+    for bad in (good * np.nan, np.where(good > 0, np.inf, good), good * 0, good[:0], good[None]):
+        with pytest.raises(InvalidInput, match=r"samples\[1\]"):
+            put(index, row("bad"), good, bad)
+        with pytest.raises(InvalidInput, match="vector"):
+            find(index, bad)
     assert names(find(index, axis(0))) == ["acme/mail@1"]
 
 
@@ -201,10 +192,10 @@ def test_samples_that_cancel_out_are_refused(index: VectorIndex) -> None:
         put(index, row("mail"))
 
 
-@pytest.mark.parametrize("k", [0, 9])
-def test_k_has_limits(index: VectorIndex, k: int) -> None:
-    with pytest.raises(InvalidInput, match="k"):
-        find(index, axis(0), k=k)
+def test_k_has_limits(index: VectorIndex) -> None:
+    for k in (0, 9):
+        with pytest.raises(InvalidInput, match="k"):
+            find(index, axis(0), k=k)
 
 
 def test_rows_survive_a_reopen(uri: str) -> None:
