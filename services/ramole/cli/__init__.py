@@ -7,6 +7,7 @@ from ramole.cli.bench import bench_app
 from ramole.cli.evaluate import evaluate
 from ramole.cli.prompts import generate, route
 from ramole.cli.system import demo, serve
+from ramole.cli.train import train_app
 from ramole.cli.zoo import zoo_app
 
 app = typer.Typer(
@@ -18,5 +19,6 @@ for command in (serve, demo, generate, route, upload, adapters, evaluate):
     app.command()(command)
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(bench_app, name="bench")
+app.add_typer(train_app, name="train")
 
 __all__ = ["app"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,7 @@ class TorchForm:
         self._decode_adapters = torch.from_numpy(adapters).to(device)
         self._decode_columns = torch.from_numpy(columns.reshape(decode.shape)).to(device)
         self._usage: list[torch.Tensor | None] = [None] * num_modules
+        self._entropies: list[torch.Tensor] = []
 
     @property
     def num_tokens(self) -> int:
@@ -64,8 +66,11 @@ class TorchForm:
             if self.plan.is_routed[i]:
                 scores = route(xs @ module.router_a.T, module.coupling(slots).unsqueeze(0), u)
             a = expert_weights(scores, rows).expand(stop - start, -1)
+            if module.router_a.requires_grad and num_experts > 1:
+                self._entropies.append(torch.special.entr(a.detach()).sum(-1).mean() / math.log(num_experts))
             h = combine(u, a, rows)
-            y[start:stop] += h.flatten(1) @ module.lora_b[slots].flatten(0, 1)
+            # Not y[start:stop] += ...: it writes y a second time, which autograd refuses where the slice is all of y.
+            y.narrow(0, start, stop - start).add_(h.flatten(1) @ module.lora_b[slots].flatten(0, 1))
             self._record(module.index, i, F.pad(a.sum(0, keepdim=True), (0, len(slots_of) - num_experts)))
 
     def add_decode(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
@@ -102,6 +107,10 @@ class TorchForm:
             if used is not None:
                 out[module] = used.cpu().numpy()
         return out
+
+    def gate_entropy(self) -> float:
+        """Of the weights that routers in training gave, mean over tokens, requests and modules; 1 = uniform."""
+        return float(torch.stack(self._entropies).mean()) if self._entropies else 1.0
 
     def _record(self, module: int, first: int, weights: torch.Tensor) -> None:
         total = self._usage[module]
