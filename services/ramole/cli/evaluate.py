@@ -48,7 +48,7 @@ def evaluate(
         from ramole.evaluation.evaluate import FULL, QUICK, evaluate_subject
         from ramole.evaluation.methods import METHODS
         from ramole.evaluation.report import end_task_table, write_report
-        from ramole.evaluation.retrievers import plain_retriever
+        from ramole.evaluation.retrievers import open_retriever
 
         torch.set_num_threads(threads)
         if unknown := set(method or ()) - set(METHODS):
@@ -58,7 +58,7 @@ def evaluate(
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("reading", total=None)
-            retrievers = {"zero_shot": plain_retriever(encoder, subject)}
+            retrievers = {"zero_shot": open_retriever(encoder, subject)}
             figures = evaluate_subject(
                 subject, retrievers, plan, progress=lambda what: progress.update(task, description=what)
             )

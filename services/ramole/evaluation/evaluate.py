@@ -15,7 +15,7 @@ from ramole.core.settings import GatewaySettings
 from ramole.evaluation import endtask, extras
 from ramole.evaluation.answers import Answerer
 from ramole.evaluation.methods import COMPOSITIONS, Budget, Methods
-from ramole.evaluation.retrievers import Retriever
+from ramole.evaluation.retrievers import Retriever, retrieval_figures
 from ramole.evaluation.subject import Subject
 from ramole.evaluation.views import View
 from ramole.executor.runner import load_model
@@ -136,11 +136,6 @@ class Bench:
         similarities = retriever.similarities(self.prompts)
         return View(np.arange(self.num_tests), self.own, similarities, np.ones(similarities.shape, np.bool_))
 
-    def task_similarities(self, retriever: Retriever) -> npt.NDArray[np.float32]:
-        """Of each task's samples, on average, to each adapter, [N, N]."""
-        means = [retriever.similarities(list(entry.samples)).mean(0) for entry in self.subject.entries]
-        return np.stack(means)
-
     def map(self, retriever: Retriever, view: View, *, per_task: int = 4) -> dict[str, Any]:
         """Adapters and some test prompts of each in two dimensions."""
         rows = [row for i in range(view.similarities.shape[1]) for row in np.flatnonzero(self.own == i)[:per_task]]
@@ -195,9 +190,10 @@ def evaluate_subject(
     trained = methods.trained
     progress("embedding")
     views = {name: bench.view(retriever) for name, retriever in retrievers.items()}
-    task_similarities = {name: bench.task_similarities(retriever) for name, retriever in retrievers.items()}
+    task_similarities = {name: retriever.task_similarities() for name, retriever in retrievers.items()}
     retriever, view = list(retrievers.values())[-1], list(views.values())[-1]
     names = [name for name in methods.names() if not plan.methods or name in plan.methods]
+    retrieval = retrieval_figures(subject, dict(retrievers), bench.prompts, bench.own)
     cells = []
     for one in endtask.measure(methods, views, task_similarities, names=names, ks=plan.ks, main_k=MAIN_K):
         cells.append(one)
@@ -214,6 +210,7 @@ def evaluate_subject(
             "routers": len(subject.routers),
         },
         "plan": asdict(plan),
+        "retrieval": retrieval,
         "end_task": table,
         "two_skill": bench.two_skill(retriever),
         "growth": extras.growth(methods, view, default, extras.growth_sizes(len(subject.entries))),
@@ -225,11 +222,13 @@ def evaluate_subject(
         "map": bench.map(retriever, view),
         "throughput": extras.throughput(width=plan.throughput_width, rounds=plan.throughput_rounds),
         "seconds": round(time.monotonic() - started, 1),
-        "summary": summary(views, table, trained),
+        "summary": summary(retrieval, views, table, trained),
     }
 
 
-def summary(views: Mapping[str, View], table: list[dict[str, Any]], trained: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def summary(
+    retrieval: Mapping[str, Any], views: Mapping[str, View], table: list[dict[str, Any]], trained: npt.NDArray[np.bool_]
+) -> dict[str, Any]:
     """The figures that count, by method; of unseen tasks where there are enough of them."""
     last = list(views)[-1]
     group = "unseen" if trained.any() and (~trained).sum() >= MIN_UNSEEN else "all"
@@ -239,20 +238,14 @@ def summary(views: Mapping[str, View], table: list[dict[str, Any]], trained: npt
         if is_main and (row["k"] in (0, MAIN_K) or row["method"] == "selection"):
             figures[row["setting"]][row["method"]] = row["exact_match"]
     return {
-        "retriever": {name: retrieval_accuracy(view, trained) for name, view in views.items()},
+        "retriever": {name: _tops(retrieval[name]) for name in views},
         **figures,
         "default": GatewaySettings().preset,
         "group": group,
     }
 
 
-def retrieval_accuracy(view: View, trained: npt.NDArray[np.bool_]) -> dict[str, dict[str, float]]:
-    """How often the own adapter is among the nearest 1, 3, 5, 8, for seen and unseen tasks."""
-    order = np.argsort(-view.similarities, axis=1, kind="stable")
-    is_own = order == view.own[:, None]
-    seen = trained[view.own]
+def _tops(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     return {
-        group: {f"top{k}": round(float(is_own[rows, :k].any(1).mean()), 4) for k in (1, 3, 5, 8)}
-        for group, rows in (("seen", seen), ("unseen", ~seen))
-        if rows.any()
+        group: {name: figures[name] for name in ("top1", "top3", "top5", "top8")} for group, figures in groups.items()
     }

@@ -94,7 +94,7 @@ def _page(figures: Figures, out: Path) -> str:
         f"router's training; {figures['subject']['num_prompts']} test prompts; {summary['group']} tasks below; "
         "95 % intervals by bootstrap over tasks.</p>",
         "<h2>Retrieval</h2>",
-        _html_table(*_retrieval_rows(summary["retriever"])),
+        _html_table(*_retrieval_rows(figures["retrieval"])),
         "<h2>Every method</h2>",
         _picture(plots.bars(summary), out / "bars.png", "exact match of every method"),
         _html_table(HEADER, list(_main_rows(figures))),
@@ -125,12 +125,16 @@ def _page(figures: Figures, out: Path) -> str:
 
 
 def _retrieval_rows(retriever: Figures) -> tuple[Sequence[str], list[list[str]]]:
-    header = ["retriever", "tasks", "top-1", "top-3", "top-5", "top-8"]
+    header = ["retriever", "tasks", "top-1", "top-3", "top-5", "top-8", "right cluster", "top-1 gain"]
     rows = [
-        [name, group, *(_short(hits[f"top{k}"]) for k in (1, 3, 5, 8))]
+        [
+            name,
+            group,
+            *(_short(hits[key]) for key in ("top1", "top3", "top5", "top8", "cluster")),
+            _interval(hits["top1_gain"]) if "top1_gain" in hits else "-",
+        ]
         for name, groups in retriever.items()
         for group, hits in groups.items()
-        if group in ("seen", "unseen")
     ]
     return header, rows
 

@@ -1,40 +1,81 @@
-"""What an evaluation asks of a retriever, and the plain one: mean of the samples, cosine."""
+"""A retriever as an evaluation uses it: vectors of all samples, and their means as the server searches them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from ramole.zoo.retrieval import Retriever as PlainRetriever
+from ramole.evaluation.retrieval import Floats, Scoring, bm25_scores, compare, score, tfidf_scores
 
 if TYPE_CHECKING:
     from ramole.evaluation.subject import Subject
 
-Floats = npt.NDArray[np.float32]
+Encode = Callable[[list[str]], npt.NDArray[np.float32]]
+"""n texts -> unit vectors [n, dim]."""
 
 
-class Retriever(Protocol):
-    """Knows all adapters of a subject, in their order."""
+@dataclass(frozen=True, slots=True)
+class Retriever:
+    """Knows all adapters of a subject, in their order.
 
-    @property
-    def centroids(self) -> Floats:
-        """One unit vector for each adapter, [N, dim]."""
+    Attributes:
+        samples: unit vectors of each adapter's samples, N x [m, dim].
+        centroids: one unit vector for each adapter, [N, dim].
+    """
 
-    def encode(self, texts: list[str], /) -> Floats:
-        """Unit vectors, [n, dim]."""
+    encode: Encode
+    samples: tuple[npt.NDArray[np.float32], ...]
+    centroids: npt.NDArray[np.float32]
 
-    def similarities(self, prompts: list[str]) -> Floats:
-        """Of each prompt to each adapter, [n, N]."""
+    @classmethod
+    def build(cls, encode: Encode, samples: Sequence[Sequence[str]]) -> Self:
+        """Embeds every adapter's samples."""
+        vectors = encode([text for group in samples for text in group])
+        groups = np.split(vectors, np.cumsum([len(group) for group in samples])[:-1])
+        means = np.stack([group.mean(0) for group in groups])
+        return cls(encode, tuple(groups), means / np.linalg.norm(means, axis=1, keepdims=True))
+
+    def similarities(self, prompts: list[str]) -> npt.NDArray[np.float32]:
+        """Cosine of each prompt with each adapter, [n, N]."""
+        return self.encode(prompts) @ self.centroids.T
+
+    def task_similarities(self) -> npt.NDArray[np.float32]:
+        """Of each task's samples, on average, to each adapter, [N, N]."""
+        return np.stack([group.mean(0) for group in self.samples]) @ self.centroids.T
 
 
-def plain_retriever(encoder: str, subject: Subject) -> Retriever:
-    """Retrieval as the server starts with it: instruction prefix, sentence encoder, cosine with the mean sample."""
+def open_retriever(encoder: str, subject: Subject) -> Retriever:
+    """Retrieval as the server does it: instruction prefix, sentence encoder, mean of the samples."""
     import torch
 
     from ramole.core.settings import PAPER_INSTRUCTION
     from ramole.embedding.encoder import Encoder
 
     loaded = Encoder.load(encoder, instruction=PAPER_INSTRUCTION, threads=torch.get_num_threads())
-    return PlainRetriever.build(lambda texts: loaded.encode(list(texts)), [entry.samples for entry in subject.entries])
+    return Retriever.build(loaded.encode, [entry.samples for entry in subject.entries])
+
+
+def retrieval_figures(
+    subject: Subject, retrievers: dict[str, Retriever], prompts: list[str], own: npt.NDArray[np.int64]
+) -> dict[str, dict[str, dict[str, object]]]:
+    """Every retriever under every scoring, and two that count words, see `retrieval.compare`."""
+    groups = [entry.samples for entry in subject.entries]
+    scores: dict[str, Floats] = {}
+    for name, retriever in retrievers.items():
+        vectors = retriever.encode(prompts)
+        for scoring in Scoring:
+            label = name if scoring is Scoring.MEAN else f"{name} {scoring}"
+            scores[label] = score(vectors, retriever.samples, scoring)
+    scores["bm25"] = bm25_scores(prompts, groups)
+    scores["tfidf"] = tfidf_scores(prompts, groups)
+    return compare(
+        scores,
+        own,
+        is_seen=np.array([entry.is_trained for entry in subject.entries]),
+        clusters=[entry.cluster for entry in subject.entries],
+        reference=next(iter(retrievers)),
+    )

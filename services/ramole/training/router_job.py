@@ -74,6 +74,18 @@ class RouterJob:
     checkpoint_every: int = 50
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job, loaded. `hits`: how often retrieval finds the own expert of a training prompt."""
+
+    base_id: str
+    model: Any
+    mixture: Mixture
+    tasks: list[RouterTask]
+    hits: dict[str, float]
+    pad: int
+
+
 def run_router_job(
     job: RouterJob,
     *,
@@ -94,18 +106,9 @@ def run_router_job(
     Raises:
         InvalidInput, WrongState, AdapterRefused: base or an adapter do not fit; the message says which and why.
     """
-    from transformers import AutoTokenizer
-
     workers = workers or Workers()
     started = time.monotonic()
-    base_id, weights = read_experts(job)
-    tokenizer = AutoTokenizer.from_pretrained(job.base)
-    model = _load_base(job)
-    shape = SlotShape(len(weights) + 1, max(one.rank for one in weights), job.rank)
-    mixture = Mixture(model, shape)
-    for slot, one in enumerate(weights, start=1):
-        mixture.write(slot, one)
-    tasks, hits = _tasks(job, tokenizer, embed or _encoder(job))
+    ready = prepare(job, embed or _encoder(job))
     checkpoints = Checkpoints(job.out, _key(job, workers), job.checkpoint_every)
     steps: list[StepLog] = []
 
@@ -119,29 +122,51 @@ def run_router_job(
     if workers.is_first:
         job.out.mkdir(parents=True, exist_ok=True)
         _cut_log(job.out / LOG, checkpoints)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     pairs = train_router(
-        model, mixture, tasks, job.recipe, pad=pad, seed=job.seed, log=note, workers=workers, checkpoints=checkpoints
+        ready.model,
+        ready.mixture,
+        ready.tasks,
+        job.recipe,
+        pad=ready.pad,
+        seed=job.seed,
+        log=note,
+        workers=workers,
+        checkpoints=checkpoints,
     )
     tail = steps[-TAIL:]
     manifest = {
-        "base_sha256": digest_of_base(job.base, model),
+        "base_sha256": digest_of_base(job.base, ready.model),
         "encoder": job.encoder,
         "seed": job.seed,
         "workers": workers.size,
         "recipe": asdict(job.recipe),
         "tasks": [adapter.name for adapter in job.adapters],
         "figures": {
-            **hits,
+            **ready.hits,
             "loss": round(float(np.mean([step.loss for step in tail])), 4) if tail else None,
             "gate_entropy": round(float(np.mean([step.gate_entropy for step in tail])), 4) if tail else None,
             "seconds": round(time.monotonic() - started, 1),
         },
     }
     if workers.is_first:
-        save_router(job.out, pairs, base_id=base_id, manifest=manifest)
+        save_router(job.out, pairs, base_id=ready.base_id, manifest=manifest)
         checkpoints.clear()
-    return {"base_id": base_id, "rank": job.rank, **manifest}
+    return {"base_id": ready.base_id, "rank": job.rank, **manifest}
+
+
+def prepare(job: RouterJob, embed: Embed) -> Prepared:
+    """Loads the base, puts every expert into a slot, and ranks the experts for every prompt. Raises as the job does."""
+    from transformers import AutoTokenizer
+
+    base_id, weights = read_experts(job)
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    model = _load_base(job)
+    mixture = Mixture(model, SlotShape(len(weights) + 1, max(one.rank for one in weights), job.rank))
+    for slot, one in enumerate(weights, start=1):
+        mixture.write(slot, one)
+    tasks, hits = _tasks(job, tokenizer, embed)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return Prepared(base_id, model, mixture, tasks, hits, pad)
 
 
 def read_experts(job: RouterJob) -> tuple[str, list[AdapterWeights]]:

@@ -41,7 +41,9 @@ def test_evaluate_own_adapters(zoo: Zoo, adapters: Path, tmp_path: Path) -> None
     assert found["ood"]["selection"]["score"] < 0.5
     for value in found["iid"].values():
         assert value["low"] <= value["score"] <= value["high"]
-    assert set(found["retriever"]["zero_shot"]) <= {"seen", "unseen"}
+    assert set(found["retriever"]["zero_shot"]) == {"seen"}
+    assert set(found["retriever"]["zero_shot"]["seen"]) == {"top1", "top3", "top5", "top8"}
+    assert {"bm25", "tfidf", "zero_shot max"} <= set(figures["retrieval"])
     assert figures["two_skill"]["num_pairs"] == 1
     assert [row["num_adapters"] for row in figures["growth"]] == [6]
     assert all(row["outputs_equal"] for row in figures["throughput"])
@@ -86,5 +88,5 @@ def test_the_summary_prefers_tasks_that_no_training_has_seen() -> None:
 
     view = View(np.arange(1), np.zeros(1, np.int64), np.ones((1, 20), np.float32), np.ones((1, 20), np.bool_))
     many, few = np.arange(20) < 10, np.arange(20) < 18
-    assert summary({"zero_shot": view}, rows, many)["group"] == "unseen"
-    assert summary({"zero_shot": view}, rows, few)["group"] == "all"
+    assert summary({"zero_shot": {}}, {"zero_shot": view}, rows, many)["group"] == "unseen"
+    assert summary({"zero_shot": {}}, {"zero_shot": view}, rows, few)["group"] == "all"

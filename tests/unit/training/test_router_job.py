@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 from ramole.cli import app
 from ramole.core.errors import AdapterRefused, Corrupt, InvalidInput, RamoleError, WrongState
-from ramole.mixture.router import load_router
+from ramole.mixture.router import load_router, save_router
 from ramole.training.checkpoint import FILE
-from ramole.training.router import RouterRecipe, StepLog
-from ramole.training.router_job import LOG, RouterAdapter, RouterJob, digest_of_base, run_router_job
+from ramole.training.router import RouterRecipe, StepLog, train_router
+from ramole.training.router_job import LOG, RouterAdapter, RouterJob, _encoder, digest_of_base, prepare, run_router_job
 from ramole.zoo.catalog import load_zoo
 
 STEPS = 4
@@ -176,27 +176,34 @@ class ThreadWorkers:
 @pytest.mark.slow
 def test_two_ray_workers_train_one_router(job: RouterJob) -> None:
     import ray
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  lazy: threads must not be the first
 
     from ramole.training.ray_workers import run_router_job_on_ray
 
-    wanted = replace(job, out=job.out.with_name("threads"))
-    barrier, shared = Barrier(2, timeout=120), [[], []]
-    threads = [
-        Thread(target=run_router_job, args=(wanted,), kwargs={"workers": ThreadWorkers(rank, barrier, shared)})
-        for rank in range(2)
-    ]
+    barrier, shared, wanted = Barrier(2, timeout=120), [[], []], [{}, {}]
+    ready = [prepare(job, _encoder(job)) for _ in range(2)]  # transformers can not load in two threads
+
+    def train(rank: int) -> None:
+        workers: Any = ThreadWorkers(rank, barrier, shared)
+        one = ready[rank]
+        wanted[rank] = train_router(
+            one.model, one.mixture, one.tasks, job.recipe, pad=one.pad, seed=job.seed, workers=workers
+        )
+
+    threads = [Thread(target=train, args=(rank,)) for rank in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    for rank, pairs in enumerate(wanted):
+        save_router(job.out.with_name(f"threads{rank}"), pairs, base_id="", manifest={})
+    assert_same(job.out.with_name("threads0"), job.out.with_name("threads1"))
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
     try:
         manifest = run_router_job_on_ray(job, num_workers=2)
     finally:
         ray.shutdown()
     assert manifest["workers"] == 2
-    assert_same(job.out, wanted.out, rtol=1e-4, atol=1e-6)
+    assert_same(job.out, job.out.with_name("threads0"), rtol=1e-4, atol=1e-6)
     alone = replace(job, out=job.out.with_name("alone"))
     run_router_job(alone)
     with pytest.raises(AssertionError):
