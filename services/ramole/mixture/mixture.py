@@ -14,7 +14,7 @@ from torch import nn
 from ramole.core.errors import LimitExceeded, WrongState
 from ramole.lora.weights import AdapterWeights, LoraPair
 from ramole.mixture.layer import MixtureLinear, SlotShape
-from ramole.mixture.plan import NO_SLOT, StepPlan
+from ramole.mixture.plan import NO_SLOT, BoolArray, StepPlan
 from ramole.mixture.step import Layout, Step, StepContext
 from ramole.mixture.surgery import find_module, replace_module, widths_of
 from ramole.mixture.torch_form import torch_layout
@@ -45,6 +45,8 @@ class Mixture:
         self._router = router
         self._layout = layout or torch_layout(next(model.parameters()).device)
         self._layers: list[int | None] = []
+        self._belongs = np.zeros((1, 0))  # [L + 1, modules]: which layer each module is in
+        self._touches = np.zeros((0, shape.num_slots), np.bool_)  # [modules, S]: whether the slot's adapter is there
         self._head = _output_head(model)
         if router is not None:
             self._check_router(router)
@@ -70,6 +72,8 @@ class Mixture:
             replace_module(self._model, name, module)
             self.modules[name] = module
             self._layers.append(_layer_of(name))
+            self._belongs = _belongs(self._layers)
+            self._touches = np.vstack([self._touches, np.zeros((1, self.shape.num_slots), np.bool_)])
         return self.modules[name]
 
     def check(self, weights: AdapterWeights) -> None:
@@ -101,11 +105,13 @@ class Mixture:
                 module.write(slot, weights.pairs[name])
             else:
                 module.clear(slot)
+        self._touches[:, slot] = [name in weights.pairs for name in self.modules]
 
     def clear(self, slot: int) -> None:
         """Empties a slot everywhere."""
         for module in self.modules.values():
             module.clear(slot)
+        self._touches[:, slot] = False
 
     @contextmanager
     def running(self, plan: StepPlan) -> Iterator[Step | None]:
@@ -135,18 +141,14 @@ class Mixture:
             the layers (an output head) count as a last layer of their own.
         """
         plan = step.plan
-        num_layers = max((layer for layer in self._layers if layer is not None), default=-1) + 1
-        belongs = np.zeros((num_layers + 1, len(self._layers)))
-        belongs[[num_layers if layer is None else layer for layer in self._layers], range(len(self._layers))] = 1
-        ranks = np.stack([module.ranks for module in self.modules.values()])
-        touched = (ranks[:, plan.slots] != 0).any(-1)
+        touched: BoolArray = np.any(self._touches[:, plan.slots], -1)
         usage, counts = step.form.usage(), touched * np.array(plan.lengths)
         if step.head is not None and self._head is not None:
             head, usage = self.modules[self._head].index, usage.copy()
             usage[head], counts[head] = step.head.usage()[head], touched[head]
         used = np.where(touched[..., None], usage, 0)
-        weights = (belongs @ used.reshape(len(ranks), -1)).reshape(-1, *plan.slots.shape)
-        return weights, belongs @ counts
+        weights = (self._belongs @ used.reshape(len(used), -1)).reshape(-1, *plan.slots.shape)
+        return weights, self._belongs @ counts
 
     def set_router(self, router: AdapterWeights) -> None:
         """Replaces the RouterLoRA everywhere; modules without a pair weigh uniformly. Call between steps only.
@@ -184,6 +186,14 @@ def _output_head(model: nn.Module) -> str | None:
     find = getattr(model, "get_output_embeddings", None)
     head = find() if find else None
     return next((name for name, module in model.named_modules() if module is head), None) if head is not None else None
+
+
+def _belongs(layers: list[int | None]) -> npt.NDArray[np.float64]:
+    """1 where module j is in layer i; the last row is for modules outside the layers."""
+    num_layers = max((layer for layer in layers if layer is not None), default=-1) + 1
+    out = np.zeros((num_layers + 1, len(layers)))
+    out[[num_layers if layer is None else layer for layer in layers], range(len(layers))] = 1
+    return out
 
 
 def _layer_of(name: str) -> int | None:

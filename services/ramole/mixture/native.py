@@ -127,7 +127,7 @@ class NativeForm:
     def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
         """See `Form`."""
         is_training = torch.is_grad_enabled() and (module.router_a.requires_grad or y.requires_grad)
-        if is_training or module.native is None or not NativeModule.fits(x, y):
+        if is_training or module.native is None or not _fit(x, y):
             self._rest(x.device).add(x, y, module)
             return
         self.add_short(x, y, module.native)
@@ -147,6 +147,11 @@ class NativeForm:
         if self._torch is None:
             self._torch = TorchForm(self._plan, len(self._usage), device)
         return self._torch
+
+
+def _fit(x: torch.Tensor, y: torch.Tensor) -> bool:
+    # They lie where the module's tensors lie: on the CPU.
+    return x.dtype is y.dtype is torch.float32 and x.is_contiguous() and y.is_contiguous()
 
 
 def native_layout(kernel: Kernel, shape: SlotShape) -> Layout:
