@@ -192,8 +192,9 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
 
     async def Upsert(self, request: retrieval_pb2.UpsertRequest, context: Context) -> retrieval_pb2.UpsertResponse:
         await self.begin("Upsert")
-        self.add(request.adapter)
-        return retrieval_pb2.UpsertResponse()
+        for each in request.adapters:
+            self.add(each.adapter)
+        return retrieval_pb2.UpsertResponse(encoder_ids=[request.encoder_id])
 
     async def Remove(self, request: retrieval_pb2.RemoveRequest, context: Context) -> retrieval_pb2.RemoveResponse:
         await self.begin("Remove")

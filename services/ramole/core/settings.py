@@ -69,8 +69,16 @@ class RetrievalSettings(_Section):
 
     server: ServerSettings = ServerSettings()
     uri: str = ""
-    token: str = ""
+    token: str = Field(default="", description="user:password or API key of the server")
+    ca_file: str = Field(default="", description="PEM file of the authority behind an https server; '' = the system's")
     timeout_s: float = Field(default=10.0, gt=0)
+    scoring: Literal["mean", "max", "best"] = Field(
+        default="mean", description="an adapter's mean sample (the paper), its nearest, or the mean of its nearest"
+    )
+    best_of: int = Field(default=3, ge=1, description="how many samples the scoring 'best' averages")
+    index: Literal["flat", "hnsw"] = Field(
+        default="flat", description="exact, or a graph for 100 000 rows of one base model; `ramole reindex` applies it"
+    )
 
 
 class AdapterSettings(_Section):

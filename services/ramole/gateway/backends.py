@@ -52,13 +52,13 @@ class Backends:
 
     async def index(self, record: Record, embedded: Embedded) -> None:
         """Makes a version findable by its samples' vectors."""
-        request = retrieval_pb2.UpsertRequest(
+        vectors = retrieval_pb2.AdapterVectors(
             adapter=ref_to_pb(record.ref),
             base_model=record.base_model,
             is_public=record.is_public,
             samples=[retrieval_pb2.SampleVector(values=vector) for vector in embedded.vectors],
-            encoder_id=embedded.encoder_id,
         )
+        request = retrieval_pb2.UpsertRequest(adapters=[vectors], encoder_id=embedded.encoder_id)
         await self._peers.retrieval.Upsert(request)
 
     async def unindex(self, ref: AdapterRef) -> None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 
 from ramole.core.errors import InvalidInput
-
-LIVE = "live"
-"""The state of every row that requests may use."""
+from ramole.core.names import AdapterName
 
 _SAFE = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
 
@@ -34,16 +33,22 @@ def check_value(value: str, field: str) -> str:
 
 
 def visible_to(tenant: str, base_model: str) -> str:
-    """Live rows of one base model: the tenant's own and the public ones."""
+    """Rows of one base model: the tenant's own and the public ones."""
     return (
-        f"base_model == {_literal(base_model, 'base_model')} and state == {_literal(LIVE, 'state')}"
+        f"base_model == {_literal(base_model, 'base_model')}"
         f" and (tenant == {_literal(tenant, 'tenant')} or is_public == true)"
     )
 
 
-def versions_of(tenant: str, name: str) -> str:
-    """All rows of one adapter name, whatever their version and base model."""
-    return f"tenant == {_literal(tenant, 'adapter.tenant')} and name == {_literal(name, 'adapter.name')}"
+def versions_of(names: Iterable[AdapterName]) -> str:
+    """All rows of some adapter names, whatever their version and base model."""
+    by_tenant: dict[str, list[str]] = {}
+    for name in names:
+        by_tenant.setdefault(name.tenant, []).append(_literal(name.name, "adapter.name"))
+    return " or ".join(
+        f"(tenant == {_literal(tenant, 'adapter.tenant')} and name in [{', '.join(listed)}])"
+        for tenant, listed in by_tenant.items()
+    )
 
 
 def _literal(value: str, field: str) -> str:

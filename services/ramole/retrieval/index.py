@@ -11,49 +11,78 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from ramole.core.composition import MAX_EXPERTS
-from ramole.core.errors import InvalidInput, Unavailable
-from ramole.core.names import AdapterName, AdapterRef, check_digest
-from ramole.retrieval.collection import Collection, create_live, find_live
-from ramole.retrieval.filters import LIVE, check_value, versions_of, visible_to
+from ramole.core.errors import InvalidInput, Unavailable, WrongState
+from ramole.core.names import AdapterName, AdapterRef
+from ramole.retrieval.filters import visible_to
+from ramole.retrieval.generations import Generation, Generations, IndexType
 from ramole.retrieval.lite import LiteServer
-from ramole.retrieval.ranking import OVERFETCH, best
-from ramole.retrieval.values import Hit, Row
-from ramole.retrieval.vectors import unit, unit_mean
+from ramole.retrieval.ranking import OVERFETCH, SampleHit, best, best_of
+from ramole.retrieval.rows import REF_FIELDS, Prepared, Rows, ref_of
+from ramole.retrieval.values import Entry, Hit, Row
+from ramole.retrieval.vectors import unit
 
-_ROWS_PER_BATCH = 1000
-_SETTLE_POLL_S = 0.02
 # gRPC would wait up to two minutes before it tries a server again that was gone for long.
 _GRPC_OPTIONS = {"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 1000}
-_REF_FIELDS = ["tenant", "name", "version", "digest"]
+_FIRST_SAMPLES, _MAX_SAMPLES, _WIDEN = 256, 16_384, 4
+"""Sample rows of a search: at first, at most (Milvus's own limit), and how fast it widens."""
+_FRESH_S = 1.0
+"""How long a replica may overlook that another one has changed the live generation."""
 
 _log = logging.getLogger(__name__)
 
 
 class VectorIndex:
-    """Adapter versions by the mean of their sample vectors. Holds the newest version of each name only.
+    """Adapter versions by their sample vectors. Holds the newest version of each name only.
 
     Args:
         client: connected; owned by the index from now on.
         timeout_s: of each call to Milvus.
+        best_of: what an adapter scores: 0 = cosine of the mean sample, j = mean over its j nearest samples.
+        index_type: of generations that are made from now on.
         lite: the embedded server that `client` talks to, if there is one.
     """
 
-    def __init__(self, client: MilvusClient, timeout_s: float, lite: LiteServer | None = None) -> None:
+    def __init__(
+        self,
+        client: MilvusClient,
+        timeout_s: float,
+        *,
+        best_of: int = 0,
+        index_type: IndexType = IndexType.FLAT,
+        lite: LiteServer | None = None,
+    ) -> None:
         self._client = client
         self._timeout_s = timeout_s
+        self._best_of = best_of
         self._lite = lite
-        self._live: Collection | None = None
+        self._generations = Generations(client, timeout_s, index_type)
+        self._rows = Rows(client, timeout_s)
+        self._live: Generation | None = None
+        self._seen_at = 0.0
         # Milvus Lite has no write lock of its own.
         self._writing = threading.Lock()
 
     @classmethod
-    def open(cls, uri: str, *, token: str = "", timeout_s: float = 10.0) -> VectorIndex:
+    def open(
+        cls,
+        uri: str,
+        *,
+        token: str = "",
+        ca_file: str = "",
+        timeout_s: float = 10.0,
+        best_of: int = 0,
+        index_type: IndexType = IndexType.FLAT,
+    ) -> VectorIndex:
         """Connects to the server at `uri`, or opens the Milvus Lite folder if `uri` is a path.
+
+        Args:
+            ca_file: PEM file of the authority behind an https server's certificate; '' = those of the system.
 
         Raises:
             WrongState: the folder is in use or is no index.
@@ -73,18 +102,20 @@ class VectorIndex:
                     timeout=timeout_s,
                     dedicated=True,
                     grpc_options=_GRPC_OPTIONS,
+                    **({"server_pem_path": ca_file} if ca_file else {}),
                 )
                 undo.callback(client.close)
-                find_live(client, timeout_s)
+                index = cls(client, timeout_s, best_of=best_of, index_type=index_type, lite=lite)
+                index._find()
             except (MilvusException, grpc.RpcError) as error:
                 _log.warning("cannot connect to Milvus: %s", error)
                 raise Unavailable(
                     "the vector index does not answer",
                     field="retrieval.uri",
-                    remedy="check retrieval.uri, retrieval.token and the server",
+                    remedy="check retrieval.uri, retrieval.token, retrieval.ca_file and the server",
                 ) from error
             undo.pop_all()
-        return cls(client, timeout_s, lite)
+        return index
 
     def close(self) -> None:
         """Disconnects; an embedded folder is written out and unlocked."""
@@ -92,8 +123,15 @@ class VectorIndex:
         if self._lite:
             self._lite.close()
 
+    @property
+    def encoder_id(self) -> str:
+        """The encoder whose vectors are searched; '' while nothing was ever indexed. Raises Unavailable."""
+        with self._calling():
+            live = self._find(fresh=True)
+            return live.encoder_id if live else ""
+
     def search(self, vector: ArrayLike, *, encoder_id: str, base_model: str, tenant: str, k: int) -> list[Hit]:
-        """The k nearest adapters of `base_model` that `tenant` may see, by cosine; best first, ties by name.
+        """The k nearest adapters of `base_model` that `tenant` may see; best first, ties by name.
 
         Raises:
             InvalidInput: a bad vector, name or k.
@@ -106,58 +144,38 @@ class VectorIndex:
         visible = visible_to(tenant, base_model)
         with self._calling():
             live = self._find()
+            if live is not None and live.encoder_id != encoder_id:
+                live = self._find(fresh=True)
             if live is None:
                 return []
             live.check(encoder_id, query.size, field="vector")
-            [found] = self._client.search(
-                live.name,
-                data=[query],
-                anns_field="emb",
-                filter=visible,
-                limit=k + OVERFETCH,
-                output_fields=_REF_FIELDS,
-                search_params={"metric_type": "COSINE"},
-                # Reads what this client wrote. Strong would wait 200 ms for the clock of a server.
-                consistency_level="Session",
-                timeout=self._timeout_s,
-            )
-        return best([Hit(_ref(hit["entity"]), min(1.0, max(-1.0, hit["distance"]))) for hit in found], k)
+            if self._best_of:
+                return self._search_samples(live, query, visible, k)
+            found = self._nearest(live.means, query, visible, k + OVERFETCH)
+        return best([Hit(ref_of(hit["entity"]), _cosine(hit)) for hit in found], k)
 
-    def upsert(self, row: Row, samples: Sequence[ArrayLike], *, encoder_id: str) -> None:
-        """Makes `row` findable under the mean of its sample vectors; on return, searches find it.
+    def upsert(self, entries: Sequence[Entry], *, encoder_id: str) -> set[str]:
+        """Makes adapter versions findable; on return, searches find them.
 
-        Takes the place of older versions of the name. If a newer version is there already, that one stays alone.
+        Takes the place of older versions of their names. If a newer version is there already, that one stays alone.
+        Writes to the live generation and to the one that is being built, where they are of this encoder.
+
+        Returns:
+            The encoders of both: an adapter must be upserted once for each.
 
         Raises:
             InvalidInput: a bad name, digest, base model, encoder id or vector.
-            WrongState: the index holds vectors of another encoder.
-            Unavailable: Milvus failed, or did not show the row in time. The row may appear later; upsert it again.
+            WrongState: no such generation holds vectors of this encoder.
+            Unavailable: Milvus failed, or did not show the rows in time. They may appear later; upsert them again.
         """
-        _check_ref(row.ref)
-        check_digest(row.ref.digest, field="adapter.digest")
-        check_value(row.base_model, "base_model")
-        check_value(encoder_id, "encoder_id")
-        mean = unit_mean(samples, field="samples")
-        entity = {
-            "pk": str(row.ref),
-            "base_model": row.base_model,
-            "tenant": row.ref.tenant,
-            "is_public": row.is_public,
-            "name": row.ref.name,
-            "version": row.ref.version,
-            "digest": row.ref.digest,
-            "state": LIVE,
-            "emb": mean,
-        }
+        prepared = Prepared.check(entries, encoder_id)
         with self._writing, self._calling():
-            live = self._find() or create_live(self._client, encoder_id, mean.size, self._timeout_s)
-            live.check(encoder_id, mean.size, field="samples")
-            self._live = live
-            # Not `upsert`: Milvus 2.3 puts an upserted row into the partition of another base model (milvus#30772),
-            # where no search that names its own looks for it. A crash in between is repaired from the store.
-            self._delete(live, [str(row.ref)])
-            self._client.insert(live.name, [entity], timeout=self._timeout_s)
-            self._settle(live, row.ref)
+            current = self._current() or [self._generations.create_live(encoder_id, prepared.dim)]
+            targets = [generation for generation in current if generation.encoder_id == encoder_id] or current[:1]
+            for generation in targets:
+                generation.check(encoder_id, prepared.dim, field="samples")
+                self._rows.write(generation, prepared)
+            return {generation.encoder_id for generation in current}
 
     def remove(self, ref: AdapterRef) -> None:
         """Takes one version out; on return, searches no longer find it. A version that is not there is no error.
@@ -166,78 +184,111 @@ class VectorIndex:
             InvalidInput: a bad name.
             Unavailable: Milvus failed; the version may still be there.
         """
-        _check_ref(ref)
+        name = AdapterName.parse(str(ref), field="adapter")
         with self._writing, self._calling():
-            live = self._find()
-            if live is None:
-                return
-            for seen in self._watch(live, ref):
-                if ref.version not in seen:
-                    return
-                self._delete(live, [str(ref)])
+            for generation in self._current():
+                self._rows.remove(generation, name)
 
-    def rows(self) -> Generator[list[Row], None, None]:
+    def rows(self, number: int = 0) -> Generator[list[Row], None, None]:
         """Every row, in batches, in no order. Rows that are written meanwhile may or may not be among them.
+
+        Args:
+            number: of a generation; 0 = the live one.
 
         Raises:
             Unavailable: Milvus failed.
         """
         with self._calling():
-            live = self._find()
-            if live is None:
-                return
-            batches = self._client.query_iterator(
-                live.name,
-                batch_size=_ROWS_PER_BATCH,
-                output_fields=[*_REF_FIELDS, "base_model", "is_public"],
-                consistency_level="Strong",
-                timeout=self._timeout_s,
-            )
-            try:
-                while batch := batches.next():
-                    yield [Row(_ref(entity), entity["base_model"], entity["is_public"]) for entity in batch]
-            finally:
-                batches.close()
+            current = self._current()
+            generation = self._by_number(current, number) if number else next(iter(current), None)
+            if generation is not None:
+                yield from self._rows.listed(generation)
 
-    def _find(self) -> Collection | None:
-        if self._live is None:
-            self._live = find_live(self._client, self._timeout_s)
-        return self._live
+    def build(self, encoder_id: str, dim: int) -> int:
+        """Begins a generation beside the live one, or goes on with one that was begun for the same encoder.
 
-    def _settle(self, live: Collection, ref: AdapterRef) -> None:
-        """Returns once `ref`, or a newer version of its name, is the only row of that name that can be seen."""
-        for seen in self._watch(live, ref):
-            newest = max(seen, default=0)
-            stale = [version for version in seen if version < newest]
-            if stale:
-                self._delete(live, [str(AdapterName(ref.tenant, ref.name, version)) for version in stale])
-            elif newest > ref.version or seen.get(ref.version) == ref.digest:
-                return
-
-    def _watch(self, live: Collection, ref: AdapterRef) -> Iterator[Mapping[int, str]]:
-        """Looks again and again at the rows of one name, as version -> digest, until the caller has seen enough.
-
-        Strong consistency on a server: what was written before is seen, here and by searches from now on.
+        From now on `upsert` writes to both. Returns its number.
 
         Raises:
-            Unavailable: the caller still was not content after `timeout_s`.
+            WrongState: another generation is being built.
+            Unavailable: Milvus failed.
         """
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            found = self._client.query(
-                live.name,
-                filter=versions_of(ref.tenant, ref.name),
-                output_fields=["version", "digest"],
-                consistency_level="Strong",
-                timeout=self._timeout_s,
-            )
-            yield {row["version"]: row["digest"] for row in found}
-            if time.monotonic() > deadline:
-                raise Unavailable(f"the index did not show the change of {ref} in time", remedy="try again")
-            time.sleep(_SETTLE_POLL_S)
+        with self._writing, self._calling():
+            numbers = [generation.number for generation in self._generations.all()]
+            for generation in self._current()[1:]:
+                if (generation.encoder_id, generation.dim) == (encoder_id, dim):
+                    return self._generations.create(encoder_id, dim, generation.number).number
+                self._generations.drop(generation)  # of an encoder that nobody wants any more
+            return self._generations.create(encoder_id, dim, max(numbers, default=0) + 1).number
 
-    def _delete(self, live: Collection, keys: list[str]) -> None:
-        self._client.delete(live.name, ids=keys, timeout=self._timeout_s)
+    def promote(self, number: int) -> None:
+        """Lets a built generation serve and drops all older ones.
+
+        Raises:
+            WrongState: there is no such generation.
+            Unavailable: Milvus failed.
+        """
+        with self._writing, self._calling():
+            self._generations.promote(self._by_number(self._generations.all(), number))
+            self._find(fresh=True)
+        # Searches that have begun, here or in a replica that has not noticed, still read the old one.
+        time.sleep(2 * _FRESH_S)
+        with self._writing, self._calling():
+            for generation in self._generations.all():
+                if generation.number < number:
+                    self._generations.drop(generation)
+
+    def _search_samples(self, live: Generation, query: NDArray[np.float32], visible: str, k: int) -> list[Hit]:
+        """Widens the search over sample vectors until the k best adapters are certain."""
+        limit = _FIRST_SAMPLES
+        while True:
+            found = self._nearest(live.samples, query, visible, limit)
+            samples = [SampleHit(ref_of(hit["entity"]), _cosine(hit), hit["entity"]["num_samples"]) for hit in found]
+            hits, is_certain = best_of(samples, self._best_of, k + OVERFETCH, is_all=len(found) < limit)
+            if is_certain or limit == _MAX_SAMPLES:
+                break
+            limit = min(_WIDEN * limit, _MAX_SAMPLES)
+        # A version is there if and only if its mean row is, which is written last and deleted first.
+        present = self._rows.present(live, [hit.ref for hit in hits])
+        return best([hit for hit in hits if hit.ref in present], k)
+
+    def _nearest(self, collection: str, query: NDArray[np.float32], visible: str, limit: int) -> Sequence[Any]:
+        [found] = self._client.search(
+            collection,
+            data=[query],
+            anns_field="emb",
+            filter=visible,
+            limit=limit,
+            output_fields=[*REF_FIELDS, "num_samples"],
+            # FLAT takes no notice of ef, the width of HNSW's search.
+            search_params={"metric_type": "COSINE", "params": {"ef": max(64, 4 * limit)}},
+            # Reads what this client wrote. Strong would wait 200 ms for the clock of a server.
+            consistency_level="Session",
+            timeout=self._timeout_s,
+        )
+        return list(found)
+
+    def _find(self, *, fresh: bool = False) -> Generation | None:
+        if fresh or self._live is None or time.monotonic() - self._seen_at > _FRESH_S:
+            live = self._generations.live()
+            if live is not None and live != self._live:
+                self._generations.load(live)
+            self._live = live
+            self._seen_at = time.monotonic()
+        return self._live
+
+    def _current(self) -> list[Generation]:
+        """The live generation and, behind it, those that are being built; empty while nothing was ever indexed."""
+        live = self._find(fresh=True)
+        if live is None:
+            return []
+        return [live, *(each for each in self._generations.all() if each.number > live.number)]
+
+    def _by_number(self, generations: Sequence[Generation], number: int) -> Generation:
+        for generation in generations:
+            if generation.number == number:
+                return generation
+        raise WrongState(f"the index has no generation {number}", field="generation", remedy="start the rebuild again")
 
     @contextmanager
     def _calling(self) -> Iterator[None]:
@@ -250,10 +301,5 @@ class VectorIndex:
             raise Unavailable("the vector index does not answer", remedy="retry with back-off") from error
 
 
-def _check_ref(ref: AdapterRef) -> None:
-    if AdapterName.parse(str(ref), field="adapter") != AdapterName(ref.tenant, ref.name, ref.version):
-        raise InvalidInput(f"{str(ref)[:160]!r} is not an adapter version", field="adapter", remedy="pin a version")
-
-
-def _ref(entity: Mapping[str, Any]) -> AdapterRef:
-    return AdapterRef(entity["tenant"], entity["name"], entity["version"], entity["digest"])
+def _cosine(hit: Mapping[str, Any]) -> float:
+    return min(1.0, max(-1.0, float(hit["distance"])))

@@ -12,7 +12,7 @@ import numpy as np
 
 from ramole.core.errors import Unavailable
 from ramole.core.settings import Settings
-from ramole.retrieval.values import Row
+from ramole.retrieval.values import Entry, Row
 from ramole.transport.values import ref_from_pb, ref_to_pb
 from ramole.v1 import retrieval_pb2, retrieval_pb2_grpc
 
@@ -89,12 +89,17 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
     async def Upsert(
         self, request: retrieval_pb2.UpsertRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> retrieval_pb2.UpsertResponse:
-        """Makes an adapter version findable."""
+        """Makes adapter versions findable."""
         index = self._ready()
-        row = Row(ref_from_pb(request.adapter), request.base_model, request.is_public)
-        samples = [np.array(sample.values, dtype=np.float32) for sample in request.samples]
-        await self._run(self._writer, lambda: index.upsert(row, samples, encoder_id=request.encoder_id))
-        return retrieval_pb2.UpsertResponse()
+        entries = [
+            Entry(
+                Row(ref_from_pb(each.adapter), each.base_model, each.is_public),
+                [np.array(sample.values, dtype=np.float32) for sample in each.samples],
+            )
+            for each in request.adapters
+        ]
+        encoder_ids = await self._run(self._writer, lambda: index.upsert(entries, encoder_id=request.encoder_id))
+        return retrieval_pb2.UpsertResponse(encoder_ids=sorted(encoder_ids))
 
     async def Remove(
         self, request: retrieval_pb2.RemoveRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -109,7 +114,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
         self, request: retrieval_pb2.ListRowsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[retrieval_pb2.IndexRow]:
         """Streams every row."""
-        batches = self._ready().rows()
+        batches = self._ready().rows(request.generation)
         # One thread for all of it: a cancelled call may close the listing only after the batch that it is reading.
         thread = ThreadPoolExecutor(1, thread_name_prefix="retrieval-list")
         try:
@@ -119,6 +124,29 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
         finally:
             thread.submit(batches.close)
             thread.shutdown(wait=False)
+
+    async def GetEncoder(
+        self, request: retrieval_pb2.GetEncoderRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> retrieval_pb2.GetEncoderResponse:
+        """Whose vectors are searched."""
+        index = self._ready()
+        return retrieval_pb2.GetEncoderResponse(encoder_id=await self._run(self._readers, lambda: index.encoder_id))
+
+    async def BuildGeneration(
+        self, request: retrieval_pb2.BuildGenerationRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> retrieval_pb2.BuildGenerationResponse:
+        """Begins a generation."""
+        index = self._ready()
+        number = await self._run(self._writer, lambda: index.build(request.encoder_id, request.dim))
+        return retrieval_pb2.BuildGenerationResponse(generation=number)
+
+    async def PromoteGeneration(
+        self, request: retrieval_pb2.PromoteGenerationRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> retrieval_pb2.PromoteGenerationResponse:
+        """Lets a generation serve."""
+        index = self._ready()
+        await self._run(self._readers, lambda: index.promote(request.generation))  # waits for searches to end
+        return retrieval_pb2.PromoteGenerationResponse()
 
     def _ready(self) -> VectorIndex:
         if self._index is None:
@@ -135,8 +163,15 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
 
 def _open(settings: Settings) -> VectorIndex:
     """Opens the index that the settings name. Blocks; loads pymilvus."""
+    from ramole.retrieval.generations import IndexType
     from ramole.retrieval.index import VectorIndex
 
     options = settings.retrieval
-    uri = options.uri or str(settings.data_dir / "index.db")
-    return VectorIndex.open(uri, token=options.token, timeout_s=options.timeout_s)
+    return VectorIndex.open(
+        options.uri or str(settings.data_dir / "index.db"),
+        token=options.token,
+        ca_file=options.ca_file,
+        timeout_s=options.timeout_s,
+        best_of={"mean": 0, "max": 1, "best": options.best_of}[options.scoring],
+        index_type=IndexType(options.index),
+    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from numpy.typing import ArrayLike
 
 from ramole.core.names import AdapterRef
 
@@ -22,8 +25,16 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """A row to index, with one vector ``[dim]`` for each of its samples. A version's samples never change."""
+
+    row: Row
+    samples: Sequence[ArrayLike]
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
-    """One answer of a search. `similarity` is the cosine of prompt and adapter, in [-1, 1]."""
+    """One answer of a search. `similarity` is the score of the adapter, a cosine in [-1, 1]; see `ranking`."""
 
     ref: AdapterRef
     similarity: float

@@ -35,11 +35,11 @@ def unit(values: ArrayLike, *, field: str) -> NDArray[np.float32]:
     return (vector / length).astype(np.float32)
 
 
-def unit_mean(samples: Sequence[ArrayLike], *, field: str) -> NDArray[np.float32]:
-    """The direction of the mean of m sample vectors, each of which counts the same: ``[m, dim] -> [dim]``.
+def unit_samples(samples: Sequence[ArrayLike], *, field: str) -> NDArray[np.float32]:
+    """Scales m sample vectors to length 1: ``[m, dim]``.
 
     Raises:
-        InvalidInput: no samples, a sample that `unit` refuses, samples of different dimensions, or a mean of zero.
+        InvalidInput: no samples, a sample that `unit` refuses, or samples of different dimensions.
     """
     if not samples:
         raise InvalidInput("no sample vectors", field=field, remedy="give one vector for each sample input")
@@ -49,4 +49,13 @@ def unit_mean(samples: Sequence[ArrayLike], *, field: str) -> NDArray[np.float32
         raise InvalidInput(
             f"vectors of {sorted(dims)} dimensions together", field=field, remedy="embed all samples with one encoder"
         )
-    return unit(np.stack(units).mean(axis=0, dtype=np.float64), field=field)
+    return np.stack(units)
+
+
+def unit_mean(units: NDArray[np.float32], *, field: str) -> NDArray[np.float32]:
+    """The direction of the mean of m vectors of length 1: ``[m, dim] -> [dim]``.
+
+    Raises:
+        InvalidInput: they cancel out.
+    """
+    return unit(units.mean(axis=0, dtype=np.float64), field=field)

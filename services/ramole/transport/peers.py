@@ -68,6 +68,28 @@ class RetrievalPeer(Caller):
         """Every row's identity."""
         return self.stream(lambda c: retrieval_pb2_grpc.RetrievalStub(c).ListRows, request, timeout_s=timeout_s)
 
+    async def GetEncoder(
+        self, request: retrieval_pb2.GetEncoderRequest, *, timeout_s: float | None = None
+    ) -> retrieval_pb2.GetEncoderResponse:
+        """Whose vectors are searched."""
+        return await self.unary(lambda c: retrieval_pb2_grpc.RetrievalStub(c).GetEncoder, request, timeout_s=timeout_s)
+
+    async def BuildGeneration(
+        self, request: retrieval_pb2.BuildGenerationRequest, *, timeout_s: float | None = None
+    ) -> retrieval_pb2.BuildGenerationResponse:
+        """Begins a generation, or goes on with it."""
+        return await self.unary(
+            lambda c: retrieval_pb2_grpc.RetrievalStub(c).BuildGeneration, request, timeout_s=timeout_s
+        )
+
+    async def PromoteGeneration(
+        self, request: retrieval_pb2.PromoteGenerationRequest, *, timeout_s: float | None = None
+    ) -> retrieval_pb2.PromoteGenerationResponse:
+        """Lets a generation serve."""
+        return await self.unary(
+            lambda c: retrieval_pb2_grpc.RetrievalStub(c).PromoteGeneration, request, timeout_s=timeout_s
+        )
+
 
 class AdaptersPeer(Caller):
     """The adapter store."""

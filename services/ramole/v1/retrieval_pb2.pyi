@@ -64,7 +64,7 @@ class Hit(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
     similarity: _builtins.float
-    """Cosine in [-1, 1] of the prompt and the mean of the adapter's samples."""
+    """Cosine in [-1, 1] of the prompt and the mean of the adapter's samples, or of its nearest ones: retrieval.scoring."""
     @_builtins.property
     def adapter(self) -> _common_pb2.AdapterRef: ...
     def __init__(
@@ -107,20 +107,43 @@ Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
 class UpsertRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    ENCODER_ID_FIELD_NUMBER: _builtins.int
+    encoder_id: _builtins.str
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterVectors]:
+        """Of different names."""
+
+    def __init__(
+        self,
+        *,
+        adapters: _abc.Iterable[Global___AdapterVectors] | None = ...,
+        encoder_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "encoder_id", b"encoder_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpsertRequest: _TypeAlias = UpsertRequest  # noqa: Y015
+
+@_typing.final
+class AdapterVectors(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
     ADAPTER_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     IS_PUBLIC_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
-    ENCODER_ID_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     is_public: _builtins.bool
     """Whether other tenants may see it."""
-    encoder_id: _builtins.str
     @_builtins.property
     def adapter(self) -> _common_pb2.AdapterRef: ...
     @_builtins.property
     def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampleVector]:
-        """One unit vector for each sample input; the index stores their normalised mean."""
+        """One unit vector for each sample input; the index stores them and their normalised mean."""
 
     def __init__(
         self,
@@ -129,15 +152,14 @@ class UpsertRequest(_message.Message):
         base_model: _builtins.str = ...,
         is_public: _builtins.bool = ...,
         samples: _abc.Iterable[Global___SampleVector] | None = ...,
-        encoder_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "encoder_id", b"encoder_id", "is_public", b"is_public", "samples", b"samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "is_public", b"is_public", "samples", b"samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___UpsertRequest: _TypeAlias = UpsertRequest  # noqa: Y015
+Global___AdapterVectors: _TypeAlias = AdapterVectors  # noqa: Y015
 
 @_typing.final
 class SampleVector(_message.Message):
@@ -163,12 +185,19 @@ Global___SampleVector: _TypeAlias = SampleVector  # noqa: Y015
 class UpsertResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    ENCODER_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def encoder_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Encoders of the live generation and of the one that is being built: an adapter belongs into both."""
+
     def __init__(
         self,
+        *,
+        encoder_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder_ids", b"encoder_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -213,12 +242,17 @@ Global___RemoveResponse: _TypeAlias = RemoveResponse  # noqa: Y015
 class ListRowsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    GENERATION_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """0 = the live one."""
     def __init__(
         self,
+        *,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -246,3 +280,113 @@ class IndexRow(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IndexRow: _TypeAlias = IndexRow  # noqa: Y015
+
+@_typing.final
+class GetEncoderRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEncoderRequest: _TypeAlias = GetEncoderRequest  # noqa: Y015
+
+@_typing.final
+class GetEncoderResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODER_ID_FIELD_NUMBER: _builtins.int
+    encoder_id: _builtins.str
+    """Empty while nothing was ever indexed."""
+    def __init__(
+        self,
+        *,
+        encoder_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder_id", b"encoder_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEncoderResponse: _TypeAlias = GetEncoderResponse  # noqa: Y015
+
+@_typing.final
+class BuildGenerationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODER_ID_FIELD_NUMBER: _builtins.int
+    DIM_FIELD_NUMBER: _builtins.int
+    encoder_id: _builtins.str
+    dim: _builtins.int
+    def __init__(
+        self,
+        *,
+        encoder_id: _builtins.str = ...,
+        dim: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "encoder_id", b"encoder_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BuildGenerationRequest: _TypeAlias = BuildGenerationRequest  # noqa: Y015
+
+@_typing.final
+class BuildGenerationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BuildGenerationResponse: _TypeAlias = BuildGenerationResponse  # noqa: Y015
+
+@_typing.final
+class PromoteGenerationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteGenerationRequest: _TypeAlias = PromoteGenerationRequest  # noqa: Y015
+
+@_typing.final
+class PromoteGenerationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteGenerationResponse: _TypeAlias = PromoteGenerationResponse  # noqa: Y015

@@ -55,6 +55,21 @@ class RetrievalStub:
                 request_serializer=ramole_dot_v1_dot_retrieval__pb2.ListRowsRequest.SerializeToString,
                 response_deserializer=ramole_dot_v1_dot_retrieval__pb2.IndexRow.FromString,
                 _registered_method=True)
+        self.GetEncoder = channel.unary_unary(
+                '/ramole.v1.Retrieval/GetEncoder',
+                request_serializer=ramole_dot_v1_dot_retrieval__pb2.GetEncoderRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_retrieval__pb2.GetEncoderResponse.FromString,
+                _registered_method=True)
+        self.BuildGeneration = channel.unary_unary(
+                '/ramole.v1.Retrieval/BuildGeneration',
+                request_serializer=ramole_dot_v1_dot_retrieval__pb2.BuildGenerationRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_retrieval__pb2.BuildGenerationResponse.FromString,
+                _registered_method=True)
+        self.PromoteGeneration = channel.unary_unary(
+                '/ramole.v1.Retrieval/PromoteGeneration',
+                request_serializer=ramole_dot_v1_dot_retrieval__pb2.PromoteGenerationRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_retrieval__pb2.PromoteGenerationResponse.FromString,
+                _registered_method=True)
 
 
 class RetrievalServicer:
@@ -69,7 +84,7 @@ class RetrievalServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Upsert(self, request, context):
-        """Makes an adapter version findable; replaces a row of the same version. Visible to the next Search on return.
+        """Makes adapter versions findable, in place of older ones of their names. Visible to the next Search on return.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +99,27 @@ class RetrievalServicer:
 
     def ListRows(self, request, context):
         """Streams every row's identity, in no order: for reconciliation with the store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEncoder(self, request, context):
+        """Whose vectors Search takes. It changes when a generation is promoted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BuildGeneration(self, request, context):
+        """Begins a generation of vectors beside the live one, or goes on with one that was begun for the same encoder.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteGeneration(self, request, context):
+        """Lets a built generation serve at once, and drops the older ones when no search reads them any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +147,21 @@ def add_RetrievalServicer_to_server(servicer, server):
                     servicer.ListRows,
                     request_deserializer=ramole_dot_v1_dot_retrieval__pb2.ListRowsRequest.FromString,
                     response_serializer=ramole_dot_v1_dot_retrieval__pb2.IndexRow.SerializeToString,
+            ),
+            'GetEncoder': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEncoder,
+                    request_deserializer=ramole_dot_v1_dot_retrieval__pb2.GetEncoderRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_retrieval__pb2.GetEncoderResponse.SerializeToString,
+            ),
+            'BuildGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.BuildGeneration,
+                    request_deserializer=ramole_dot_v1_dot_retrieval__pb2.BuildGenerationRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_retrieval__pb2.BuildGenerationResponse.SerializeToString,
+            ),
+            'PromoteGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteGeneration,
+                    request_deserializer=ramole_dot_v1_dot_retrieval__pb2.PromoteGenerationRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_retrieval__pb2.PromoteGenerationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +273,87 @@ class Retrieval:
             '/ramole.v1.Retrieval/ListRows',
             ramole_dot_v1_dot_retrieval__pb2.ListRowsRequest.SerializeToString,
             ramole_dot_v1_dot_retrieval__pb2.IndexRow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEncoder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramole.v1.Retrieval/GetEncoder',
+            ramole_dot_v1_dot_retrieval__pb2.GetEncoderRequest.SerializeToString,
+            ramole_dot_v1_dot_retrieval__pb2.GetEncoderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BuildGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramole.v1.Retrieval/BuildGeneration',
+            ramole_dot_v1_dot_retrieval__pb2.BuildGenerationRequest.SerializeToString,
+            ramole_dot_v1_dot_retrieval__pb2.BuildGenerationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramole.v1.Retrieval/PromoteGeneration',
+            ramole_dot_v1_dot_retrieval__pb2.PromoteGenerationRequest.SerializeToString,
+            ramole_dot_v1_dot_retrieval__pb2.PromoteGenerationResponse.FromString,
             options,
             channel_credentials,
             insecure,

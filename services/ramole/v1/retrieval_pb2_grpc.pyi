@@ -36,11 +36,17 @@ class RetrievalStub:
     Search: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.SearchRequest, _retrieval_pb2.SearchResponse]
     """The k nearest live adapters of one base model that the tenant may see, best first."""
     Upsert: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.UpsertRequest, _retrieval_pb2.UpsertResponse]
-    """Makes an adapter version findable; replaces a row of the same version. Visible to the next Search on return."""
+    """Makes adapter versions findable, in place of older ones of their names. Visible to the next Search on return."""
     Remove: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.RemoveRequest, _retrieval_pb2.RemoveResponse]
     """Removes an adapter version. Removing what is not there is no error."""
     ListRows: _grpc.UnaryStreamMultiCallable[_retrieval_pb2.ListRowsRequest, _retrieval_pb2.IndexRow]
     """Streams every row's identity, in no order: for reconciliation with the store."""
+    GetEncoder: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.GetEncoderRequest, _retrieval_pb2.GetEncoderResponse]
+    """Whose vectors Search takes. It changes when a generation is promoted."""
+    BuildGeneration: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.BuildGenerationRequest, _retrieval_pb2.BuildGenerationResponse]
+    """Begins a generation of vectors beside the live one, or goes on with one that was begun for the same encoder."""
+    PromoteGeneration: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.PromoteGenerationRequest, _retrieval_pb2.PromoteGenerationResponse]
+    """Lets a built generation serve at once, and drops the older ones when no search reads them any more."""
 
 @_typing.type_check_only
 class RetrievalAsyncStub(RetrievalStub):
@@ -50,11 +56,17 @@ class RetrievalAsyncStub(RetrievalStub):
     Search: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.SearchRequest, _retrieval_pb2.SearchResponse]  # type: ignore[assignment]
     """The k nearest live adapters of one base model that the tenant may see, best first."""
     Upsert: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.UpsertRequest, _retrieval_pb2.UpsertResponse]  # type: ignore[assignment]
-    """Makes an adapter version findable; replaces a row of the same version. Visible to the next Search on return."""
+    """Makes adapter versions findable, in place of older ones of their names. Visible to the next Search on return."""
     Remove: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.RemoveRequest, _retrieval_pb2.RemoveResponse]  # type: ignore[assignment]
     """Removes an adapter version. Removing what is not there is no error."""
     ListRows: _aio.UnaryStreamMultiCallable[_retrieval_pb2.ListRowsRequest, _retrieval_pb2.IndexRow]  # type: ignore[assignment]
     """Streams every row's identity, in no order: for reconciliation with the store."""
+    GetEncoder: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.GetEncoderRequest, _retrieval_pb2.GetEncoderResponse]  # type: ignore[assignment]
+    """Whose vectors Search takes. It changes when a generation is promoted."""
+    BuildGeneration: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.BuildGenerationRequest, _retrieval_pb2.BuildGenerationResponse]  # type: ignore[assignment]
+    """Begins a generation of vectors beside the live one, or goes on with one that was begun for the same encoder."""
+    PromoteGeneration: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.PromoteGenerationRequest, _retrieval_pb2.PromoteGenerationResponse]  # type: ignore[assignment]
+    """Lets a built generation serve at once, and drops the older ones when no search reads them any more."""
 
 class RetrievalServicer(metaclass=_abc_1.ABCMeta):
     """The vector index over adapters, on Milvus. A projection of the adapter store: it can always be rebuilt. Internal."""
@@ -73,7 +85,7 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_pb2.UpsertRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.UpsertResponse, _abc.Awaitable[_retrieval_pb2.UpsertResponse]]:
-        """Makes an adapter version findable; replaces a row of the same version. Visible to the next Search on return."""
+        """Makes adapter versions findable, in place of older ones of their names. Visible to the next Search on return."""
 
     @_abc_1.abstractmethod
     def Remove(
@@ -90,5 +102,29 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_retrieval_pb2.IndexRow], _abc.AsyncIterator[_retrieval_pb2.IndexRow]]:
         """Streams every row's identity, in no order: for reconciliation with the store."""
+
+    @_abc_1.abstractmethod
+    def GetEncoder(
+        self,
+        request: _retrieval_pb2.GetEncoderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.GetEncoderResponse, _abc.Awaitable[_retrieval_pb2.GetEncoderResponse]]:
+        """Whose vectors Search takes. It changes when a generation is promoted."""
+
+    @_abc_1.abstractmethod
+    def BuildGeneration(
+        self,
+        request: _retrieval_pb2.BuildGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.BuildGenerationResponse, _abc.Awaitable[_retrieval_pb2.BuildGenerationResponse]]:
+        """Begins a generation of vectors beside the live one, or goes on with one that was begun for the same encoder."""
+
+    @_abc_1.abstractmethod
+    def PromoteGeneration(
+        self,
+        request: _retrieval_pb2.PromoteGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.PromoteGenerationResponse, _abc.Awaitable[_retrieval_pb2.PromoteGenerationResponse]]:
+        """Lets a built generation serve at once, and drops the older ones when no search reads them any more."""
 
 def add_RetrievalServicer_to_server(servicer: RetrievalServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

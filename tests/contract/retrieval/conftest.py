@@ -51,7 +51,7 @@ class LiteServerProcess:
         _wait_for(self.uri)
         return self
 
-    def stop(self, sent: signal.Signals = signal.SIGINT) -> None:
+    def stop(self, sent: signal.Signals = signal.SIGKILL) -> None:
         self._process.send_signal(sent)
         self._process.wait(30)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ramole.core.errors import InvalidInput, WrongState
 from ramole.core.names import AdapterRef
 from ramole.retrieval.index import VectorIndex
-from ramole.retrieval.values import Hit, Row
+from ramole.retrieval.values import Entry, Hit, Row
 
 ENCODER = "minilm-0123456789abcdef"
 BASE = "zoo/tiny-llama:v1@main"
@@ -24,7 +24,7 @@ def row(name: str, version: int = 1, *, tenant: str = "acme", base: str = BASE, 
 
 
 def put(index: VectorIndex, entry: Row, *samples: NDArray[np.float32]) -> None:
-    index.upsert(entry, samples, encoder_id=ENCODER)
+    index.upsert([Entry(entry, samples)], encoder_id=ENCODER)
 
 
 def find(
@@ -67,18 +67,19 @@ def test_answers_equal_an_exact_search_under_every_filter(index: VectorIndex) ->
     for i in range(90):
         entry = row(f"n{i}", tenant=tenants[i % 3], base=bases[i % 2], is_public=i % 5 == 0)
         sample = (centres[i % 6] + 0.3 * rng.standard_normal(DIM)).astype(np.float32)
-        put(index, entry, sample)
-        entries.append(entry)
+        entries.append(Entry(entry, [sample]))
         vectors.append(sample / np.linalg.norm(sample))
+    index.upsert(entries, encoder_id=ENCODER)
     matrix = np.stack(vectors)
     for trial in range(24):
         tenant, base, k = tenants[trial % 3], bases[trial % 2], 1 + trial % 8
         query = rng.standard_normal(DIM).astype(np.float32)
         cosine = matrix @ (query / np.linalg.norm(query))
-        allowed = [i for i, e in enumerate(entries) if e.base_model == base and (e.is_public or e.ref.tenant == tenant)]
+        rows = [entry.row for entry in entries]
+        allowed = [i for i, r in enumerate(rows) if r.base_model == base and (r.is_public or r.ref.tenant == tenant)]
         best = sorted(allowed, key=lambda i: -cosine[i])[:k]
         hits = find(index, query, tenant=tenant, base=base, k=k)
-        assert names(hits) == [str(entries[i].ref) for i in best]
+        assert names(hits) == [str(rows[i].ref) for i in best]
         assert [hit.similarity for hit in hits] == pytest.approx(cosine[best].tolist(), abs=1e-5)
 
 
@@ -166,7 +167,7 @@ def test_vectors_of_another_encoder_never_meet(index: VectorIndex) -> None:
     with pytest.raises(WrongState, match="encoder_id"):
         index.search(axis(0), encoder_id=other, base_model=BASE, tenant="acme", k=1)
     with pytest.raises(WrongState, match="encoder_id"):
-        index.upsert(row("code"), [axis(0)], encoder_id=other)
+        index.upsert([Entry(row("code"), [axis(0)])], encoder_id=other)
     with pytest.raises(InvalidInput, match="dimensions"):
         find(index, np.ones(DIM + 1, dtype=np.float32))
     with pytest.raises(InvalidInput, match="dimensions"):
@@ -207,7 +208,7 @@ def test_rows_survive_a_reopen(uri: str) -> None:
         assert names(find(second, axis(0))) == ["acme/mail@1"]
         assert [r for batch in second.rows() for r in batch] == [row("mail", is_public=True)]
         with pytest.raises(WrongState):
-            second.upsert(row("code"), [axis(0)], encoder_id="another")
+            second.upsert([Entry(row("code"), [axis(0)])], encoder_id="another")
     finally:
         second.close()
 

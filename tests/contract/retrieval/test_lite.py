@@ -13,11 +13,11 @@ import pytest
 from ramole.core.errors import WrongState
 from ramole.core.names import AdapterRef
 from ramole.retrieval.index import VectorIndex
-from ramole.retrieval.values import Row
+from ramole.retrieval.values import Entry, Row
 
 
 def add(index: VectorIndex, name: str) -> None:
-    index.upsert(Row(AdapterRef("acme", name, 1, "0" * 64), "base", False), [[1.0, 0.0]], encoder_id="enc")
+    index.upsert([Entry(Row(AdapterRef("acme", name, 1, "0" * 64), "base", False), [[1.0, 0.0]])], encoder_id="enc")
 
 
 def test_a_folder_has_one_owner(tmp_path: Path) -> None:
@@ -58,12 +58,12 @@ CHILD = """
 import sys
 from ramole.core.names import AdapterRef
 from ramole.retrieval.index import VectorIndex
-from ramole.retrieval.values import Row
+from ramole.retrieval.values import Entry, Row
 
 index = VectorIndex.open(sys.argv[1])
 for i in range(10_000):
     name = f"{sys.argv[2]}-{i}"
-    index.upsert(Row(AdapterRef("acme", name, 1, "0" * 64), "base", False), [[1.0, i]], encoder_id="enc")
+    index.upsert([Entry(Row(AdapterRef("acme", name, 1, "0" * 64), "base", False), [[1.0, i]])], encoder_id="enc")
     print(name, flush=True)
 """
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ramole.core.errors import InvalidInput
+from ramole.core.names import AdapterName
 from ramole.retrieval.filters import versions_of, visible_to
 
 SAFE = st.text("abcXYZ019._:/@-", min_size=1, max_size=128)
@@ -16,21 +17,24 @@ LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 def test_the_filters_as_milvus_sees_them() -> None:
     assert visible_to("acme", "meta-llama/Llama-3.2_1B@main") == (
-        'base_model == "meta-llama/Llama-3.2_1B@main" and state == "live" and (tenant == "acme" or is_public == true)'
+        'base_model == "meta-llama/Llama-3.2_1B@main" and (tenant == "acme" or is_public == true)'
     )
-    assert versions_of("acme", "mail") == 'tenant == "acme" and name == "mail"'
+    names = [AdapterName("acme", "mail"), AdapterName("beta", "mail"), AdapterName("acme", "code")]
+    assert versions_of(names) == (
+        '(tenant == "acme" and name in ["mail", "code"]) or (tenant == "beta" and name in ["mail"])'
+    )
 
 
 @given(tenant=SAFE, base_model=SAFE)
 def test_safe_values_pass_unchanged(tenant: str, base_model: str) -> None:
-    assert LITERAL.findall(visible_to(tenant, base_model)) == [f'"{base_model}"', '"live"', f'"{tenant}"']
+    assert LITERAL.findall(visible_to(tenant, base_model)) == [f'"{base_model}"', f'"{tenant}"']
 
 
 @given(tenant=HOSTILE, base_model=HOSTILE)
 def test_no_value_changes_the_shape_of_a_filter(tenant: str, base_model: str) -> None:
     for build, shape in (
-        (visible_to, "base_model == ? and state == ? and (tenant == ? or is_public == true)"),
-        (versions_of, "tenant == ? and name == ?"),
+        (visible_to, "base_model == ? and (tenant == ? or is_public == true)"),
+        (lambda tenant, name: versions_of([AdapterName(tenant, name)]), "(tenant == ? and name in [?])"),
     ):
         try:
             expression = build(tenant, base_model)

@@ -16,6 +16,7 @@ from ramole.transport.errors import from_rpc_error
 from ramole.transport.server import GrpcServer
 from ramole.v1 import common_pb2
 from ramole.v1.retrieval_pb2 import (
+    AdapterVectors,
     ListRowsRequest,
     RemoveRequest,
     SampleVector,
@@ -44,12 +45,10 @@ def ref(name: str, version: int = 1) -> common_pb2.AdapterRef:
 
 
 def upsert(name: str, *samples: tuple[float, ...]) -> UpsertRequest:
-    return UpsertRequest(
-        adapter=ref(name),
-        base_model="zoo",
-        samples=[SampleVector(values=sample) for sample in samples],
-        encoder_id="enc",
+    vectors = AdapterVectors(
+        adapter=ref(name), base_model="zoo", samples=[SampleVector(values=sample) for sample in samples]
     )
+    return UpsertRequest(adapters=[vectors], encoder_id="enc")
 
 
 def search(*vector: float, k: int = 3, encoder_id: str = "enc") -> SearchRequest:
