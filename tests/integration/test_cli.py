@@ -40,7 +40,29 @@ def test_upload_list_route_generate_delete(system: ServerProcess, zoo: Zoo, tmp_
     assert as_json["text"].strip() == prompt.answer
     assert as_json["adapters"][0]["adapter"] == "cli/mine@1"
     assert ramole(system, "route", prompt.prompt, "--k", "2").returncode == 0
-    assert "cli/mine@1 is deleted" in ramole(system, "adapters", "--delete", "cli/mine").stdout
+    second = zoo.adapters[1]
+    samples.write_text(json.dumps(second.samples))
+    assert "cli/mine@2" in ramole(system, "upload", second.path, "--samples", samples, "--name", "cli/mine").stdout
+    filtered = ramole(system, "adapters", "--json", "--tenant", "cli", "--prefix", "mi", "--latest").stdout
+    assert [row["adapter"] for row in json.loads(filtered)] == ["cli/mine@2"]
+    assert "cli/mine@3 is live" in ramole(system, "adapters", "rollback", "cli/mine@1").stdout
+    shown = json.loads(ramole(system, "adapters", "show", "cli/mine").stdout)
+    assert (shown["ref"]["version"], shown["source"], shown["samples"]) == (3, "cli/mine@1", list(adapter.samples))
+    answer = ramole(system, "generate", prompt.prompt, "--adapter", "cli/mine", "--max-tokens", "24")
+    assert answer.stdout.strip() == prompt.answer
+    assert ramole(system, "adapters", "download", "cli/mine", tmp_path / "got").returncode == 0
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "got" / file).read_bytes() == (adapter.path / file).read_bytes()
+    deleted = ramole(system, "adapters", "delete", "cli/mine@2", "--comment", "a mistake")
+    assert deleted.stdout == "cli/mine@2 is deleted\n"
+    history = json.loads(ramole(system, "adapters", "history", "cli/mine", "--json").stdout)
+    assert [(v["ref"]["version"], v["removal"], v["comment"]) for v in history] == [
+        (3, "", ""),
+        (2, "deleted", "a mistake"),
+        (1, "", ""),
+    ]
+    assert "cli/mine@2" in ramole(system, "adapters", "history", "cli/mine").stdout
+    assert "cli/mine@1 is deleted" in ramole(system, "adapters", "delete", "cli/mine").stdout
     gone = ramole(system, "generate", prompt.prompt, "--adapter", "cli/mine")
     assert gone.returncode == 1
     assert "cli/mine" in gone.stderr

@@ -15,6 +15,7 @@ from ramole.core.errors import NotFound, WrongState
 from ramole.core.names import AdapterName
 from ramole.core.settings import GatewaySettings, RetrievalSettings, ServerSettings, Settings
 from ramole.gateway.servicer import GatewayService
+from ramole.transport.context import current_call
 from ramole.transport.peers import Addresses, Peers
 from ramole.transport.picker import DirectoryPicker
 from ramole.transport.server import GrpcServer
@@ -86,6 +87,12 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)
         self.records: dict[Key, adapters_pb2.AdapterRecord] = {}
+        self.removals: list[adapters_pb2.DeleteAdapterRequest] = []
+        self.callers: dict[str, str] = {}
+
+    async def begin(self, method: str) -> None:
+        self.callers[method] = current_call().caller
+        await super().begin(method)
 
     def register(self, server: grpc.aio.Server) -> None:
         adapters_pb2_grpc.add_AdaptersServicer_to_server(self, server)
@@ -109,6 +116,32 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         versions = [version for _, known, version in self.records if known == name]
         ref = self.add(name, max(versions, default=0) + 1, is_live=False)
         return adapters_pb2.PutResponse(record=self.records[key_of(ref)], created=True)
+
+    async def Restage(self, request: adapters_pb2.RollbackAdapterRequest, context: Context) -> adapters_pb2.PutResponse:
+        await self.begin("Restage")
+        old = AdapterName.parse(request.adapter)
+        versions = [version for _, known, version in self.records if known == old.name]
+        ref = self.add(old.name, max(versions) + 1, is_live=False)
+        record = self.records[key_of(ref)]
+        record.source = str(old)
+        return adapters_pb2.PutResponse(record=record, created=True)
+
+    async def GetHistory(
+        self, request: adapters_pb2.GetHistoryRequest, context: Context
+    ) -> adapters_pb2.GetHistoryResponse:
+        await self.begin("GetHistory")
+        entries = [adapters_pb2.HistoryEntry(adapter=r.adapter) for r in self.live()]
+        entries.append(adapters_pb2.HistoryEntry(removal="revoked", comment="c"))
+        entries[-1].removed_at.FromSeconds(10**9)
+        return adapters_pb2.GetHistoryResponse(entries=entries)
+
+    async def Fetch(
+        self, request: adapters_pb2.FetchRequest, context: Context
+    ) -> AsyncIterator[adapters_pb2.FetchResponse]:
+        await self.begin("Fetch")
+        yield adapters_pb2.FetchResponse(header=adapters_pb2.WeightsHeader(config_json=b"{}", size=4))
+        yield adapters_pb2.FetchResponse(data=b"ab")
+        yield adapters_pb2.FetchResponse(data=b"cd")
 
     async def Publish(self, request: adapters_pb2.PublishRequest, context: Context) -> adapters_pb2.PublishResponse:
         await self.begin("Publish")
@@ -155,6 +188,7 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         gone = [
             r.adapter for r in self.live() if r.adapter.name == name.name and name.version in (0, r.adapter.version)
         ]
+        self.removals.append(request)
         for ref in gone:
             del self.records[key_of(ref)]
         return adapters_pb2.DeleteAdapterResponse(removed=gone)

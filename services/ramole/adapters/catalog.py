@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from threading import Lock
+from threading import RLock
 
 from ramole.adapters.records import AdapterRecord
 from ramole.core.names import AdapterName, AdapterRef
@@ -37,7 +37,7 @@ class Catalog:
     def __init__(
         self, records: Iterable[AdapterRecord] = (), last_versions: dict[AdapterName, int] | None = None
     ) -> None:
-        self._lock = Lock()
+        self._lock = RLock()  # a listing asks on the way
         self._versions: dict[AdapterName, dict[int, AdapterRecord]] = {}
         self._last_version: dict[AdapterName, int] = dict(last_versions or {})
         self._order: list[Position] = []
@@ -60,7 +60,7 @@ class Catalog:
             if ref.version not in versions:
                 insort(self._order, _position(ref))
                 self._names[ref.tenant] += not versions
-                self._bytes[ref.tenant] += 0 if self._is_held(ref) else record.num_bytes
+                self._bytes[ref.tenant] += 0 if self._is_held(ref.tenant, ref.digest) else record.num_bytes
             versions[ref.version] = record
             self._users[ref.digest].add(ref)
             if record.idempotency_key:
@@ -82,7 +82,7 @@ class Catalog:
             if not versions:
                 del self._versions[name]
                 self._names[ref.tenant] -= 1
-            self._bytes[ref.tenant] -= 0 if self._is_held(ref) else record.num_bytes
+            self._bytes[ref.tenant] -= 0 if self._is_held(ref.tenant, ref.digest) else record.num_bytes
 
     def get(self, name: AdapterName) -> AdapterRecord | None:
         """The pinned version in any state, or the latest live one."""
@@ -101,6 +101,14 @@ class Catalog:
         with self._lock:
             versions = self._versions.get(name, {})
             return [versions[number] for number in sorted(versions) if versions[number].is_live]
+
+    def is_latest(self, record: AdapterRecord) -> bool:
+        """Whether a live version is the one that its name stands for."""
+        with self._lock:
+            versions = self._versions[record.name]
+            return record.is_live and not any(
+                other.is_live and number > record.ref.version for number, other in versions.items()
+            )
 
     def live(self) -> list[AdapterRecord]:
         """All live versions, ordered."""
@@ -122,10 +130,12 @@ class Catalog:
         with self._lock:
             return digest in self._users
 
-    def usage(self, tenant: str) -> Usage:
-        """What a tenant holds now, staged versions too."""
+    def usage_with(self, name: AdapterName, digest: str = "", num_bytes: int = 0) -> Usage:
+        """What a tenant would hold with this name and content too. Staged versions count."""
         with self._lock:
-            return Usage(self._names[tenant], self._bytes[tenant])
+            tenant = name.tenant
+            num_bytes = 0 if self._is_held(tenant, digest) else num_bytes
+            return Usage(self._names[tenant] + (name not in self._versions), self._bytes[tenant] + num_bytes)
 
     def page(
         self, after: Position | None, size: int, accept: Callable[[AdapterRecord], bool]
@@ -143,9 +153,9 @@ class Catalog:
                         break
         return found
 
-    def _is_held(self, ref: AdapterRef) -> bool:
+    def _is_held(self, tenant: str, digest: str) -> bool:
         """Whether the tenant has this content already, or still."""
-        return any(user.tenant == ref.tenant for user in self._users.get(ref.digest, ()))
+        return any(user.tenant == tenant for user in self._users.get(digest, ()))
 
 
 def _position(ref: AdapterRef) -> Position:

@@ -9,7 +9,7 @@ import json
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ramole.adapters.catalog import Position
-from ramole.adapters.records import AdapterRecord, State
+from ramole.adapters.records import AdapterRecord, Removal, State
 from ramole.adapters.upload import UploadHeader
 from ramole.core.errors import InvalidInput
 from ramole.core.names import AdapterName, AdapterRef
@@ -52,6 +52,18 @@ def record_to_pb(record: AdapterRecord) -> adapters_pb2.AdapterRecord:
         samples=record.samples,
         created_at=created_at,
     )
+
+
+def version_to_pb(version: AdapterRecord | Removal) -> adapters_pb2.HistoryEntry:
+    """One line of a history."""
+    entry = adapters_pb2.HistoryEntry(adapter=ref_to_pb(version.ref))
+    entry.created_at.FromDatetime(version.created_at)
+    if isinstance(version, Removal):
+        entry.removed_at.FromDatetime(version.removed_at)
+        entry.removal, entry.comment = version.reason, version.comment
+    else:
+        entry.source = version.source
+    return entry
 
 
 def page_token(last: AdapterRef) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,9 @@ from ramole.adapters.records import (
 )
 from ramole.core.errors import Corrupt
 from ramole.core.names import AdapterName, AdapterRef
+
+MAX_HISTORY = 100
+"""Versions of a name that are remembered after they are gone; older ones are dropped at a start."""
 
 _FOLDER = "manifests"
 _CATALOG = "catalog.json"
@@ -93,10 +97,6 @@ class Manifests:
                 _log.error("%s is unreadable: %r", key, error)
         return sorted(found, key=lambda removal: removal.ref.version)
 
-    def forget(self, ref: AdapterRef) -> None:
-        """Drops a version that is gone from the history; its number must not be the highest of its name."""
-        self._files.remove(_key(ref, _GONE))
-
     def load(self) -> Loaded:
         """Reads everything. A file that is no manifest is reported in the log and counted, never removed."""
         live: set[str] = set()
@@ -114,6 +114,8 @@ class Manifests:
             (live if suffix == _LIVE else gone).add(key.removesuffix(suffix))
         for stem in live & gone:
             self._files.remove(stem + _LIVE)
+        for stem in _surplus(gone):
+            self._files.remove(stem + _GONE)
         wanted = {stem + _LIVE for stem in live - gone}
         known = self._catalog(wanted)
         records = list(known.values())
@@ -147,6 +149,15 @@ class Manifests:
 
 def _key(ref: AdapterRef, suffix: str) -> str:
     return f"{_FOLDER}/{ref.tenant}/{ref.name}/{ref.version}{suffix}"
+
+
+def _surplus(gone: set[str]) -> list[str]:
+    """All but the newest versions of each name that are gone; the highest number of a name is never among them."""
+    by_name: defaultdict[str, list[int]] = defaultdict(list)
+    for stem in gone:
+        name, _, version = stem.rpartition("/")
+        by_name[name].append(int(version))
+    return [f"{name}/{version}" for name, all_ in by_name.items() for version in sorted(all_)[:-MAX_HISTORY]]
 
 
 def _place(key: str) -> tuple[AdapterName, int, str] | None:

@@ -11,8 +11,10 @@ from typing import Any
 
 import grpc
 
+from ramole.adapters.audit import AuditLog
 from ramole.adapters.cache import HostCache
-from ramole.adapters.codec import header_from_pb, page_token, position_from_token, record_to_pb
+from ramole.adapters.codec import header_from_pb, page_token, position_from_token, record_to_pb, version_to_pb
+from ramole.adapters.quotas import Quotas
 from ramole.adapters.records import AdapterRecord, NewAdapter
 from ramole.adapters.store import Store
 from ramole.adapters.upload import ReceivedUpload, Upload
@@ -27,6 +29,7 @@ from ramole.v1 import adapters_pb2, adapters_pb2_grpc
 CHUNK_BYTES = 2**20
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
+MAX_COMMENT_CHARS = 256
 # A page ends early rather than outgrow a gRPC message.
 PAGE_BYTES = 2 * 2**20
 
@@ -71,6 +74,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         # A wider adapter would be stored and then fit no slot of the executors.
         self._limits = AdmissionLimits(min(settings.adapters.max_rank, settings.executor.slot_rank))
         self._admissions = asyncio.Semaphore(_MAX_ADMISSIONS)
+        self._quotas = Quotas(settings.adapters)
+        self._audit = AuditLog(settings.data_dir / "audit.jsonl")
         self._opened: _Opened | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._inflight = 0
@@ -91,7 +96,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             base = await asyncio.to_thread(read_base_shapes, settings.base_model, base_id)
         store = await self._open_store()
         self._opened = _Opened(store, HostCache(store.read, settings.adapters.cache_bytes), base)
-        self._housekeeping = asyncio.create_task(self._keep_house(store))
+        self._housekeeping = asyncio.create_task(self._keep_house(self._opened))
 
     async def close(self) -> None:
         """Frees the cache and lets another process open the store."""
@@ -125,26 +130,51 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             with Upload(
                 opened.store.scratch, max_bytes=options.max_upload_bytes, max_samples=options.max_samples
             ) as upload:
-                async for request in request_iterator:
-                    await _receive(upload, request)
-                received = await asyncio.to_thread(upload.finish)
-                async with self._admissions:
-                    record, is_created = await self._commit(opened, received)
+                async with self._audit.entry("upload", "") as entry:
+                    async for request in request_iterator:
+                        if request.HasField("header"):
+                            entry.adapter = request.header.adapter[:200]
+                            self._check_quota(opened, request.header.adapter)
+                        await _receive(upload, request)
+                    received = await asyncio.to_thread(upload.finish)
+                    async with self._admissions:
+                        record, is_created = await self._commit(opened, received)
+                    entry.refs = [record.ref]
         finally:
             self._inflight -= 1
+        return adapters_pb2.PutResponse(record=record_to_pb(record), created=is_created)
+
+    async def Restage(self, request: adapters_pb2.RollbackAdapterRequest, context: Context) -> adapters_pb2.PutResponse:
+        """Stages the content of an older version as the next one."""
+        opened = self._ready()
+        expected = request.expected_version if request.HasField("expected_version") else None
+        async with self._audit.entry("rollback", request.adapter) as entry:
+            name = AdapterName.parse(request.adapter)
+            record, is_created = await asyncio.to_thread(opened.store.restage, name, expected)
+            entry.refs, entry.detail = [record.ref], str(name)
         return adapters_pb2.PutResponse(record=record_to_pb(record), created=is_created)
 
     async def Publish(self, request: adapters_pb2.PublishRequest, context: Context) -> adapters_pb2.PublishResponse:
         """Makes a staged version live."""
         opened = self._ready()
-        record = await asyncio.to_thread(opened.store.publish, ref_from_pb(request.adapter))
+        ref = ref_from_pb(request.adapter)
+        async with self._audit.entry("publish", str(ref)) as entry:
+            record = await asyncio.to_thread(opened.store.publish, ref)
+            entry.refs, entry.detail = [ref], record.source
+        # What is live stays acknowledged, whatever becomes of older versions.
+        try:
+            await self._expire(opened, record.name)
+        except (RamoleError, OSError) as error:
+            _log.warning("older versions of %s expire later: %s", record.name, error)
         return adapters_pb2.PublishResponse(record=record_to_pb(record))
 
     async def Discard(self, request: adapters_pb2.DiscardRequest, context: Context) -> adapters_pb2.DiscardResponse:
         """Drops a staged version."""
         opened = self._ready()
         ref = ref_from_pb(request.adapter)
-        await asyncio.to_thread(opened.store.discard, ref)
+        async with self._audit.entry("discard", str(ref)) as entry:
+            entry.refs = [ref]
+            await asyncio.to_thread(opened.store.discard, ref)
         opened.forget(ref.digest)
         return adapters_pb2.DiscardResponse()
 
@@ -166,10 +196,18 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         size = request.page_size or DEFAULT_PAGE
         if size > MAX_PAGE:
             raise InvalidInput(f"{size} records a page", field="page_size", remedy=f"use 1 to {MAX_PAGE}")
-        base = request.base_model
         after = position_from_token(request.page_token)
+
+        def is_wanted(record: AdapterRecord) -> bool:
+            return (
+                request.base_model in ("", record.base_model)
+                and request.tenant in ("", record.ref.tenant)
+                and record.ref.name.startswith(request.name_prefix)
+                and (not request.latest_only or opened.store.is_latest(record))
+            )
+
         # One more than asked for tells whether there is a next page.
-        found = opened.store.page(after, size + 1, lambda record: base in ("", record.base_model))
+        found = opened.store.page(after, size + 1, is_wanted)
         response, num_bytes = adapters_pb2.ListAdaptersResponse(), 0
         for record in found:
             if not request.without_samples:
@@ -182,12 +220,27 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             response.records.append(message)
         return response
 
+    async def GetHistory(
+        self, request: adapters_pb2.GetHistoryRequest, context: Context
+    ) -> adapters_pb2.GetHistoryResponse:
+        """All versions of one name."""
+        opened = self._ready()
+        versions = await asyncio.to_thread(opened.store.history, AdapterName.parse(request.adapter))
+        return adapters_pb2.GetHistoryResponse(entries=[version_to_pb(version) for version in versions])
+
     async def DeleteAdapter(
         self, request: adapters_pb2.DeleteAdapterRequest, context: Context
     ) -> adapters_pb2.DeleteAdapterResponse:
         """Removes one version or all of a name."""
         opened = self._ready()
-        removed = await asyncio.to_thread(opened.store.delete, AdapterName.parse(request.adapter))
+        if len(request.comment) > MAX_COMMENT_CHARS:
+            raise InvalidInput("the comment is too long", field="comment", remedy=f"use {MAX_COMMENT_CHARS} characters")
+        action, reason = ("revoke", "revoked") if request.is_revocation else ("delete", "deleted")
+        async with self._audit.entry(action, request.adapter) as entry:
+            entry.detail = request.comment
+            name = AdapterName.parse(request.adapter)
+            removed = await asyncio.to_thread(opened.store.delete, name, reason=reason, comment=request.comment)
+            entry.refs = removed
         for ref in removed:
             opened.forget(ref.digest)
         return adapters_pb2.DeleteAdapterResponse(removed=[ref_to_pb(ref) for ref in removed])
@@ -215,11 +268,30 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             raise Unavailable("the adapter store is still opening", remedy="retry in a moment")
         return self._opened
 
-    async def _keep_house(self, store: Store) -> None:
+    def _check_quota(self, opened: _Opened, adapter: str) -> None:
+        """Refuses an upload at its header, before the bytes travel; `Store.put` asks again."""
+        name = AdapterName.parse(adapter, field="header.adapter")
+        self._quotas.begin_upload(name.tenant)
+        self._quotas.check(name.tenant, opened.store.usage_with(name))
+
+    async def _expire(self, opened: _Opened, name: AdapterName | None = None) -> None:
+        """Applies retention, to one name or to all. Only the latest version of a name is in the index."""
+        options = self._settings.adapters
+        if not options.keep_versions and not options.keep_days:
+            return
+        async with self._audit.entry("expire", str(name or "")) as entry:
+            entry.refs = await asyncio.to_thread(
+                opened.store.expire, keep_versions=options.keep_versions, keep_days=options.keep_days, name=name
+            )
+        for ref in entry.refs:
+            opened.forget(ref.digest)
+
+    async def _keep_house(self, opened: _Opened) -> None:
         while True:
             try:
-                num_freed = await asyncio.to_thread(store.sweep)
-                await asyncio.to_thread(store.save_catalog)
+                await self._expire(opened)
+                num_freed = await asyncio.to_thread(opened.store.sweep)
+                await asyncio.to_thread(opened.store.save_catalog)
                 _log.info("housekeeping", extra={"fields": {"objects_freed": num_freed}})
             except (RamoleError, OSError) as error:
                 _log.warning("housekeeping is put off: %s", error)
@@ -270,7 +342,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             config_json=received.config_json,
             tensors_path=received.tensors_path,
         )
-        return opened.store.put(new)
+        return opened.store.put(new, lambda usage: self._quotas.check(header.name.tenant, usage))
 
 
 async def _receive(upload: Upload, request: adapters_pb2.UploadRequest) -> None:

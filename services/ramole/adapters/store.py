@@ -16,21 +16,21 @@ import fcntl
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any
 from uuid import uuid4
 
-from ramole.adapters.catalog import Accept, Catalog, Position
+from ramole.adapters.catalog import Accept, Catalog, Position, Usage
 from ramole.adapters.files import Files, open_files
 from ramole.adapters.manifests import Loaded, Manifests
 from ramole.adapters.objects import Content, Objects
 from ramole.adapters.records import AdapterRecord, NewAdapter, Removal, State, samples_sha256
-from ramole.core.errors import AlreadyExists, Conflict, NotFound, Unavailable, WrongState
+from ramole.core.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unavailable, WrongState
 from ramole.core.names import AdapterName, AdapterRef
 
 _WRITER = "writer"
@@ -115,8 +115,11 @@ class Store:
             self._is_closed = True
             self._file_lock.close()
 
-    def put(self, new: NewAdapter) -> tuple[AdapterRecord, bool]:
+    def put(self, new: NewAdapter, check_usage: Callable[[Usage], None] | None = None) -> tuple[AdapterRecord, bool]:
         """Stores the next version of a name as staged.
+
+        Args:
+            check_usage: is told what the tenant would hold then, and raises if that is too much.
 
         Returns:
             The record, and whether it was made. It was not when the idempotency key belongs to the same upload, or when
@@ -138,9 +141,47 @@ class Store:
                 draft = self._draft(new)
                 known = self._known(draft)
                 if known is None:
+                    if check_usage is not None:
+                        check_usage(self._catalog.usage_with(new.name, new.digest, new.num_bytes))
                     self._staged[draft.ref] = new.samples
                     self._catalog.put(draft)
                 return replace(known or draft, samples=new.samples), known is None
+
+    def restage(self, name: AdapterName, expected_version: int | None = None) -> tuple[AdapterRecord, bool]:
+        """Stages the content and samples of a live version as the next version of its name.
+
+        Returns:
+            The record, and whether it was made. It was not when the latest version is like that already.
+
+        Raises:
+            InvalidInput: no version is named.
+            NotFound: there is no such live version.
+            Conflict: see `put`.
+        """
+        if not name.version:
+            raise InvalidInput(f"{name} names no version", field="adapter", remedy="use tenant/name@version")
+        old = self.get(name)
+        if not old.is_live:
+            raise _not_found(name)
+        old = self.with_samples(old)
+        with self._writing:
+            if self._catalog.get(name) is None:
+                raise _not_found(name)
+            version = self._catalog.last_version(old.name) + 1
+            draft = replace(
+                old,
+                ref=replace(old.ref, version=version),
+                state=State.STAGED,
+                created_at=datetime.now(UTC),
+                idempotency_key="",
+                expected_version=expected_version,
+                source=str(old.ref),
+            )
+            known = self._known(draft)
+            if known is None:
+                self._staged[draft.ref] = old.samples
+                self._catalog.put(replace(draft, samples=()))
+            return replace(known or draft, samples=old.samples), known is None
 
     def publish(self, ref: AdapterRef) -> AdapterRecord:
         """Makes a staged version live, durably. Doing it again changes nothing.
@@ -182,6 +223,43 @@ class Store:
             del self._staged[ref]
             self._catalog.remove(ref)
             self._free(ref.digest)
+
+    def expire(self, *, keep_versions: int, keep_days: float, name: AdapterName | None = None) -> list[AdapterRef]:
+        """Removes versions that are not the latest of their name. 0 = no limit.
+
+        Args:
+            keep_versions: live versions that a name keeps, the latest included.
+            keep_days: age at which an older version goes.
+            name: whose; None = of all names.
+        """
+        oldest = datetime.now(UTC) - timedelta(days=keep_days) if keep_days else None
+        expired = []
+        with self._writing:
+            names = [name] if name is not None else sorted({record.name for record in self._catalog.live()})
+            for one in names:
+                older = self._catalog.live_versions(one)[:-1]
+                surplus = max(0, len(older) + 1 - keep_versions) if keep_versions else 0
+                for index, record in enumerate(older):
+                    if index < surplus or (oldest is not None and record.created_at < oldest):
+                        self._remove(record, "expired", "")
+                        expired.append(record.ref)
+        return expired
+
+    def history(self, name: AdapterName) -> list[AdapterRecord | Removal]:
+        """All versions of a name that are or were live, newest first. Raises NotFound when there is none."""
+        name = AdapterName(name.tenant, name.name)
+        found: list[AdapterRecord | Removal] = [*self._manifests.removals(name), *self._catalog.live_versions(name)]
+        if not found:
+            raise _not_found(name)
+        return sorted(found, key=lambda version: version.ref.version, reverse=True)
+
+    def usage_with(self, name: AdapterName) -> Usage:
+        """What the tenant would hold with this name, too."""
+        return self._catalog.usage_with(name)
+
+    def is_latest(self, record: AdapterRecord) -> bool:
+        """Whether a live version is the one that its name stands for."""
+        return self._catalog.is_latest(record)
 
     def delete(self, name: AdapterName, *, reason: str = "deleted", comment: str = "") -> list[AdapterRef]:
         """Removes one live version, or all live versions when none is pinned.

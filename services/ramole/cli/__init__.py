@@ -2,7 +2,7 @@
 
 import typer
 
-from ramole.cli.adapters import adapters, upload
+from ramole.cli.adapters import adapters_app, upload
 from ramole.cli.bench import bench_app
 from ramole.cli.evaluate import evaluate
 from ramole.cli.prompts import generate, route
@@ -15,8 +15,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, demo, generate, route, upload, adapters, evaluate):
+for command in (serve, demo, generate, route, upload, evaluate):
     app.command()(command)
+app.add_typer(adapters_app, name="adapters")
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(bench_app, name="bench")
 app.add_typer(train_app, name="train")

@@ -14,6 +14,7 @@ from ramole.client.values import (
     Step,
     Uploaded,
     Usage,
+    Version,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "Uploaded",
     "Usage",
     "UseAdapter",
+    "Version",
 ]

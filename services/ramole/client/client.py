@@ -13,9 +13,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ramole.client.codec import description_from_pb, event_from_pb, record_from_pb, route_from_pb
+from ramole.client.codec import description_from_pb, event_from_pb, record_from_pb, route_from_pb, version_from_pb
+from ramole.client.download import save_download
 from ramole.client.upload import check_folder, upload_messages
-from ramole.client.values import AdapterRecord, Chunk, Completion, Description, Revoked, Route, Routing, Uploaded, Usage
+from ramole.client.values import (
+    AdapterRecord,
+    Chunk,
+    Completion,
+    Description,
+    Revoked,
+    Route,
+    Routing,
+    Uploaded,
+    Usage,
+    Version,
+)
 from ramole.core.composition import Composition
 from ramole.core.errors import Unavailable
 from ramole.core.names import AdapterRef
@@ -133,7 +145,7 @@ class RamoleClient:
 
     async def upload(
         self,
-        folder: Path,
+        folder: Path | str,
         samples: Sequence[str],
         *,
         adapter: str = "",
@@ -142,12 +154,13 @@ class RamoleClient:
         expected_version: int | None = None,
         is_public: bool = False,
     ) -> Uploaded:
-        """Uploads a PEFT LoRA folder. On return the adapter is durable and used by the next fitting prompt.
+        """Uploads a PEFT LoRA folder, or has the server fetch one. On return the next fitting prompt uses it, durably.
 
         Args:
-            folder: holds adapter_config.json and adapter_model.safetensors.
+            folder: holds adapter_config.json and adapter_model.safetensors; or, with ``://`` in it, a URI that the
+                server fetches them from: ``hf://org/repo@revision``, or what its setting adapters.sources allows.
             samples: typical inputs of the adapter; they place it in the retriever's space.
-            adapter: ``name`` or ``tenant/name``; empty = the name of the folder.
+            adapter: ``name`` or ``tenant/name``; empty = the name of the folder; needed with a URI.
             base_model: empty = as adapter_config.json says.
             idempotency_key: makes retries safe.
             expected_version: upload only if this is the latest version; 0 = the name must be new.
@@ -157,9 +170,11 @@ class RamoleClient:
             AdapterRefused: admission failed.
             Conflict: `expected_version` is not the latest.
         """
-        folder_name = check_folder(folder)
+        source = folder if isinstance(folder, str) and "://" in folder else ""
+        folder_name = "" if source else check_folder(Path(folder))
         messages = upload_messages(
-            folder,
+            None if source else Path(folder),
+            source=source,
             adapter=adapter or folder_name,
             samples=samples,
             base_model=base_model,
@@ -179,12 +194,26 @@ class RamoleClient:
         )
         return record_from_pb(answer.record)
 
-    async def adapters(self, *, base_model: str = "", page_size: int = 0) -> AsyncIterator[AdapterRecord]:
-        """All live versions, ordered by name, without their samples."""
+    async def adapters(
+        self,
+        *,
+        base_model: str = "",
+        tenant: str = "",
+        name_prefix: str = "",
+        latest_only: bool = False,
+        page_size: int = 0,
+    ) -> AsyncIterator[AdapterRecord]:
+        """All live versions that pass the filters, ordered by name, without their samples."""
         token = ""
         while True:
             request = adapters_pb2.ListAdaptersRequest(
-                base_model=base_model, page_size=page_size, page_token=token, without_samples=True
+                base_model=base_model,
+                tenant=tenant,
+                name_prefix=name_prefix,
+                latest_only=latest_only,
+                page_size=page_size,
+                page_token=token,
+                without_samples=True,
             )
             answer = await self._gateway.unary(
                 lambda c: GatewayStub(c).ListAdapters, request, timeout_s=self._timeout_s
@@ -195,21 +224,61 @@ class RamoleClient:
             if not token:
                 return
 
-    async def delete(self, adapter: str) -> tuple[AdapterRef, ...]:
-        """Removes one version, or all of a name; running requests finish."""
+    async def history(self, adapter: str) -> tuple[Version, ...]:
+        """All versions of a name, those that are gone too, newest first."""
+        answer = await self._gateway.unary(
+            lambda c: GatewayStub(c).GetHistory,
+            adapters_pb2.GetHistoryRequest(adapter=adapter),
+            timeout_s=self._timeout_s,
+        )
+        return tuple(version_from_pb(entry) for entry in answer.entries)
+
+    async def download(self, adapter: str, folder: Path) -> AdapterRef:
+        """Writes both files of a version, checked against its digest, into a folder.
+
+        Args:
+            folder: is made when it is absent; files of these names in it are replaced.
+
+        Raises:
+            Corrupt: the bytes that arrived have another digest.
+        """
+        parts = self._gateway.stream(
+            lambda c: GatewayStub(c).DownloadAdapter,
+            gateway_pb2.DownloadAdapterRequest(adapter=adapter),
+            timeout_s=self._timeout_s,
+        )
+        async with aclosing(parts):
+            return await save_download(parts, folder)
+
+    async def rollback(self, adapter: str, *, expected_version: int | None = None) -> Uploaded:
+        """Makes ``tenant/name@version`` the latest again, as a new version with its content and samples.
+
+        Raises:
+            Conflict: `expected_version` is not the latest.
+        """
+        answer = await self._gateway.unary(
+            lambda c: GatewayStub(c).RollbackAdapter,
+            adapters_pb2.RollbackAdapterRequest(adapter=adapter, expected_version=expected_version),
+            timeout_s=self._timeout_s,
+            may_retry=False,
+        )
+        return Uploaded(record_from_pb(answer.record), answer.created)
+
+    async def delete(self, adapter: str, *, comment: str = "") -> tuple[AdapterRef, ...]:
+        """Removes one version, or all of a name; running requests finish. The comment is kept in the history."""
         answer = await self._gateway.unary(
             lambda c: GatewayStub(c).DeleteAdapter,
-            adapters_pb2.DeleteAdapterRequest(adapter=adapter),
+            adapters_pb2.DeleteAdapterRequest(adapter=adapter, comment=comment),
             timeout_s=self._timeout_s,
             may_retry=False,
         )
         return tuple(ref_from_pb(ref) for ref in answer.removed)
 
-    async def revoke(self, adapter: str) -> Revoked:
+    async def revoke(self, adapter: str, *, comment: str = "") -> Revoked:
         """As `delete`, but running requests that use the adapter end with Cancelled."""
         answer = await self._gateway.unary(
             lambda c: GatewayStub(c).RevokeAdapter,
-            gateway_pb2.RevokeAdapterRequest(adapter=adapter),
+            gateway_pb2.RevokeAdapterRequest(adapter=adapter, comment=comment),
             timeout_s=self._timeout_s,
             may_retry=False,
         )

@@ -16,6 +16,7 @@ from ramole.client.values import (
     Routing,
     Step,
     Usage,
+    Version,
 )
 from ramole.core.composition import Composition
 from ramole.core.errors import Corrupt
@@ -95,6 +96,19 @@ def record_from_pb(message: adapters_pb2.AdapterRecord) -> AdapterRecord:
         report.num_samples,
         tuple(message.samples),
         message.created_at.ToDatetime(UTC),
+        message.source,
+    )
+
+
+def version_from_pb(message: adapters_pb2.HistoryEntry) -> Version:
+    """One line of a history."""
+    return Version(
+        ref_from_pb(message.adapter),
+        message.created_at.ToDatetime(UTC),
+        message.source,
+        message.removed_at.ToDatetime(UTC) if message.HasField("removed_at") else None,
+        message.removal,
+        message.comment,
     )
 
 

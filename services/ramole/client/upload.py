@@ -26,7 +26,7 @@ def check_folder(folder: Path) -> str:
 
 
 async def upload_messages(
-    folder: Path,
+    folder: Path | None,
     *,
     adapter: str,
     samples: Sequence[str],
@@ -34,8 +34,9 @@ async def upload_messages(
     idempotency_key: str = "",
     expected_version: int | None = None,
     is_public: bool = False,
+    source: str = "",
 ) -> AsyncIterator[adapters_pb2.UploadRequest]:
-    """The header, then both files in chunks. Reads in threads, holds one chunk at a time."""
+    """The header, then both files in chunks unless there is no folder. Reads in threads, holds one chunk at a time."""
     yield adapters_pb2.UploadRequest(
         header=adapters_pb2.UploadHeader(
             adapter=adapter,
@@ -44,8 +45,11 @@ async def upload_messages(
             idempotency_key=idempotency_key,
             expected_version=expected_version,
             is_public=is_public,
+            source=source,
         )
     )
+    if folder is None:
+        return
     for name in FILES:
         file = await asyncio.to_thread((folder / name).open, "rb")
         try:

@@ -88,6 +88,25 @@ class AdapterRecord:
     num_samples: int
     samples: tuple[str, ...]
     created_at: datetime
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One line of a history.
+
+    Attributes:
+        source: what its content came from, if not from bytes; of live versions only.
+        removed_at: None while it is live.
+        removal: ``deleted``, ``revoked`` or ``expired``; empty while it is live.
+    """
+
+    ref: AdapterRef
+    created_at: datetime
+    source: str
+    removed_at: datetime | None
+    removal: str
+    comment: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,14 @@ class RetrievalSettings(_Section):
     )
 
 
+class QuotaSettings(_Section):
+    """What one tenant may hold and do. 0 = no limit."""
+
+    max_adapters: int = Field(default=0, ge=0, description="names")
+    max_bytes: int = Field(default=0, ge=0, description="of different content, all versions")
+    uploads_per_minute: int = Field(default=0, ge=0)
+
+
 class AdapterSettings(_Section):
     """Admission limits, store and host cache."""
 
@@ -91,6 +99,10 @@ class AdapterSettings(_Section):
     cache_bytes: int = Field(default=2 * 2**30, ge=0, description="host memory for weights")
     store_uri: str = Field(default="", description="fsspec URI of the store, e.g. s3://bucket/prefix; '' = in data_dir")
     store_options: dict[str, Any] = Field(default={}, description="arguments of its file system, e.g. endpoint_url")
+    keep_versions: int = Field(default=0, ge=0, description="live versions of a name, the latest included; 0 = all")
+    keep_days: float = Field(default=0.0, ge=0, description="older versions go, the latest stays; 0 = all stay")
+    quota: QuotaSettings = QuotaSettings()
+    tenant_quotas: dict[str, QuotaSettings] = Field(default={}, description="instead of quota, for some tenants")
 
 
 class ExecutorSettings(_Section):

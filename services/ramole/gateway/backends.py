@@ -80,6 +80,12 @@ class Backends:
         answer = await self._peers.adapters.Publish(adapters_pb2.PublishRequest(adapter=ref_to_pb(ref)))
         return record_from_pb(answer.record)
 
+    async def restage(self, name: AdapterName, expected_version: int | None) -> Stored:
+        """Stages the content of an older version as the next one."""
+        request = adapters_pb2.RollbackAdapterRequest(adapter=str(name), expected_version=expected_version)
+        answer = await self._peers.adapters.Restage(request)
+        return Stored(record_from_pb(answer.record), answer.created)
+
     async def discard(self, ref: AdapterRef) -> None:
         """Drops a staged version."""
         await self._peers.adapters.Discard(adapters_pb2.DiscardRequest(adapter=ref_to_pb(ref)))
@@ -106,9 +112,10 @@ class Backends:
             if not token:
                 return
 
-    async def delete(self, name: AdapterName) -> tuple[AdapterRef, ...]:
+    async def delete(self, name: AdapterName, *, is_revocation: bool, comment: str) -> tuple[AdapterRef, ...]:
         """Removes versions from the store. Raises NotFound when there is none."""
-        answer = await self._peers.adapters.DeleteAdapter(adapters_pb2.DeleteAdapterRequest(adapter=str(name)))
+        request = adapters_pb2.DeleteAdapterRequest(adapter=str(name), is_revocation=is_revocation, comment=comment)
+        answer = await self._peers.adapters.DeleteAdapter(request)
         return tuple(ref_from_pb(ref) for ref in answer.removed)
 
     async def evict(self, digests: Sequence[str], *, abort: bool) -> int:

@@ -167,6 +167,7 @@ def record_from_pb(message: adapters_pb2.AdapterRecord) -> Record:
         Report(tuple(report.modules), report.rank, report.bytes, report.norm, report.num_samples),
         tuple(message.samples),
         message.created_at.ToDatetime(UTC),
+        message.source,
     )
 
 
@@ -186,6 +187,7 @@ def record_to_pb(record: Record) -> adapters_pb2.AdapterRecord:
             num_samples=record.report.num_samples,
         ),
         samples=record.samples,
+        source=record.source,
     )
     message.created_at.FromDatetime(record.created_at)
     return message

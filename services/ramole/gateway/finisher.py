@@ -24,7 +24,8 @@ class Finisher:
 
     async def finish(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Waits for `work`; a cancelled caller stops waiting, the work goes on."""
-        call = CallContext.begin(current_call().request_id, self._budget_s)
+        asked = current_call()
+        call = CallContext.begin(asked.request_id, self._budget_s, asked.caller)
         with call_scope(call):  # a task takes over the context of the moment it is created in
             task = asyncio.create_task(work)
         self._running.add(task)

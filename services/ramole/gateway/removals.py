@@ -22,23 +22,24 @@ class Removals:
         self._uploads = uploads
         self._finisher = finisher
 
-    async def remove(self, name: AdapterName, *, abort: bool) -> Removed:
+    async def remove(self, name: AdapterName, *, abort: bool, comment: str = "") -> Removed:
         """Removes one version, or all of a name.
 
         Args:
             abort: whether requests that run with it end with CANCELLED; otherwise they finish.
+            comment: why; kept in the history.
 
         Raises:
             NotFound: there is no such adapter.
             RamoleError: a service failed; the same call can simply be made again.
         """
-        return await self._finisher.finish(self._remove(name, abort))
+        return await self._finisher.finish(self._remove(name, abort, comment))
 
-    async def _remove(self, name: AdapterName, abort: bool) -> Removed:
+    async def _remove(self, name: AdapterName, abort: bool, comment: str) -> Removed:
         refs = await self._versions(name)
         for ref in refs:
             await self._backends.unindex(ref)
-        removed = await self._backends.delete(name)
+        removed = await self._backends.delete(name, is_revocation=abort, comment=comment)
         for ref in set(removed) - set(refs):  # uploaded in between
             await self._backends.unindex(ref)
         aborted = await self._evict(removed, abort)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -28,8 +29,7 @@ from ramole.gateway.reconcile import reconcile, until_available
 from ramole.gateway.removals import Removals
 from ramole.gateway.routing import Router
 from ramole.gateway.uploads import Uploads
-from ramole.gateway.values import Removed
-from ramole.transport.context import current_call
+from ramole.transport.context import current_call, enter_call
 from ramole.transport.peers import Peers
 from ramole.transport.values import ref_to_pb
 from ramole.v1 import adapters_pb2, executor_pb2, gateway_pb2, gateway_pb2_grpc
@@ -111,6 +111,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         self, request_iterator: AsyncIterator[adapters_pb2.UploadRequest], context: Context
     ) -> gateway_pb2.UploadAdapterResponse:
         """Uploads one adapter."""
+        _identify(context)
         stored = await self._uploads.upload(request_iterator)
         return gateway_pb2.UploadAdapterResponse(record=record_to_pb(stored.record), created=stored.is_created)
 
@@ -126,18 +127,47 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         """One page of live versions."""
         return await self._peers.adapters.ListAdapters(request)
 
+    async def GetHistory(
+        self, request: adapters_pb2.GetHistoryRequest, context: Context
+    ) -> adapters_pb2.GetHistoryResponse:
+        """All versions of one name."""
+        return await self._peers.adapters.GetHistory(request)
+
+    async def DownloadAdapter(
+        self, request: gateway_pb2.DownloadAdapterRequest, context: Context
+    ) -> AsyncIterator[adapters_pb2.FetchResponse]:
+        """Streams both files of one version."""
+        asked = adapters_pb2.GetAdapterRequest(adapter=request.adapter, without_samples=True)
+        ref = (await self._peers.adapters.GetAdapter(asked)).record.adapter
+        async with aclosing(self._peers.adapters.Fetch(adapters_pb2.FetchRequest(digest=ref.digest))) as parts:
+            async for part in parts:
+                if part.HasField("header"):
+                    part.header.adapter.CopyFrom(ref)
+                yield part
+
+    async def RollbackAdapter(
+        self, request: adapters_pb2.RollbackAdapterRequest, context: Context
+    ) -> gateway_pb2.UploadAdapterResponse:
+        """Makes an older version the latest again."""
+        _identify(context)
+        expected = request.expected_version if request.HasField("expected_version") else None
+        stored = await self._uploads.roll_back_to(AdapterName.parse(request.adapter), expected)
+        return gateway_pb2.UploadAdapterResponse(record=record_to_pb(stored.record), created=stored.is_created)
+
     async def DeleteAdapter(
         self, request: adapters_pb2.DeleteAdapterRequest, context: Context
     ) -> adapters_pb2.DeleteAdapterResponse:
         """Removes versions; running requests finish."""
-        removed = await self._remove(request.adapter, abort=False)
+        _identify(context)
+        removed = await self._removals.remove(AdapterName.parse(request.adapter), abort=False, comment=request.comment)
         return adapters_pb2.DeleteAdapterResponse(removed=[ref_to_pb(ref) for ref in removed.refs])
 
     async def RevokeAdapter(
         self, request: gateway_pb2.RevokeAdapterRequest, context: Context
     ) -> gateway_pb2.RevokeAdapterResponse:
         """Removes versions; running requests that use them are aborted."""
-        removed = await self._remove(request.adapter, abort=True)
+        _identify(context)
+        removed = await self._removals.remove(AdapterName.parse(request.adapter), abort=True, comment=request.comment)
         refs = [ref_to_pb(ref) for ref in removed.refs]
         return gateway_pb2.RevokeAdapterResponse(removed=refs, aborted=removed.aborted)
 
@@ -148,5 +178,9 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
             statuses, version=version("ramole"), base_model=self._base_id, composition=self._settings.composition
         )
 
-    async def _remove(self, adapter: str, *, abort: bool) -> Removed:
-        return await self._removals.remove(AdapterName.parse(adapter), abort=abort)
+
+def _identify(context: Context) -> None:
+    """Notes who asks, for the audit log: the client certificate's names, else the address. No client can forge it."""
+    identities = context.peer_identities() or ()
+    names = ",".join(sorted(name.decode("ascii", "backslashreplace") for name in identities))
+    enter_call(replace(current_call(), caller=names or context.peer()))

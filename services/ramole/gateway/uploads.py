@@ -35,7 +35,18 @@ class Uploads:
         Raises:
             RamoleError: as raised by the service that refused.
         """
-        stored = await self._backends.put(parts)
+        return await self._see_through(await self._backends.put(parts))
+
+    async def roll_back_to(self, name: AdapterName, expected_version: int | None) -> Stored:
+        """Makes an older version the latest again, as a new version, with the guarantees of an upload.
+
+        Raises:
+            NotFound: there is no such live version.
+            Conflict: `expected_version` is not the latest.
+        """
+        return await self._see_through(await self._backends.restage(name, expected_version))
+
+    async def _see_through(self, stored: Stored) -> Stored:
         if stored.record.is_live:
             return stored
         record = await self._finisher.finish(self._complete(stored))

@@ -140,6 +140,7 @@ class Record:
     report: Report
     samples: tuple[str, ...]
     created_at: datetime
+    source: str = ""
 
     @property
     def name(self) -> AdapterName:

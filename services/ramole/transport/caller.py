@@ -11,7 +11,7 @@ import grpc
 
 from ramole.core.errors import DeadlineExceeded, Unavailable
 from ramole.transport.channels import Channels
-from ramole.transport.context import REQUEST_ID_KEY, CallContext, current_call
+from ramole.transport.context import CALLER_KEY, REQUEST_ID_KEY, CallContext, current_call
 from ramole.transport.errors import from_rpc_error
 from ramole.transport.picker import Picker
 
@@ -175,4 +175,5 @@ def _timeout(call: CallContext, limit_s: float | None) -> float | None:
 
 
 def _metadata(call: CallContext) -> tuple[tuple[str, str], ...]:
-    return ((REQUEST_ID_KEY, call.request_id),)
+    identity = ((CALLER_KEY, call.caller),) if call.caller else ()
+    return ((REQUEST_ID_KEY, call.request_id), *identity)

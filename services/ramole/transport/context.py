@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 REQUEST_ID_KEY = "x-request-id"
+CALLER_KEY = "x-ramole-caller"
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -22,17 +23,19 @@ class CallContext:
     Attributes:
         request_id: given by the client or made up at the edge; the same on every hop.
         deadline: on the clock of `time.monotonic`; None = no limit.
+        caller: who asked for it at the edge, for the audit log; set by the gateway, believed by the services behind it.
     """
 
     request_id: str
     deadline: float | None = None
+    caller: str = ""
 
     @classmethod
-    def begin(cls, request_id: str | None = None, timeout_s: float | None = None) -> CallContext:
+    def begin(cls, request_id: str | None = None, timeout_s: float | None = None, caller: str = "") -> CallContext:
         """A context that starts now. An absent or unsafe id is replaced by a new one."""
         if request_id is None or not _SAFE_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex
-        return cls(request_id, None if timeout_s is None else time.monotonic() + timeout_s)
+        return cls(request_id, None if timeout_s is None else time.monotonic() + timeout_s, caller)
 
     def remaining_s(self) -> float | None:
         """Seconds left, never below 0; None = no limit."""

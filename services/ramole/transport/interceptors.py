@@ -17,7 +17,7 @@ import grpc
 from ramole.core.errors import Cancelled, LimitExceeded, Unavailable
 from ramole.observability.logs import ACCESS_LOGGER
 from ramole.observability.metrics import RpcMetrics
-from ramole.transport.context import REQUEST_ID_KEY, CallContext, enter_call
+from ramole.transport.context import CALLER_KEY, REQUEST_ID_KEY, CallContext, enter_call
 from ramole.transport.errors import from_rpc_error, to_status
 
 # Quoted: the generic parameters exist in the type stubs only.
@@ -124,10 +124,10 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             self._log_access(method, code, seconds, call, context)
 
     def _begin(self, context: Context) -> CallContext:
-        request_id = next((value for key, value in context.invocation_metadata() or () if key == REQUEST_ID_KEY), None)
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         remaining = context.time_remaining()
         timeout_s = self._default_timeout_s if remaining is None or remaining > _NO_DEADLINE_S else remaining
-        return CallContext.begin(request_id if isinstance(request_id, str) else None, timeout_s)
+        return CallContext.begin(metadata.get(REQUEST_ID_KEY), timeout_s, metadata.get(CALLER_KEY, ""))
 
     @staticmethod
     def _log_access(method: str, code: grpc.StatusCode, seconds: float, call: CallContext, context: Context) -> None:

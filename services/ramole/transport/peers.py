@@ -106,6 +106,14 @@ class AdaptersPeer(Caller):
         """Staged -> live."""
         return await self.unary(lambda c: adapters_pb2_grpc.AdaptersStub(c).Publish, request, timeout_s=timeout_s)
 
+    async def Restage(
+        self, request: adapters_pb2.RollbackAdapterRequest, *, timeout_s: float | None = None
+    ) -> adapters_pb2.PutResponse:
+        """Stages an older version's content anew. Not retried: a second try would stage another version."""
+        return await self.unary(
+            lambda c: adapters_pb2_grpc.AdaptersStub(c).Restage, request, timeout_s=timeout_s, may_retry=False
+        )
+
     async def Discard(
         self, request: adapters_pb2.DiscardRequest, *, timeout_s: float | None = None
     ) -> adapters_pb2.DiscardResponse:
@@ -123,6 +131,12 @@ class AdaptersPeer(Caller):
     ) -> adapters_pb2.ListAdaptersResponse:
         """One page of live versions."""
         return await self.unary(lambda c: adapters_pb2_grpc.AdaptersStub(c).ListAdapters, request, timeout_s=timeout_s)
+
+    async def GetHistory(
+        self, request: adapters_pb2.GetHistoryRequest, *, timeout_s: float | None = None
+    ) -> adapters_pb2.GetHistoryResponse:
+        """All versions of a name."""
+        return await self.unary(lambda c: adapters_pb2_grpc.AdaptersStub(c).GetHistory, request, timeout_s=timeout_s)
 
     async def DeleteAdapter(
         self, request: adapters_pb2.DeleteAdapterRequest, *, timeout_s: float | None = None

@@ -40,8 +40,8 @@ Global___AdapterState: _TypeAlias = AdapterState  # noqa: Y015
 
 @_typing.final
 class UploadRequest(_message.Message):
-    """One message of an upload stream: the header first, then the bytes of the files in any interleaving. Closing the stream
-    commits; a broken stream commits nothing.
+    """One message of an upload stream: the header first, then the bytes of the files in any interleaving, or no bytes at all
+    when the header names a source. Closing the stream commits; a broken stream commits nothing.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -99,6 +99,7 @@ class UploadHeader(_message.Message):
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     IS_PUBLIC_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     """`name` or `tenant/name`. Uploading an existing name makes the next version."""
     base_model: _builtins.str
@@ -109,6 +110,10 @@ class UploadHeader(_message.Message):
     """Compare-and-swap: the upload succeeds only if this is the latest version of the name; 0 = the name must be new."""
     is_public: _builtins.bool
     """Whether other tenants may retrieve it."""
+    source: _builtins.str
+    """A PEFT folder to fetch instead of taking bytes: hf://org/repo@revision, or any fsspec URI that the server's setting
+    adapters.sources allows.
+    """
     @_builtins.property
     def samples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Typical inputs of the adapter: they place it in the retriever's space. 1 to 64 (server's setting), none empty."""
@@ -127,10 +132,11 @@ class UploadHeader(_message.Message):
         expected_version: _builtins.int | None = ...,
         is_public: _builtins.bool = ...,
         sha256: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "base_model", b"base_model", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "is_public", b"is_public", "samples", b"samples", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "base_model", b"base_model", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "is_public", b"is_public", "samples", b"samples", "sha256", b"sha256", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
@@ -399,6 +405,9 @@ class ListAdaptersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     WITHOUT_SAMPLES_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    NAME_PREFIX_FIELD_NUMBER: _builtins.int
+    LATEST_ONLY_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """Empty = all that the caller may see."""
     page_size: _builtins.int
@@ -407,6 +416,12 @@ class ListAdaptersRequest(_message.Message):
     """From the previous page; empty = the first."""
     without_samples: _builtins.bool
     """Leaves the samples out of the records."""
+    tenant: _builtins.str
+    """Only this tenant's. Empty = of all that the caller may see."""
+    name_prefix: _builtins.str
+    """Only names that begin with this."""
+    latest_only: _builtins.bool
+    """Only the latest version of each name: what retrieval finds."""
     def __init__(
         self,
         *,
@@ -414,10 +429,13 @@ class ListAdaptersRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         without_samples: _builtins.bool = ...,
+        tenant: _builtins.str = ...,
+        name_prefix: _builtins.str = ...,
+        latest_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "page_size", b"page_size", "page_token", b"page_token", "without_samples", b"without_samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "latest_only", b"latest_only", "name_prefix", b"name_prefix", "page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant", "without_samples", b"without_samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -452,16 +470,24 @@ class DeleteAdapterRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    IS_REVOCATION_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     """`tenant/name@version` removes one version, `tenant/name` all of them."""
+    comment: _builtins.str
+    """Why; kept in the history. At most 256 characters."""
+    is_revocation: _builtins.bool
+    """For the history; set by the gateway, which ignores what a client gives."""
     def __init__(
         self,
         *,
         adapter: _builtins.str = ...,
+        comment: _builtins.str = ...,
+        is_revocation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "comment", b"comment", "is_revocation", b"is_revocation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -486,6 +512,115 @@ class DeleteAdapterResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteAdapterResponse: _TypeAlias = DeleteAdapterResponse  # noqa: Y015
+
+@_typing.final
+class RollbackAdapterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """`tenant/name@version`, live: what the next version shall be like."""
+    expected_version: _builtins.int
+    """Compare-and-swap, as for an upload."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "expected_version", b"expected_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___RollbackAdapterRequest: _TypeAlias = RollbackAdapterRequest  # noqa: Y015
+
+@_typing.final
+class GetHistoryRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """`name` or `tenant/name`."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHistoryRequest: _TypeAlias = GetHistoryRequest  # noqa: Y015
+
+@_typing.final
+class GetHistoryResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryEntry]: ...
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___HistoryEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHistoryResponse: _TypeAlias = GetHistoryResponse  # noqa: Y015
+
+@_typing.final
+class HistoryEntry(_message.Message):
+    """One version that is or was live."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REMOVED_AT_FIELD_NUMBER: _builtins.int
+    REMOVAL_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """As in AdapterRecord; of live versions only."""
+    removal: _builtins.str
+    """`deleted`, `revoked` or `expired` (by the server's retention)."""
+    comment: _builtins.str
+    @_builtins.property
+    def adapter(self) -> _common_pb2.AdapterRef: ...
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def removed_at(self) -> _timestamp_pb2.Timestamp:
+        """Absent while it is live."""
+
+    def __init__(
+        self,
+        *,
+        adapter: _common_pb2.AdapterRef | None = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        source: _builtins.str = ...,
+        removed_at: _timestamp_pb2.Timestamp | None = ...,
+        removal: _builtins.str = ...,
+        comment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "created_at", b"created_at", "removed_at", b"removed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "comment", b"comment", "created_at", b"created_at", "removal", b"removal", "removed_at", b"removed_at", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistoryEntry: _TypeAlias = HistoryEntry  # noqa: Y015
 
 @_typing.final
 class FetchRequest(_message.Message):
@@ -537,19 +672,27 @@ class WeightsHeader(_message.Message):
 
     CONFIG_JSON_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
     config_json: _builtins.bytes
     """The adapter_config.json that was admitted."""
     size: _builtins.int
     """Total of the data messages that follow."""
+    @_builtins.property
+    def adapter(self) -> _common_pb2.AdapterRef:
+        """Whose they are; set by DownloadAdapter. The digest is sha256 over, for each of both files, its size as 8 bytes
+        big-endian and its bytes.
+        """
+
     def __init__(
         self,
         *,
         config_json: _builtins.bytes = ...,
         size: _builtins.int = ...,
+        adapter: _common_pb2.AdapterRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_json", b"config_json", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "config_json", b"config_json", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,6 +47,11 @@ class AdaptersStub:
                 request_serializer=ramole_dot_v1_dot_adapters__pb2.PublishRequest.SerializeToString,
                 response_deserializer=ramole_dot_v1_dot_adapters__pb2.PublishResponse.FromString,
                 _registered_method=True)
+        self.Restage = channel.unary_unary(
+                '/ramole.v1.Adapters/Restage',
+                request_serializer=ramole_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_adapters__pb2.PutResponse.FromString,
+                _registered_method=True)
         self.Discard = channel.unary_unary(
                 '/ramole.v1.Adapters/Discard',
                 request_serializer=ramole_dot_v1_dot_adapters__pb2.DiscardRequest.SerializeToString,
@@ -61,6 +66,11 @@ class AdaptersStub:
                 '/ramole.v1.Adapters/ListAdapters',
                 request_serializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersRequest.SerializeToString,
                 response_deserializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersResponse.FromString,
+                _registered_method=True)
+        self.GetHistory = channel.unary_unary(
+                '/ramole.v1.Adapters/GetHistory',
+                request_serializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryResponse.FromString,
                 _registered_method=True)
         self.DeleteAdapter = channel.unary_unary(
                 '/ramole.v1.Adapters/DeleteAdapter',
@@ -94,6 +104,13 @@ class AdaptersServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Restage(self, request, context):
+        """Stages the content and samples of an older version as the next one. Publish it as an upload.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Discard(self, request, context):
         """Drops a version that was never published.
         """
@@ -110,6 +127,13 @@ class AdaptersServicer:
 
     def ListAdapters(self, request, context):
         """Live versions, ordered by name, paged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHistory(self, request, context):
+        """All versions of one name, those that are gone too, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +166,11 @@ def add_AdaptersServicer_to_server(servicer, server):
                     request_deserializer=ramole_dot_v1_dot_adapters__pb2.PublishRequest.FromString,
                     response_serializer=ramole_dot_v1_dot_adapters__pb2.PublishResponse.SerializeToString,
             ),
+            'Restage': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restage,
+                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_adapters__pb2.PutResponse.SerializeToString,
+            ),
             'Discard': grpc.unary_unary_rpc_method_handler(
                     servicer.Discard,
                     request_deserializer=ramole_dot_v1_dot_adapters__pb2.DiscardRequest.FromString,
@@ -156,6 +185,11 @@ def add_AdaptersServicer_to_server(servicer, server):
                     servicer.ListAdapters,
                     request_deserializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersRequest.FromString,
                     response_serializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersResponse.SerializeToString,
+            ),
+            'GetHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHistory,
+                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryResponse.SerializeToString,
             ),
             'DeleteAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteAdapter,
@@ -225,6 +259,33 @@ class Adapters:
             '/ramole.v1.Adapters/Publish',
             ramole_dot_v1_dot_adapters__pb2.PublishRequest.SerializeToString,
             ramole_dot_v1_dot_adapters__pb2.PublishResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramole.v1.Adapters/Restage',
+            ramole_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.SerializeToString,
+            ramole_dot_v1_dot_adapters__pb2.PutResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -306,6 +367,33 @@ class Adapters:
             '/ramole.v1.Adapters/ListAdapters',
             ramole_dot_v1_dot_adapters__pb2.ListAdaptersRequest.SerializeToString,
             ramole_dot_v1_dot_adapters__pb2.ListAdaptersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramole.v1.Adapters/GetHistory',
+            ramole_dot_v1_dot_adapters__pb2.GetHistoryRequest.SerializeToString,
+            ramole_dot_v1_dot_adapters__pb2.GetHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

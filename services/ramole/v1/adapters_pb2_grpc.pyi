@@ -40,12 +40,16 @@ class AdaptersStub:
     """Admits an upload and stores it as STAGED. All or nothing: a refused or broken upload leaves nothing behind."""
     Publish: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.PublishRequest, _adapters_pb2.PublishResponse]
     """STAGED -> LIVE. Idempotent. From its return on the version survives a crash."""
+    Restage: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.RollbackAdapterRequest, _adapters_pb2.PutResponse]
+    """Stages the content and samples of an older version as the next one. Publish it as an upload."""
     Discard: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.DiscardRequest, _adapters_pb2.DiscardResponse]
     """Drops a version that was never published."""
     GetAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.GetAdapterRequest, _adapters_pb2.GetAdapterResponse]
     """One version: the latest live one when none is pinned."""
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.ListAdaptersRequest, _adapters_pb2.ListAdaptersResponse]
     """Live versions, ordered by name, paged."""
+    GetHistory: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.GetHistoryRequest, _adapters_pb2.GetHistoryResponse]
+    """All versions of one name, those that are gone too, newest first."""
     DeleteAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]
     """Removes versions from the store; running requests finish. The gateway removes them from the index first."""
     Fetch: _grpc.UnaryStreamMultiCallable[_adapters_pb2.FetchRequest, _adapters_pb2.FetchResponse]
@@ -63,12 +67,16 @@ class AdaptersAsyncStub(AdaptersStub):
     """Admits an upload and stores it as STAGED. All or nothing: a refused or broken upload leaves nothing behind."""
     Publish: _aio.UnaryUnaryMultiCallable[_adapters_pb2.PublishRequest, _adapters_pb2.PublishResponse]  # type: ignore[assignment]
     """STAGED -> LIVE. Idempotent. From its return on the version survives a crash."""
+    Restage: _aio.UnaryUnaryMultiCallable[_adapters_pb2.RollbackAdapterRequest, _adapters_pb2.PutResponse]  # type: ignore[assignment]
+    """Stages the content and samples of an older version as the next one. Publish it as an upload."""
     Discard: _aio.UnaryUnaryMultiCallable[_adapters_pb2.DiscardRequest, _adapters_pb2.DiscardResponse]  # type: ignore[assignment]
     """Drops a version that was never published."""
     GetAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.GetAdapterRequest, _adapters_pb2.GetAdapterResponse]  # type: ignore[assignment]
     """One version: the latest live one when none is pinned."""
     ListAdapters: _aio.UnaryUnaryMultiCallable[_adapters_pb2.ListAdaptersRequest, _adapters_pb2.ListAdaptersResponse]  # type: ignore[assignment]
     """Live versions, ordered by name, paged."""
+    GetHistory: _aio.UnaryUnaryMultiCallable[_adapters_pb2.GetHistoryRequest, _adapters_pb2.GetHistoryResponse]  # type: ignore[assignment]
+    """All versions of one name, those that are gone too, newest first."""
     DeleteAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
     """Removes versions from the store; running requests finish. The gateway removes them from the index first."""
     Fetch: _aio.UnaryStreamMultiCallable[_adapters_pb2.FetchRequest, _adapters_pb2.FetchResponse]  # type: ignore[assignment]
@@ -97,6 +105,14 @@ class AdaptersServicer(metaclass=_abc_1.ABCMeta):
         """STAGED -> LIVE. Idempotent. From its return on the version survives a crash."""
 
     @_abc_1.abstractmethod
+    def Restage(
+        self,
+        request: _adapters_pb2.RollbackAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapters_pb2.PutResponse, _abc.Awaitable[_adapters_pb2.PutResponse]]:
+        """Stages the content and samples of an older version as the next one. Publish it as an upload."""
+
+    @_abc_1.abstractmethod
     def Discard(
         self,
         request: _adapters_pb2.DiscardRequest,
@@ -119,6 +135,14 @@ class AdaptersServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapters_pb2.ListAdaptersResponse, _abc.Awaitable[_adapters_pb2.ListAdaptersResponse]]:
         """Live versions, ordered by name, paged."""
+
+    @_abc_1.abstractmethod
+    def GetHistory(
+        self,
+        request: _adapters_pb2.GetHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapters_pb2.GetHistoryResponse, _abc.Awaitable[_adapters_pb2.GetHistoryResponse]]:
+        """All versions of one name, those that are gone too, newest first."""
 
     @_abc_1.abstractmethod
     def DeleteAdapter(

@@ -374,11 +374,12 @@ class UploadAdapterResponse(_message.Message):
 Global___UploadAdapterResponse: _TypeAlias = UploadAdapterResponse  # noqa: Y015
 
 @_typing.final
-class RevokeAdapterRequest(_message.Message):
+class DownloadAdapterRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
+    """`name`, `tenant/name` or `tenant/name@version`."""
     def __init__(
         self,
         *,
@@ -387,6 +388,29 @@ class RevokeAdapterRequest(_message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadAdapterRequest: _TypeAlias = DownloadAdapterRequest  # noqa: Y015
+
+@_typing.final
+class RevokeAdapterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    comment: _builtins.str
+    """Why; kept in the history. At most 256 characters."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        comment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "comment", b"comment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

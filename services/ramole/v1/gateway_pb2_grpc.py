@@ -61,6 +61,21 @@ class GatewayStub:
                 request_serializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersRequest.SerializeToString,
                 response_deserializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersResponse.FromString,
                 _registered_method=True)
+        self.GetHistory = channel.unary_unary(
+                '/ramole.v1.Gateway/GetHistory',
+                request_serializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryResponse.FromString,
+                _registered_method=True)
+        self.DownloadAdapter = channel.unary_stream(
+                '/ramole.v1.Gateway/DownloadAdapter',
+                request_serializer=ramole_dot_v1_dot_gateway__pb2.DownloadAdapterRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_adapters__pb2.FetchResponse.FromString,
+                _registered_method=True)
+        self.RollbackAdapter = channel.unary_unary(
+                '/ramole.v1.Gateway/RollbackAdapter',
+                request_serializer=ramole_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_gateway__pb2.UploadAdapterResponse.FromString,
+                _registered_method=True)
         self.DeleteAdapter = channel.unary_unary(
                 '/ramole.v1.Gateway/DeleteAdapter',
                 request_serializer=ramole_dot_v1_dot_adapters__pb2.DeleteAdapterRequest.SerializeToString,
@@ -118,6 +133,27 @@ class GatewayServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetHistory(self, request, context):
+        """All versions of one name, those that are gone too, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadAdapter(self, request, context):
+        """Both files of one version: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackAdapter(self, request, context):
+        """Makes an older version the latest again, as a new version with its content and samples.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteAdapter(self, request, context):
         """Removes versions: out of the index first, running requests finish, then the weights are freed.
         """
@@ -166,6 +202,21 @@ def add_GatewayServicer_to_server(servicer, server):
                     servicer.ListAdapters,
                     request_deserializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersRequest.FromString,
                     response_serializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersResponse.SerializeToString,
+            ),
+            'GetHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHistory,
+                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryResponse.SerializeToString,
+            ),
+            'DownloadAdapter': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadAdapter,
+                    request_deserializer=ramole_dot_v1_dot_gateway__pb2.DownloadAdapterRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_adapters__pb2.FetchResponse.SerializeToString,
+            ),
+            'RollbackAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackAdapter,
+                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_gateway__pb2.UploadAdapterResponse.SerializeToString,
             ),
             'DeleteAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteAdapter,
@@ -319,6 +370,87 @@ class Gateway:
             '/ramole.v1.Gateway/ListAdapters',
             ramole_dot_v1_dot_adapters__pb2.ListAdaptersRequest.SerializeToString,
             ramole_dot_v1_dot_adapters__pb2.ListAdaptersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramole.v1.Gateway/GetHistory',
+            ramole_dot_v1_dot_adapters__pb2.GetHistoryRequest.SerializeToString,
+            ramole_dot_v1_dot_adapters__pb2.GetHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ramole.v1.Gateway/DownloadAdapter',
+            ramole_dot_v1_dot_gateway__pb2.DownloadAdapterRequest.SerializeToString,
+            ramole_dot_v1_dot_adapters__pb2.FetchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramole.v1.Gateway/RollbackAdapter',
+            ramole_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.SerializeToString,
+            ramole_dot_v1_dot_gateway__pb2.UploadAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,12 @@ class GatewayStub:
     """One version: the latest when none is pinned."""
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.ListAdaptersRequest, _adapters_pb2.ListAdaptersResponse]
     """Live versions, ordered by name, paged."""
+    GetHistory: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.GetHistoryRequest, _adapters_pb2.GetHistoryResponse]
+    """All versions of one name, those that are gone too, newest first."""
+    DownloadAdapter: _grpc.UnaryStreamMultiCallable[_gateway_pb2.DownloadAdapterRequest, _adapters_pb2.FetchResponse]
+    """Both files of one version: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB."""
+    RollbackAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.RollbackAdapterRequest, _gateway_pb2.UploadAdapterResponse]
+    """Makes an older version the latest again, as a new version with its content and samples."""
     DeleteAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]
     """Removes versions: out of the index first, running requests finish, then the weights are freed."""
     RevokeAdapter: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.RevokeAdapterRequest, _gateway_pb2.RevokeAdapterResponse]
@@ -70,6 +76,12 @@ class GatewayAsyncStub(GatewayStub):
     """One version: the latest when none is pinned."""
     ListAdapters: _aio.UnaryUnaryMultiCallable[_adapters_pb2.ListAdaptersRequest, _adapters_pb2.ListAdaptersResponse]  # type: ignore[assignment]
     """Live versions, ordered by name, paged."""
+    GetHistory: _aio.UnaryUnaryMultiCallable[_adapters_pb2.GetHistoryRequest, _adapters_pb2.GetHistoryResponse]  # type: ignore[assignment]
+    """All versions of one name, those that are gone too, newest first."""
+    DownloadAdapter: _aio.UnaryStreamMultiCallable[_gateway_pb2.DownloadAdapterRequest, _adapters_pb2.FetchResponse]  # type: ignore[assignment]
+    """Both files of one version: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB."""
+    RollbackAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.RollbackAdapterRequest, _gateway_pb2.UploadAdapterResponse]  # type: ignore[assignment]
+    """Makes an older version the latest again, as a new version with its content and samples."""
     DeleteAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
     """Removes versions: out of the index first, running requests finish, then the weights are freed."""
     RevokeAdapter: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RevokeAdapterRequest, _gateway_pb2.RevokeAdapterResponse]  # type: ignore[assignment]
@@ -121,6 +133,30 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapters_pb2.ListAdaptersResponse, _abc.Awaitable[_adapters_pb2.ListAdaptersResponse]]:
         """Live versions, ordered by name, paged."""
+
+    @_abc_1.abstractmethod
+    def GetHistory(
+        self,
+        request: _adapters_pb2.GetHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapters_pb2.GetHistoryResponse, _abc.Awaitable[_adapters_pb2.GetHistoryResponse]]:
+        """All versions of one name, those that are gone too, newest first."""
+
+    @_abc_1.abstractmethod
+    def DownloadAdapter(
+        self,
+        request: _gateway_pb2.DownloadAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_adapters_pb2.FetchResponse], _abc.AsyncIterator[_adapters_pb2.FetchResponse]]:
+        """Both files of one version: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB."""
+
+    @_abc_1.abstractmethod
+    def RollbackAdapter(
+        self,
+        request: _adapters_pb2.RollbackAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_pb2.UploadAdapterResponse, _abc.Awaitable[_gateway_pb2.UploadAdapterResponse]]:
+        """Makes an older version the latest again, as a new version with its content and samples."""
 
     @_abc_1.abstractmethod
     def DeleteAdapter(

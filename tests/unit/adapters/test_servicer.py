@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from ramole.core.errors import (
     Unavailable,
     WrongState,
 )
-from ramole.core.settings import AdapterSettings, ServerSettings, Settings
+from ramole.core.settings import AdapterSettings, QuotaSettings, ServerSettings, Settings
 from ramole.lora.base import BaseShapes
 from ramole.lora.reader import read_adapter
 from ramole.transport.errors import from_rpc_error
@@ -236,6 +237,91 @@ async def test_a_client_that_hangs_up_commits_nothing(
     await until_idle(service)
     assert scratch(tmp_path) == []
     assert (await put(stub, make_files())).record.adapter.version == 1
+
+
+async def test_filters_of_a_listing(stub: Any, make_files: MakeFiles) -> None:
+    for number, adapter in enumerate(("math", "math", "maths", "t/math")):
+        await publish(stub, make_files(number), adapter)
+    assert await listed(stub, tenant="t") == ["t/math@1"]
+    assert await listed(stub, name_prefix="maths") == ["default/maths@1"]
+    assert await listed(stub, latest_only=True) == ["default/math@2", "default/maths@1", "t/math@1"]
+    assert await listed(stub, latest_only=True, tenant="default", name_prefix="ma", page_size=1) == ["default/math@2"]
+
+
+async def test_rollback_and_history(stub: Any, make_files: MakeFiles) -> None:
+    for number in (1, 2):
+        await publish(stub, make_files(number), "math", samples=[f"sample {number}"])
+    staged = await stub.Restage(pb.RollbackAdapterRequest(adapter="math@1", expected_version=2))
+    assert staged.created
+    assert (staged.record.adapter.version, staged.record.samples[0], staged.record.source) == (
+        3,
+        "sample 1",
+        "default/math@1",
+    )
+    await stub.Publish(pb.PublishRequest(adapter=staged.record.adapter))
+    await fails(
+        stub.Restage(pb.RollbackAdapterRequest(adapter="math@2", expected_version=2)), Conflict, "expected_version"
+    )
+    await fails(stub.Restage(pb.RollbackAdapterRequest(adapter="math")), InvalidInput, "adapter")
+    await stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="math@2", comment="no good", is_revocation=True))
+    entries = (await stub.GetHistory(pb.GetHistoryRequest(adapter="math"))).entries
+    assert [(e.adapter.version, e.source, e.removal, e.comment, e.HasField("removed_at")) for e in entries] == [
+        (3, "default/math@1", "", "", False),
+        (2, "", "revoked", "no good", True),
+        (1, "", "", "", False),
+    ]
+    await fails(stub.GetHistory(pb.GetHistoryRequest(adapter="nobody")), NotFound, "adapter")
+    long = pb.DeleteAdapterRequest(adapter="math", comment="x" * 300)
+    await fails(stub.DeleteAdapter(long), InvalidInput, "comment")
+
+
+@pytest.fixture
+def strict(tmp_path: Path, base: BaseShapes) -> AdaptersService:
+    quota = QuotaSettings(max_adapters=2, max_bytes=6_000, uploads_per_minute=6)
+    limits = AdapterSettings(quota=quota, keep_versions=1)
+    return AdaptersService(Settings(data_dir=tmp_path, adapters=limits), base)
+
+
+async def test_quotas_retention_and_what_the_audit_log_says(
+    strict: AdaptersService, make_files: MakeFiles, tmp_path: Path
+) -> None:
+    server = GrpcServer(strict, ServerSettings(grace_s=0.5))
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = adapters_pb2_grpc.AdaptersStub(channel)
+        first = await publish(stub, make_files(1), "a")
+        second = await publish(stub, make_files(2), "a")
+        assert await listed(stub) == ["default/a@2"], "older versions expire at once"
+        await fails(fetch(stub, first.adapter.digest), NotFound, "digest")
+        await fails(put(stub, make_files(3, rank=8), "b"), LimitExceeded, "quota.max_bytes")
+        await publish(stub, make_files(3), "b")
+        await fails(put(stub, make_files(4), "c"), LimitExceeded, "quota.max_adapters")
+        await fails(put(stub, (b"{}", b"{}"), "a"), AdapterRefused, "adapter_config.json:peft_type")
+        await fails(put(stub, make_files(5), "a"), LimitExceeded, "quota.uploads_per_minute")
+        remove = pb.DeleteAdapterRequest(adapter="b", comment="why")
+        metadata = (("x-request-id", "r1"), ("x-ramole-caller", "alice"))
+        await stub.DeleteAdapter(remove, metadata=metadata)
+    await server.stop()
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [(line["action"], line["adapter"], line["outcome"]) for line in lines] == [
+        ("upload", "default/a@1", "ok"),
+        ("publish", "default/a@1", "ok"),
+        ("upload", "default/a@2", "ok"),
+        ("publish", "default/a@2", "ok"),
+        ("expire", "default/a@1", "ok"),
+        ("upload", "b", "LimitExceeded"),
+        ("upload", "default/b@1", "ok"),
+        ("publish", "default/b@1", "ok"),
+        ("upload", "c", "LimitExceeded"),
+        ("upload", "a", "AdapterRefused"),
+        ("upload", "a", "LimitExceeded"),
+        ("delete", "default/b@1", "ok"),
+    ]
+    assert lines[3]["digest"] == second.adapter.digest
+    assert "peft_type" in lines[9]["reason"] or "not supported" in lines[9]["reason"]
+    last = lines[-1]
+    assert (last["who"], last["request_id"], last["detail"]) == ("alice", "r1", "why")
+    assert all(line["time"] and line["request_id"] for line in lines)
 
 
 class GatedModules(dict[str, tuple[int, int]]):

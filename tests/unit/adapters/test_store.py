@@ -10,9 +10,20 @@ from typing import Any
 
 import pytest
 
-from ramole.adapters.records import AdapterRecord, NewAdapter
+from ramole.adapters import manifests
+from ramole.adapters.catalog import Usage
+from ramole.adapters.records import AdapterRecord, NewAdapter, Removal
 from ramole.adapters.store import Opened, Store
-from ramole.core.errors import AlreadyExists, Conflict, Corrupt, NotFound, Unavailable, WrongState
+from ramole.core.errors import (
+    AlreadyExists,
+    Conflict,
+    Corrupt,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    Unavailable,
+    WrongState,
+)
 from ramole.core.names import AdapterName, AdapterRef
 
 New = Callable[..., NewAdapter]
@@ -294,6 +305,103 @@ def test_an_upload_whose_content_another_one_uses_frees_nothing(store: Store, pl
     with pytest.raises(Conflict):
         store.put(new("sums", "a", expected=7))
     assert place.objects == set()
+
+
+def test_rolling_back_makes_a_new_version(store: Store, place: Any, new: New) -> None:
+    first = publish(store, new(content="a", samples=("x", "y"), key="k"))
+    second = publish(store, new(content="b"))
+    staged, is_created = store.restage(name("math@1"), expected_version=2)
+    assert is_created
+    assert (staged.ref.version, staged.ref.digest, staged.samples) == (3, first.ref.digest, ("x", "y"))
+    assert store.get(name("math")).ref == second.ref, "until it is published"
+    live = store.publish(staged.ref)
+    assert (live.source, live.idempotency_key) == ("default/math@1", "")
+    assert store.restage(name("math@1")) == (live, False), "a second try finds what the first one made"
+    store = reopened(store, place)
+    assert store.with_samples(store.get(name("math"))) == live
+    assert store.put(new(content="a", samples=("x", "y"), key="k"))[0].ref == first.ref, "the key stays with version 1"
+    store.delete(name("math@1"))
+    assert store.read(live.ref.digest).tensors == b"a"
+    for wrong in ("math@1", "math@9", "other@1"):
+        with pytest.raises(NotFound):
+            store.restage(name(wrong))
+    with pytest.raises(InvalidInput):
+        store.restage(name("math"))
+    with pytest.raises(Conflict):
+        store.restage(name("math@2"), expected_version=2)
+    store.close()
+
+
+def test_history_tells_of_versions_that_are_gone(store: Store, place: Any, new: New) -> None:
+    for content in "abc":
+        publish(store, new(content=content))
+    publish(store, new("mathematics", "a"))
+    store.put(new(content="staged"))
+    store.delete(name("math@2"), reason="revoked", comment="leaks")
+    for _ in range(2):
+        versions = store.history(name("math"))
+        assert [str(version.ref) for version in versions] == ["default/math@3", "default/math@2", "default/math@1"]
+        gone = versions[1]
+        assert isinstance(gone, Removal)
+        assert (gone.reason, gone.comment, gone.removed_at > gone.created_at) == ("revoked", "leaks", True)
+        store = reopened(store, place)
+    with pytest.raises(NotFound):
+        store.history(name("never"))
+    store.close()
+
+
+def test_history_is_not_endless(store: Store, place: Any, new: New, monkeypatch: pytest.MonkeyPatch) -> None:
+    for content in "abcde":
+        publish(store, new(content=content))
+        store.delete(name("math"))
+    monkeypatch.setattr(manifests, "MAX_HISTORY", 2)
+    store = reopened(store, place)
+    assert [version.ref.version for version in store.history(name("math"))] == [5, 4]
+    assert store.put(new())[0].ref.version == 6
+    store.close()
+
+
+def test_retention_never_takes_the_latest(store: Store, new: New) -> None:
+    for content in "abcd":
+        publish(store, new(content=content))
+    publish(store, new("sums", "a"))
+    store.put(new(content="staged"))
+    assert store.expire(keep_versions=0, keep_days=0) == []
+    assert store.expire(keep_versions=3, keep_days=1, name=name("sums")) == []
+    assert [str(ref) for ref in store.expire(keep_versions=3, keep_days=1)] == ["default/math@1"]
+    assert listed(store) == ["default/math@2", "default/math@3", "default/math@4", "default/sums@1"]
+    assert [str(ref) for ref in store.expire(keep_versions=0, keep_days=1e-9)] == ["default/math@2", "default/math@3"]
+    assert listed(store) == ["default/math@4", "default/sums@1"]
+    assert {v.reason for v in store.history(name("math")) if isinstance(v, Removal)} == {"expired"}
+
+
+def test_usage_counts_names_and_different_content(store: Store, place: Any, new: New) -> None:
+    told: list[Usage] = []
+
+    def usage(upload: NewAdapter) -> tuple[int, int]:
+        record, _ = store.put(upload, told.append)
+        store.publish(record.ref)
+        return told[-1].num_adapters, told[-1].num_bytes
+
+    assert usage(new(content="aaaa")) == (1, 6)
+    assert usage(new("math", "bb")) == (1, 10)
+    assert usage(new("sums", "bb")) == (2, 10), "content that is there already costs nothing"
+    assert usage(new("t/sums", "bb")) == (1, 4), "but another tenant pays for its own"
+    store = reopened(store, place)
+    assert store.usage_with(name("sums")) == Usage(2, 10)
+    store.delete(name("math"))
+    assert store.usage_with(name("sums")) == Usage(1, 4)
+    store.delete(name("sums"))
+    assert store.usage_with(name("sums")) == Usage(1, 0)
+
+    def refuse(usage: Usage) -> None:
+        raise LimitExceeded("enough")
+
+    with pytest.raises(LimitExceeded):
+        store.put(new("new", "zzz"), refuse)
+    assert store.usage_with(name("x")) == Usage(1, 0)
+    assert len(place.objects) == 1
+    store.close()
 
 
 def test_pages_are_ordered_and_survive_changes_between_them(store: Store, new: New) -> None:

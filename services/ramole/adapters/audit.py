@@ -1,0 +1,88 @@
+"""Who did what to the repository, and how it ended: JSON lines, only ever appended to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+
+from ramole.core.errors import RamoleError
+from ramole.core.names import AdapterRef
+from ramole.transport.context import current_call
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One action of one call.
+
+    Attributes:
+        action: ``upload``, ``rollback``, ``publish``, ``discard``, ``delete``, ``revoke`` or ``expire``.
+        adapter: as the caller named it.
+        refs: the versions that it was done to; one line each, and none when it found nothing to do.
+        detail: what else is worth knowing: source, comment.
+    """
+
+    action: str
+    adapter: str
+    refs: list[AdapterRef] = field(default_factory=list)
+    detail: str = ""
+
+
+class AuditLog:
+    """The log of one store. The file may be moved away at any time; the next line begins a new one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = Lock()
+
+    @asynccontextmanager
+    async def entry(self, action: str, adapter: str) -> AsyncIterator[Entry]:
+        """Around an action, which completes the entry: written on the way out, with the error if there was one.
+
+        It is on disk before the caller hears of the outcome. A line that cannot be written is an error in the server's
+        own log: what has been done stays done.
+        """
+        entry = Entry(action, adapter)
+        try:
+            yield entry
+        except BaseException as error:
+            reason = error.message if isinstance(error, RamoleError) else ""
+            await asyncio.shield(asyncio.to_thread(self._write, entry, type(error).__name__, reason))
+            raise
+        await asyncio.to_thread(self._write, entry, "ok", "")
+
+    def _write(self, entry: Entry, outcome: str, reason: str) -> None:
+        call = current_call()
+        common = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "who": call.caller,
+            "request_id": call.request_id,
+            "action": entry.action,
+        }
+        places = [{"adapter": str(ref), "digest": ref.digest} for ref in entry.refs]
+        if outcome != "ok":
+            places = places or [{"adapter": entry.adapter, "digest": ""}]
+        end = {"outcome": outcome, "reason": reason, "detail": entry.detail}
+        lines = [json.dumps({**common, **place, **end}) for place in places]
+        if not lines:
+            return
+        data = "".join(f"{line}\n" for line in lines).encode()
+        try:
+            with self._lock:
+                handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+                try:
+                    os.write(handle, data)
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+        except OSError:
+            _log.exception("the audit log cannot be written: %s", data.decode())

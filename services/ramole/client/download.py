@@ -1,0 +1,44 @@
+"""A download stream as an adapter folder."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ramole.core.errors import Corrupt
+from ramole.core.names import AdapterRef
+from ramole.lora.digest import content_digest
+from ramole.transport.values import ref_from_pb
+from ramole.v1 import adapters_pb2
+
+_CONFIG_FILE, _TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+
+async def save_download(parts: AsyncIterator[adapters_pb2.FetchResponse], folder: Path) -> AdapterRef:
+    """Writes both files once all of them has arrived and their digest is right.
+
+    Raises:
+        Corrupt: it is not, or the stream is not one of an adapter.
+    """
+    ref, config_json = None, b""
+    tensors = bytearray()
+    async for part in parts:
+        if part.HasField("header"):
+            ref, config_json = ref_from_pb(part.header.adapter), part.header.config_json
+        else:
+            tensors += part.data
+    if ref is None or content_digest(config_json, memoryview(tensors)) != ref.digest:
+        raise Corrupt(f"what arrived is not {ref}", field="digest", remedy="download it again")
+    await asyncio.to_thread(_save, folder, {_CONFIG_FILE: config_json, _TENSORS_FILE: tensors})
+    return ref
+
+
+def _save(folder: Path, files: dict[str, bytes | bytearray]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".download-") as draft:
+        for name, data in files.items():
+            (Path(draft) / name).write_bytes(data)
+        for name in files:
+            (Path(draft) / name).replace(folder / name)

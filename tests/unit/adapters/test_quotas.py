@@ -1,0 +1,57 @@
+"""Each limit with its field, and the sliding minute."""
+
+from __future__ import annotations
+
+import pytest
+
+from ramole.adapters.catalog import Usage
+from ramole.adapters.quotas import Quotas
+from ramole.core.errors import LimitExceeded
+from ramole.core.settings import AdapterSettings, QuotaSettings
+
+
+def quotas(clock: list[float]) -> Quotas:
+    quota = QuotaSettings(max_adapters=2, max_bytes=100, uploads_per_minute=2)
+    settings = AdapterSettings(quota=quota, tenant_quotas={"big": QuotaSettings(max_adapters=3)})
+    return Quotas(settings, lambda: clock[0])
+
+
+@pytest.mark.parametrize(
+    ("tenant", "usage", "field"),
+    [
+        ("small", Usage(2, 100), ""),
+        ("small", Usage(3, 1), "quota.max_adapters"),
+        ("small", Usage(1, 101), "quota.max_bytes"),
+        ("big", Usage(3, 10**12), ""),
+        ("big", Usage(4, 1), "quota.max_adapters"),
+    ],
+)
+def test_what_a_tenant_may_hold(tenant: str, usage: Usage, field: str) -> None:
+    limits = quotas([0.0])
+    if not field:
+        limits.check(tenant, usage)
+        return
+    with pytest.raises(LimitExceeded, match=tenant) as caught:
+        limits.check(tenant, usage)
+    assert caught.value.field == field
+    assert caught.value.remedy
+
+
+def test_uploads_of_any_sixty_seconds() -> None:
+    clock = [0.0]
+    limits = quotas(clock)
+    for clock[0] in (0.0, 50.0):
+        limits.begin_upload("small")
+    clock[0] = 59.9
+    with pytest.raises(LimitExceeded) as caught:
+        limits.begin_upload("small")
+    assert caught.value.field == "quota.uploads_per_minute"
+    assert "retry in 0 s" in caught.value.remedy
+    limits.begin_upload("other")
+    clock[0] = 60.0
+    limits.begin_upload("small")
+    clock[0] = 109.0
+    with pytest.raises(LimitExceeded, match="'small'"):
+        limits.begin_upload("small")
+    for _ in range(99):
+        limits.begin_upload("big")
