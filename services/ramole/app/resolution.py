@@ -29,6 +29,10 @@ def resolve(settings: Settings) -> Settings:
         changes["base_id"] = settings.base_id or settings.base_model
         router = "" if router == "auto" else router
     changes["executor"] = settings.executor.model_copy(update={"router": _absolute(router) if router else ""})
+    retriever = settings.embedding.retriever
+    changes["embedding"] = settings.embedding.model_copy(
+        update={"retriever": _absolute(retriever) if retriever else ""}
+    )
     if settings.gateway.composition.weighting.is_routed and not router:
         raise WrongState(
             f"the default preset {settings.gateway.preset!r} needs a RouterLoRA",

@@ -13,6 +13,7 @@ from ramole.cli._common import AsJson, run
 from ramole.core.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from ramole.embedding.retriever import Retriever
     from ramole.training.router_job import RouterAdapter
 
 train_app = typer.Typer(help="Train the learned parts.", no_args_is_help=True)
@@ -105,6 +106,85 @@ def train_router(
         )
 
     run(main)
+
+
+@train_app.command("retriever")
+def train_retriever(
+    out: Annotated[Path, typer.Option(help="Folder for the retriever; a training that was stopped there goes on.")],
+    adapters: Annotated[
+        Path | None,
+        typer.Option(help="Folder of PEFT folders with samples.json; default: the shipped zoo's.", file_okay=False),
+    ] = None,
+    base: Annotated[str, typer.Option(help="'minilm', a folder or a hub id of a sentence-transformers model.")] = "",
+    mode: Annotated[str, typer.Option(help="lora, full, or none: only whiten.")] = "lora",
+    whiten: Annotated[bool, typer.Option(help="Add the closed-form linear map.")] = True,
+    share: Annotated[float, typer.Option(help="Of the adapters to train with.", min=0, max=1)] = 0.4,
+    rounds: Annotated[int, typer.Option(help="How often each task is shown.", min=1)] = 20,
+    batch: Annotated[int, typer.Option(help="Tasks of a step at most.", min=2)] = 32,
+    rank: Annotated[int, typer.Option(help="Of the LoRA on the encoder.", min=1)] = 8,
+    lr: Annotated[float, typer.Option(help="0 = 1e-3 for a LoRA, 5e-5 for the whole encoder.", min=0)] = 0.0,
+    temperature: Annotated[float, typer.Option(help="Of the contrast.")] = 0.05,
+    checkpoint_steps: Annotated[int, typer.Option(help="How often the state is saved.", min=1)] = 50,
+    instruction: Annotated[str | None, typer.Option(help="In front of every text; default: the paper's.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same retriever.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Train a LoRARetriever: prompts of one adapter together, of different adapters apart.
+
+    The folder's retriever.json holds its figures beside zero-shot retrieval. Serve with it by
+    RAMOLE_EMBEDDING__RETRIEVER.
+    """
+
+    async def main() -> Retriever:
+        import torch
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from ramole.core.settings import PAPER_INSTRUCTION
+        from ramole.embedding.retriever import Mode
+        from ramole.evaluation.retriever_job import RetrieverJob, run_retriever_job
+        from ramole.training.retriever import RetrieverRecipe
+        from ramole.zoo.catalog import ADAPTERS, load_zoo
+
+        torch.set_num_threads(threads)
+        if mode not in set(Mode):
+            raise InvalidInput(f"no mode {mode!r}", field="--mode", remedy=f"use one of {', '.join(Mode)}")
+        job = RetrieverJob(
+            adapters=adapters or load_zoo().base_path.parent / ADAPTERS,
+            out=out,
+            base=base or "minilm",
+            recipe=RetrieverRecipe(
+                mode=Mode(mode),
+                rounds=rounds,
+                batch=batch,
+                lr=lr,
+                rank=rank,
+                temperature=temperature,
+                checkpoint_steps=checkpoint_steps,
+            ),
+            share=share,
+            is_whitened=whiten,
+            instruction=PAPER_INSTRUCTION if instruction is None else instruction,
+            seed=seed,
+            device=device,
+        )
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("reading", total=1.0)
+            return run_retriever_job(
+                job, progress=lambda what, done: progress.update(task, description=what, completed=done)
+            )
+
+    done = run(main)
+    if as_json:
+        print(json.dumps({"out": str(out), "mode": done.mode, "base": done.base, **done.about}))
+        return
+    for name, groups in done.about["figures"].items():
+        for group, figures in groups.items():
+            tops = "  ".join(f"{top} {figures[top]:.3f}" for top in ("top1", "top3", "top5", "top8", "cluster"))
+            print(f"{name:20s} {group:7s} {tops}")
+    print(f"serve with it: RAMOLE_EMBEDDING__RETRIEVER={out}")
 
 
 def _experts(adapters: Path | None, zoo: Path | None) -> tuple[RouterAdapter, ...]:

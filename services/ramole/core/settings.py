@@ -58,7 +58,8 @@ class EmbeddingSettings(_Section):
 
     server: ServerSettings = ServerSettings()
     encoder: str = Field(default="minilm", description="'minilm' (shipped by a package) or any path or model id")
-    instruction: str = PAPER_INSTRUCTION
+    retriever: str = Field(default="", description="folder of a trained retriever, '' = the encoder as it is")
+    instruction: str = Field(default=PAPER_INSTRUCTION, description="a trained retriever brings its own")
     max_batch: int = Field(default=32, ge=1)
     batch_window_s: float = Field(default=0.003, ge=0, description="how long a prompt waits for company")
     threads: int = Field(default=1, ge=1)

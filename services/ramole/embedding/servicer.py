@@ -88,7 +88,9 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
 
 
 def _load(options: EmbeddingSettings) -> Encoder:
-    return Encoder.load(options.encoder, instruction=options.instruction, threads=options.threads)
+    return Encoder.load(
+        options.encoder, instruction=options.instruction, threads=options.threads, retriever=options.retriever
+    )
 
 
 def _check_texts(texts: list[str]) -> None:
