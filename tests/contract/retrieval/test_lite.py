@@ -45,7 +45,7 @@ def test_close_leaves_no_thread(tmp_path: Path) -> None:
     index = VectorIndex.open(str(tmp_path / "index.db"))
     add(index, "mail")
     index.search([1.0, 0.0], encoder_id="enc", base_model="base", tenant="acme", k=1)
-    assert set(threading.enumerate()) > before
+    assert set(threading.enumerate()) - before
     index.close()
     del index
     gc.collect()
