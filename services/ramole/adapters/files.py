@@ -20,6 +20,9 @@ class Files(Protocol):
     def read(self, key: str) -> bytes:
         """The whole file. Raises FileNotFoundError."""
 
+    def path(self, key: str) -> Path | None:
+        """Where a file lies on this machine's disk, if it is there; None if the files lie elsewhere."""
+
     def read_many(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Many small files, in any order; those that do not exist are left out."""
 

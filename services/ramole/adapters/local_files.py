@@ -20,6 +20,10 @@ class LocalFiles:
         """See `Files`."""
         return (self._root / key).read_bytes()
 
+    def path(self, key: str) -> Path:
+        """See `Files`."""
+        return self._root / key
+
     def read_many(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """See `Files`."""
         for key in keys:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from ramole.adapters.files import Files
-from ramole.core.errors import Corrupt, NotFound
+from ramole.core.errors import NotFound
 from ramole.lora.config import CONFIG_FILE
-from ramole.lora.digest import content_digest
+from ramole.lora.content import Content
 from ramole.lora.header import TENSORS_FILE
 
 _FOLDER = "objects"
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """The two files of an adapter, in memory."""
-
-    config_json: bytes
-    tensors: bytes
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of both files."""
-        return len(self.config_json) + len(self.tensors)
 
 
 class Objects:
@@ -49,13 +35,12 @@ class Objects:
         config_json = self._read(digest, CONFIG_FILE)
         if tensors is None and config_json is None:
             raise NotFound(f"no adapter has digest {digest}", field="digest")
-        if tensors is None or config_json is None or content_digest(config_json, tensors) != digest:
-            raise Corrupt(
-                f"the stored files of {digest} no longer match their digest",
-                field="digest",
-                remedy="restore the store from a backup, or delete the adapter and upload it again",
-            )
-        return Content(config_json, tensors)
+        return Content(config_json or b"", tensors or b"").verified(digest)
+
+    def folder(self, digest: str) -> Path | None:
+        """Where the files of an object lie on this machine's disk, if it has one; None if they lie elsewhere."""
+        path = self._files.path(_key(digest, TENSORS_FILE))
+        return None if path is None else path.parent
 
     def remove(self, digest: str) -> None:
         """Frees an object. Missing is fine."""

@@ -29,6 +29,9 @@ class RemoteFiles:
         with self._translated():
             return bytes(self._fs.cat_file(self._path(key)))
 
+    def path(self, key: str) -> None:
+        """See `Files`."""
+
     def read_many(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """See `Files`."""
         by_path = {self._path(key): key for key in keys}

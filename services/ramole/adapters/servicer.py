@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from prometheus_client import CollectorRegistry
 
 from ramole.adapters.audit import AuditLog
-from ramole.adapters.cache import HostCache
 from ramole.adapters.codec import header_from_pb, page_token, position_from_token, record_to_pb, version_to_pb
+from ramole.adapters.contents import Contents
 from ramole.adapters.quotas import Quotas
 from ramole.adapters.records import AdapterRecord, NewAdapter
 from ramole.adapters.store import Store
@@ -23,6 +24,9 @@ from ramole.core.names import AdapterName, check_digest
 from ramole.core.settings import Settings
 from ramole.lora.admission import AdmissionLimits, admit
 from ramole.lora.base import BaseShapes, read_base_shapes
+from ramole.observability.tiers import TierMetrics
+from ramole.tiers.disk import DiskTier
+from ramole.tiers.machine import machine_id
 from ramole.transport.values import ref_from_pb, ref_to_pb
 from ramole.v1 import adapters_pb2, adapters_pb2_grpc
 
@@ -50,17 +54,17 @@ Context = grpc.aio.ServicerContext[Any, Any]
 @dataclass(frozen=True, slots=True)
 class _Opened:
     store: Store
-    cache: HostCache
+    contents: Contents
     base: BaseShapes
 
     def forget(self, digest: str) -> None:
-        """Frees the memory of a content that no version has any more."""
+        """Frees the disk tier of a content that no version has any more."""
         if not self.store.has_digest(digest):
-            self.cache.drop(digest)
+            self.contents.drop(digest)
 
 
 class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
-    """Store and host cache.
+    """Store and disk tier.
 
     Args:
         base: shapes of the served base model; read from `settings.base_model` at start when absent.
@@ -76,6 +80,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         self._admissions = asyncio.Semaphore(_MAX_ADMISSIONS)
         self._quotas = Quotas(settings.adapters)
         self._audit = AuditLog(settings.data_dir / "audit.jsonl")
+        self._machine = machine_id()
+        self.registry = CollectorRegistry()
         self._opened: _Opened | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._inflight = 0
@@ -95,17 +101,19 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             base_id = settings.base_id or settings.base_model
             base = await asyncio.to_thread(read_base_shapes, settings.base_model, base_id)
         store = await self._open_store()
-        self._opened = _Opened(store, HostCache(store.read, settings.adapters.cache_bytes), base)
+        disk = await asyncio.to_thread(DiskTier, settings.cache_dir, settings.cache.disk_bytes)
+        contents = Contents(store, disk, TierMetrics(self.registry), negative_s=settings.cache.negative_s)
+        self._opened = _Opened(store, contents, base)
         self._housekeeping = asyncio.create_task(self._keep_house(self._opened))
 
     async def close(self) -> None:
-        """Frees the cache and lets another process open the store."""
+        """Lets another process open the store."""
         if self._housekeeping is not None:
             self._housekeeping.cancel()
             with suppress(asyncio.CancelledError):
                 await self._housekeeping
         if self._opened is not None:
-            await self._opened.cache.close()
+            await asyncio.to_thread(self._opened.contents.close)
             store = self._opened.store
             with suppress(RamoleError, OSError):
                 await asyncio.to_thread(store.save_catalog)
@@ -255,11 +263,16 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             raise NotFound(f"no adapter has digest {digest}", field="digest", remedy="it may have been deleted")
         self._inflight += 1
         try:
-            content = await opened.cache.get(digest)
+            is_near = request.machine == self._machine != ""
+            folder = await opened.contents.folder(digest) if is_near else None
+            if folder is not None:
+                yield adapters_pb2.FetchResponse(folder=str(folder))
+                return
+            content = await opened.contents.get(digest)
             header = adapters_pb2.WeightsHeader(config_json=content.config_json, size=len(content.tensors))
             yield adapters_pb2.FetchResponse(header=header)
             for start in range(0, len(content.tensors), CHUNK_BYTES):
-                yield adapters_pb2.FetchResponse(data=content.tensors[start : start + CHUNK_BYTES])
+                yield adapters_pb2.FetchResponse(data=bytes(content.tensors[start : start + CHUNK_BYTES]))
         finally:
             self._inflight -= 1
 

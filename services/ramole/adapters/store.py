@@ -28,10 +28,11 @@ from uuid import uuid4
 from ramole.adapters.catalog import Accept, Catalog, Position, Usage
 from ramole.adapters.files import Files, open_files
 from ramole.adapters.manifests import Loaded, Manifests
-from ramole.adapters.objects import Content, Objects
+from ramole.adapters.objects import Objects
 from ramole.adapters.records import AdapterRecord, NewAdapter, Removal, State, samples_sha256
 from ramole.core.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unavailable, WrongState
 from ramole.core.names import AdapterName, AdapterRef
+from ramole.lora.content import Content
 
 _WRITER = "writer"
 
@@ -303,6 +304,10 @@ class Store:
     def read(self, digest: str) -> Content:
         """Reads and verifies the files of a digest. Raises NotFound or Corrupt."""
         return self._objects.read(digest)
+
+    def folder(self, digest: str) -> Path | None:
+        """The local folder with the two files of a digest, not verified; None when the store is remote."""
+        return self._objects.folder(digest)
 
     def sweep(self) -> int:
         """Frees objects that no version names: remains of uploads that a crash ended. Returns how many."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from uuid import uuid4
 from ramole.core.errors import InvalidInput, LimitExceeded
 from ramole.core.names import AdapterName, check_digest
 from ramole.lora.config import CONFIG_FILE, MAX_CONFIG_BYTES
+from ramole.lora.content import map_file
 from ramole.lora.digest import content_digest
 from ramole.lora.header import TENSORS_FILE
 
@@ -51,7 +51,7 @@ class ReceivedUpload:
 
     def tensors(self) -> memoryview:
         """The tensors file, mapped and not read."""
-        return _mapped(self.tensors_path)
+        return map_file(self.tensors_path)
 
 
 class Upload:
@@ -140,7 +140,7 @@ class Upload:
         os.fsync(self._spool.fileno())
         self._spool.close()
         config_json = bytes(self._config)
-        digest = content_digest(config_json, _mapped(self._path))
+        digest = content_digest(config_json, map_file(self._path))
         return ReceivedUpload(header, config_json, self._path, self._num_bytes, digest)
 
     def _begun(self) -> UploadHeader:
@@ -171,9 +171,3 @@ def _check_header(header: UploadHeader, max_samples: int) -> None:
 
 def _bad(field: str, message: str, remedy: str) -> InvalidInput:
     return InvalidInput(message, field=f"header.{field}", remedy=remedy)
-
-
-def _mapped(path: Path) -> memoryview:
-    # Never closed by hand: views of it may live on in the frames of an error. The last one unmaps it.
-    with path.open("rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -91,19 +91,27 @@ class QuotaSettings(_Section):
 
 
 class AdapterSettings(_Section):
-    """Admission limits, store and host cache."""
+    """Admission limits and store."""
 
     server: ServerSettings = ServerSettings()
     max_upload_bytes: int = Field(default=512 * 2**20, ge=1024)
     max_samples: int = Field(default=64, ge=1)
     max_rank: int = Field(default=64, ge=1)
-    cache_bytes: int = Field(default=2 * 2**30, ge=0, description="host memory for weights")
     store_uri: str = Field(default="", description="fsspec URI of the store, e.g. s3://bucket/prefix; '' = in data_dir")
     store_options: dict[str, Any] = Field(default={}, description="arguments of its file system, e.g. endpoint_url")
     keep_versions: int = Field(default=0, ge=0, description="live versions of a name, the latest included; 0 = all")
     keep_days: float = Field(default=0.0, ge=0, description="older versions go, the latest stays; 0 = all stay")
     quota: QuotaSettings = QuotaSettings()
     tenant_quotas: dict[str, QuotaSettings] = Field(default={}, description="instead of quota, for some tenants")
+
+
+class CacheSettings(_Section):
+    """Where adapters wait between the store and the device. An executor has its own host memory; the disk is shared."""
+
+    dir: Path | None = Field(default=None, description="local disk; default: the folder cache in data_dir")
+    disk_bytes: int = Field(default=20 * 2**30, ge=0, description="of files from a remote store or another machine")
+    host_bytes: int = Field(default=2 * 2**30, ge=0, description="weights in the memory of one executor")
+    negative_s: float = Field(default=5.0, ge=0, description="how long a broken adapter is not tried again")
 
 
 class ExecutorSettings(_Section):
@@ -145,6 +153,12 @@ class Settings(BaseSettings):
     retrieval: RetrievalSettings = RetrievalSettings()
     adapters: AdapterSettings = AdapterSettings()
     executor: ExecutorSettings = ExecutorSettings()
+    cache: CacheSettings = CacheSettings()
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of the disk tier."""
+        return self.cache.dir or self.data_dir / "cache"
 
     @classmethod
     def settings_customise_sources(

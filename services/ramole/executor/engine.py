@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
@@ -48,6 +49,7 @@ class Engine:
         runner: ModelRunner,
         *,
         load: LoadAdapter,
+        release: Callable[[str], None] = lambda digest: None,
         eos_token_ids: Collection[int],
         num_slots: int,
         max_rows: int,
@@ -58,10 +60,14 @@ class Engine:
         """
         Args:
             load: starts loading an adapter's weights by digest, off this thread.
+            release: told once for each `load`, when its weights are in a slot or no longer wanted.
             clock: monotonic seconds.
         """
         self._runner = runner
         self._load = load
+        self._release = release
+        # Those behind could not run before these: their loads would only fill the memory.
+        self._load_ahead = 2 * max_rows
         self._eos = frozenset(eos_token_ids)
         self._clock = clock
         self._max_waiting = max_waiting
@@ -106,6 +112,21 @@ class Engine:
         return len(self._scheduler.waiting)
 
     @property
+    def slot_counts(self) -> tuple[int, int, int]:
+        """How often a sequence found an adapter in its slot, how often not, and how many made room for others."""
+        slots = self._scheduler.slots
+        return slots.num_hits, slots.num_misses, slots.num_evictions
+
+    @property
+    def num_resident(self) -> int:
+        """Adapters on the device. Callable from any thread."""
+        return len(self._scheduler.slots)
+
+    def holds(self, digest: str) -> bool:
+        """Whether an adapter is on the device. Callable from any thread."""
+        return digest in self._scheduler.slots
+
+    @property
     def resident(self) -> tuple[str, ...]:
         """Digests of the adapters on the device."""
         return self._scheduler.slots.resident
@@ -142,7 +163,7 @@ class Engine:
         self._doomed.difference_update(sequence.digests)
         self._sequences[sequence.id] = sequence
         self._scheduler.add(sequence)
-        self._start_loads(sequence)
+        self._load_for_waiting()
 
     def cancel(self, sequence_id: str) -> None:
         """Frees everything a sequence holds. Unknown ids are ignored: it may have just finished."""
@@ -160,8 +181,8 @@ class Engine:
         users = [s for s in self._sequences.values() if wanted & set(s.digests)] if abort else []
         for sequence in users:
             self._fail(sequence, Cancelled("an adapter of this request was revoked", field="adapters"))
-        for digest in wanted:
-            self._loads.pop(digest, None)
+        for digest in wanted & self._loads.keys():
+            self._take_load(digest)
         self._doomed |= wanted
         self._bury()
         return len(users)
@@ -172,7 +193,7 @@ class Engine:
         self._collect_loads()
         schedule = self._scheduler.schedule(self._is_loaded)
         for digest, slot in schedule.placements:
-            self._runner.place(slot, self._loads.pop(digest).result())
+            self._runner.place(slot, self._take_load(digest).result())
         if schedule.sequences:
             now = self._clock()
             for sequence in schedule.sequences:
@@ -181,6 +202,7 @@ class Engine:
             self._account(plan)
             for sequence, chunk, choice in zip(schedule.sequences, schedule.chunks, choices, strict=True):
                 self._advance(sequence, chunk, choice, plan)
+        self._load_for_waiting()
         updates, self._updates = self._updates, []
         return updates
 
@@ -217,10 +239,16 @@ class Engine:
             self.fullest_plan = plan
             self.fullest_digests = tuple(by_slot[slot] for slot in plan.adapters)
 
-    def _start_loads(self, sequence: Sequence) -> None:
-        for digest in sequence.digests:
-            if digest not in self._scheduler.slots and digest not in self._loads:
-                self._loads[digest] = self._load(digest)
+    def _load_for_waiting(self) -> None:
+        """Starts what the next sequences miss, also what was evicted since they arrived."""
+        for sequence in islice(self._scheduler.waiting, self._load_ahead):
+            for digest in sequence.digests:
+                if digest not in self._scheduler.slots and digest not in self._loads:
+                    self._loads[digest] = self._load(digest)
+
+    def _take_load(self, digest: str) -> Future[AdapterWeights]:
+        self._release(digest)
+        return self._loads.pop(digest)
 
     def _is_loaded(self, digest: str) -> bool:
         load = self._loads.get(digest)
@@ -232,8 +260,6 @@ class Engine:
 
     def _collect_loads(self) -> None:
         """Fails the sequences whose adapters could not be loaded; forgets what nobody needs."""
-        for sequence in list(self._scheduler.waiting):
-            self._start_loads(sequence)  # an adapter may have been evicted since the sequence arrived
         for digest, load in list(self._loads.items()):
             if not load.done():
                 continue
@@ -243,7 +269,7 @@ class Engine:
                 for sequence in users:
                     self._fail(sequence, error)
             if error is not None or not users:
-                del self._loads[digest]
+                self._take_load(digest)
 
     def _misfit(self, weights: AdapterWeights) -> RamoleError | None:
         try:

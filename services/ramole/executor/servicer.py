@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
+from prometheus_client import CollectorRegistry
 
 from ramole.core.composition import Composition
-from ramole.core.errors import Corrupt, Unavailable
+from ramole.core.errors import Unavailable
 from ramole.core.settings import Settings
 from ramole.executor.codec import event_to_pb, expert_from_pb, status_to_pb
 from ramole.executor.engine import Engine
 from ramole.executor.loading import load_runner
+from ramole.executor.source import AdapterSource
 from ramole.executor.worker import EngineWorker
 from ramole.lora.weights import AdapterWeights
+from ramole.observability.tiers import Tier, TierCounts, TierMetrics
+from ramole.tiers.disk import DiskTier
+from ramole.tiers.host import HostTier
+from ramole.tiers.machine import machine_id
 from ramole.transport.peers import Peers
 from ramole.transport.values import composition_from_pb, sampling_from_pb
-from ramole.v1 import adapters_pb2, executor_pb2, executor_pb2_grpc
-
-if TYPE_CHECKING:
-    pass
-
-FETCH_TIMEOUT_S = 60.0
+from ramole.v1 import executor_pb2, executor_pb2_grpc
 
 
 class ExecutorService(executor_pb2_grpc.ExecutorServicer):
-    """One base model and its engine."""
+    """One base model, its engine, and the adapters at hand: on the device, in host memory, on local disk."""
 
     full_name = "ramole.v1.Executor"
 
@@ -37,6 +38,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
         self._peers = peers
         self._worker: EngineWorker | None = None
         self._engine: Engine | None = None
+        self.registry = CollectorRegistry()
         self._inflight = 0
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -45,26 +47,39 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
 
     async def start(self) -> None:
         """Loads the base model, the tokenizer and the router, and starts the engine's thread."""
-        options = self._settings.executor
+        options, cache = self._settings.executor, self._settings.cache
+        metrics = TierMetrics(self.registry)
         runner, codec = await asyncio.to_thread(load_runner, self._settings)
+        self._disk = await asyncio.to_thread(DiskTier, self._settings.cache_dir, cache.disk_bytes)
+        source = AdapterSource(self._peers.adapters, self._disk, metrics, machine=machine_id())
         worker = EngineWorker(codec)
         loop = asyncio.get_running_loop()
+        self._host = host = HostTier[AdapterWeights](
+            lambda digest: asyncio.run_coroutine_threadsafe(source.load(digest), loop),
+            cache.host_bytes,
+            negative_s=cache.negative_s,
+        )
 
         def load(digest: str) -> Future[AdapterWeights]:
-            future = asyncio.run_coroutine_threadsafe(self._fetch(digest), loop)
-            future.add_done_callback(lambda _: worker.wake())
+            future = host.get(digest, pin=True)
+            if not future.done():
+                future.add_done_callback(lambda _: worker.wake())
             return future
 
-        self._engine = Engine(
+        self._engine = engine = Engine(
             runner,
             load=load,
+            release=host.unpin,
             eos_token_ids=codec.eos_token_ids,
             num_slots=options.num_slots,
             max_rows=options.max_rows,
             token_budget=options.token_budget,
             max_waiting=options.max_waiting,
         )
-        worker.start(self._engine)
+        metrics.watch(Tier.DEVICE, lambda: _slot_counts(engine))
+        metrics.watch(Tier.HOST, lambda: host.counts)
+        metrics.watch(Tier.DISK, lambda: self._disk.counts)
+        worker.start(engine)
         self._worker = worker
 
     async def close(self) -> None:
@@ -92,7 +107,9 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
         """Streams one answer."""
         experts = tuple(expert_from_pb(expert) for expert in request.experts)
         composition = composition_from_pb(request.composition, Composition())
-        events = self._ready().generate(request.prompt, experts, composition, sampling_from_pb(request.sampling))
+        worker = self._ready()
+        self._prefetch(expert.digest for expert in experts)
+        events = worker.generate(request.prompt, experts, composition, sampling_from_pb(request.sampling))
         self._inflight += 1
         try:
             async for event in events:
@@ -104,8 +121,11 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
     async def Evict(
         self, request: executor_pb2.EvictRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> executor_pb2.EvictResponse:
-        """Drops adapters from the device."""
+        """Drops adapters from the device, from host memory and from the local disk."""
         aborted = await self._ready().evict(request.digests, abort=request.abort)
+        for digest in request.digests:
+            self._host.drop(digest)
+            await asyncio.to_thread(self._disk.drop, digest)
         return executor_pb2.EvictResponse(aborted=aborted)
 
     async def GetStatus(
@@ -120,19 +140,13 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
             raise Unavailable("the base model is still loading", remedy="retry in a moment")
         return self._worker
 
-    async def _fetch(self, digest: str) -> AdapterWeights:
-        """Pulls one adapter from the adapter cache and reads it."""
-        from ramole.lora.reader import read_adapter
+    def _prefetch(self, digests: Iterable[str]) -> None:
+        """Brings adapters closer while their request is read, tokenised and queued. Failures are met again there."""
+        for digest in digests:
+            if self._engine is not None and not self._engine.holds(digest) and digest not in self._host:
+                self._host.get(digest)
 
-        config, data = b"", bytearray()
-        size = None
-        async for part in self._peers.adapters.Fetch(
-            adapters_pb2.FetchRequest(digest=digest), timeout_s=FETCH_TIMEOUT_S
-        ):
-            if part.WhichOneof("part") == "header":
-                config, size = part.header.config_json, part.header.size
-            else:
-                data += part.data
-        if size != len(data):
-            raise Corrupt(f"{len(data)} of {size} bytes of adapter {digest[:12]} arrived", remedy="retry")
-        return await asyncio.to_thread(read_adapter, config, bytes(data))
+
+def _slot_counts(engine: Engine) -> TierCounts:
+    hits, misses, evictions = engine.slot_counts
+    return TierCounts(hits, misses, evictions, num_entries=engine.num_resident)

@@ -18,11 +18,15 @@ class SlotTable:
         self._free = list(range(num_slots - 1, 0, -1))
         self._slot_of: OrderedDict[str, int] = OrderedDict()  # least recently used first
         self._refs: dict[str, int] = {}
+        self.num_hits = self.num_misses = self.num_evictions = 0
 
     @property
     def resident(self) -> tuple[str, ...]:
         """Digests on the device, least recently used first."""
         return tuple(self._slot_of)
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._slot_of
@@ -58,6 +62,8 @@ class SlotTable:
             if digest not in self:
                 self._slot_of[digest] = self._free.pop() if self._free else self._evict()
                 placed.append((digest, self._slot_of[digest]))
+        self.num_misses += len(placed)
+        self.num_hits += len(digests) - len(placed)
         return placed
 
     def release(self, digests: Iterable[str]) -> None:
@@ -79,4 +85,5 @@ class SlotTable:
 
     def _evict(self) -> int:
         digest = next(digest for digest in self._slot_of if not self.refs(digest))
+        self.num_evictions += 1
         return self._slot_of.pop(digest)

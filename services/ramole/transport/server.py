@@ -37,7 +37,7 @@ class GrpcServer:
     Args:
         service: what to serve; started and closed by this server.
         settings: host, port, limits.
-        metrics: receives every call; by default into a registry of its own.
+        metrics: receives every call; by default into the service's `registry` if it has one, else into one of its own.
         default_timeout_s: deadline of calls whose client set none; None = no limit.
     """
 
@@ -52,7 +52,7 @@ class GrpcServer:
         self._service = service
         self._settings = settings
         self._admission = Admission(settings.max_inflight)
-        self._metrics = metrics or RpcMetrics(CollectorRegistry())
+        self._metrics = metrics or RpcMetrics(getattr(service, "registry", None) or CollectorRegistry())
         self._default_timeout_s = default_timeout_s
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None

@@ -147,7 +147,8 @@ class AdaptersServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Fetch(self, request, context):
-        """The weights of one digest: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB.
+        """The weights of one digest: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB. Or, to a caller on
+        the same machine, the folder where both files lie.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

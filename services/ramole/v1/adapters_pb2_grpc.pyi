@@ -53,7 +53,9 @@ class AdaptersStub:
     DeleteAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]
     """Removes versions from the store; running requests finish. The gateway removes them from the index first."""
     Fetch: _grpc.UnaryStreamMultiCallable[_adapters_pb2.FetchRequest, _adapters_pb2.FetchResponse]
-    """The weights of one digest: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB."""
+    """The weights of one digest: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB. Or, to a caller on
+    the same machine, the folder where both files lie.
+    """
 
 @_typing.type_check_only
 class AdaptersAsyncStub(AdaptersStub):
@@ -80,7 +82,9 @@ class AdaptersAsyncStub(AdaptersStub):
     DeleteAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
     """Removes versions from the store; running requests finish. The gateway removes them from the index first."""
     Fetch: _aio.UnaryStreamMultiCallable[_adapters_pb2.FetchRequest, _adapters_pb2.FetchResponse]  # type: ignore[assignment]
-    """The weights of one digest: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB."""
+    """The weights of one digest: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB. Or, to a caller on
+    the same machine, the folder where both files lie.
+    """
 
 class AdaptersServicer(metaclass=_abc_1.ABCMeta):
     """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part.
@@ -158,6 +162,8 @@ class AdaptersServicer(metaclass=_abc_1.ABCMeta):
         request: _adapters_pb2.FetchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_adapters_pb2.FetchResponse], _abc.AsyncIterator[_adapters_pb2.FetchResponse]]:
-        """The weights of one digest: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB."""
+        """The weights of one digest: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB. Or, to a caller on
+        the same machine, the folder where both files lie.
+        """
 
 def add_AdaptersServicer_to_server(servicer: AdaptersServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

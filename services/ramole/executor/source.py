@@ -1,0 +1,86 @@
+"""Where an executor gets adapters that it does not hold: this machine's disk tier, else the adapters service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+from ramole.core.errors import Corrupt
+from ramole.lora.content import Content
+from ramole.lora.reader import read_adapter
+from ramole.lora.weights import AdapterWeights
+from ramole.observability.tiers import Tier, TierMetrics
+from ramole.tiers.disk import DiskTier
+from ramole.transport.peers import AdaptersPeer
+from ramole.v1 import adapters_pb2
+
+FETCH_TIMEOUT_S = 60.0
+# Each holds the files of one adapter in memory until its weights are read out of them.
+_MAX_LOADS = 8
+
+_log = logging.getLogger(__name__)
+
+
+class AdapterSource:
+    """Belongs to one event loop.
+
+    Args:
+        machine: of this process: files of an adapters service on the same machine are mapped, not sent; '' = never.
+    """
+
+    def __init__(self, adapters: AdaptersPeer, disk: DiskTier, metrics: TierMetrics, *, machine: str) -> None:
+        self._adapters = adapters
+        self._disk = disk
+        self._metrics = metrics
+        self._machine = machine
+        self._turns = asyncio.Semaphore(_MAX_LOADS)
+
+    async def load(self, digest: str) -> AdapterWeights:
+        """The weights of one adapter, ready for the device.
+
+        Raises:
+            RamoleError: there is no such adapter, its files are broken, or the service is down.
+        """
+        async with self._turns:
+            started_s = time.perf_counter()
+            tier, content = Tier.DISK, await asyncio.to_thread(self._disk.get, digest)
+            if content is None:
+                tier, content = Tier.STORE, await self._fetch(digest)
+            weights = await asyncio.to_thread(read_adapter, content.config_json, content.tensors)
+            self._metrics.loaded(tier, time.perf_counter() - started_s)
+            return weights
+
+    async def _fetch(self, digest: str) -> Content:
+        folder, content = await self._ask(digest, self._machine)
+        if folder is not None:
+            try:
+                return await asyncio.to_thread(Content.of_folder, folder, digest)
+            except (OSError, Corrupt) as error:
+                # Removed meanwhile, in another container, or broken: the service can tell, and may have better files.
+                _log.info("files of %s are not taken over from %s: %s", digest, folder, error)
+            _, content = await self._ask(digest, "")
+        if content is None:
+            raise Corrupt(f"no bytes of adapter {digest[:12]} arrived", remedy="retry")
+        await asyncio.to_thread(content.verified, digest)
+        await asyncio.to_thread(self._disk.put, digest, content)
+        return content
+
+    async def _ask(self, digest: str, machine: str) -> tuple[Path | None, Content | None]:
+        """The folder that the service hands over, or the content that it sends."""
+        config, data, size = b"", bytearray(), -1
+        request = adapters_pb2.FetchRequest(digest=digest, machine=machine)
+        async with aclosing(self._adapters.Fetch(request, timeout_s=FETCH_TIMEOUT_S)) as parts:
+            async for part in parts:
+                match part.WhichOneof("part"):
+                    case "folder":
+                        return Path(part.folder), None
+                    case "header":
+                        config, size = part.header.config_json, part.header.size
+                    case _:
+                        data += part.data
+        if size != len(data):
+            raise Corrupt(f"{len(data)} of {size} bytes of adapter {digest[:12]} arrived", remedy="retry")
+        return None, Content(config, memoryview(data))

@@ -1,0 +1,144 @@
+"""Values in host memory: least recently used first out, by bytes; one load per digest, however many wait."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Lock
+from typing import Generic, Protocol, TypeVar
+
+from cachetools import TTLCache
+
+from ramole.core.errors import AdapterRefused, Corrupt
+from ramole.observability.tiers import TierCounts
+
+_MAX_FAILURES = 4096
+
+
+class _Sized(Protocol):
+    @property
+    def num_bytes(self) -> int: ...
+
+
+V = TypeVar("V", bound=_Sized)
+
+
+class HostTier(Generic[V]):
+    """Safe in any thread; `get` never blocks.
+
+    Args:
+        load: starts to load one value. An error reaches all who wait; one that says that the content itself is bad is
+            also the answer to everybody who asks within `negative_s`. Others are not remembered: what was missing or
+            unreachable may be there the next moment.
+        max_bytes: of all values kept. Pinned ones are never evicted, and may exceed it alone. What does not fit is
+            handed out and not kept; 0 keeps nothing.
+        negative_s: how long a bad content is not tried again.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str], Future[V]],
+        max_bytes: int,
+        *,
+        negative_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._load = load
+        self._max_bytes = max_bytes
+        self._lock = Lock()
+        self._values: OrderedDict[str, V] = OrderedDict()  # least recently used first
+        self._pins: Counter[str] = Counter()
+        self._loading: dict[str, Future[V]] = {}
+        self._bad: TTLCache[str, BaseException] = TTLCache(_MAX_FAILURES, negative_s, timer=clock)
+        self.counts = TierCounts()
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._values
+
+    def get(self, digest: str, *, pin: bool = False) -> Future[V]:
+        """The value, from memory or through `load`. The future cannot be cancelled: others may wait for it.
+
+        Args:
+            pin: keep it until `unpin` is called as often as it was pinned. To be undone after a failure as well.
+        """
+        with self._lock:
+            if pin:
+                self._pins[digest] += 1
+            value = self._values.get(digest)
+            if value is not None:
+                self.counts.hits += 1
+                self._values.move_to_end(digest)
+                return _done(value)
+            self.counts.misses += 1
+            error = self._bad.get(digest)
+            future = self._loading.get(digest)
+            if error is None and future is not None:
+                return future
+            future = Future()
+            future.set_running_or_notify_cancel()
+            if error is None:
+                self._loading[digest] = future
+        if error is not None:
+            future.set_exception(error)
+            return future
+        self._load(digest).add_done_callback(lambda loaded: self._loaded(digest, future, loaded))
+        return future
+
+    def unpin(self, digest: str) -> None:
+        """Takes one pin back."""
+        with self._lock:
+            self._pins[digest] -= 1
+            if not self._pins[digest]:
+                del self._pins[digest]
+                self._evict()
+
+    def drop(self, digest: str) -> None:
+        """Frees a value. One that is being loaded still reaches those who wait, but is not kept."""
+        with self._lock:
+            self._loading.pop(digest, None)
+            self._bad.pop(digest, None)
+            if digest in self._values:
+                self._discard(digest)
+
+    def _loaded(self, digest: str, future: Future[V], loaded: Future[V]) -> None:
+        error = loaded.exception()
+        with self._lock:
+            is_wanted = self._loading.get(digest) is future
+            if is_wanted:
+                del self._loading[digest]
+            if error is not None:
+                self.counts.failures += 1
+                if is_wanted and isinstance(error, Corrupt | AdapterRefused):
+                    self._bad[digest] = error
+            elif is_wanted:
+                value = loaded.result()
+                self._values[digest] = value
+                self.counts.num_bytes += value.num_bytes
+                self.counts.num_entries += 1
+                self._evict()
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(loaded.result())
+
+    def _evict(self) -> None:
+        if self.counts.num_bytes <= self._max_bytes:
+            return
+        for digest in [digest for digest in self._values if digest not in self._pins]:
+            self.counts.evictions += 1
+            self._discard(digest)
+            if self.counts.num_bytes <= self._max_bytes:
+                return
+
+    def _discard(self, digest: str) -> None:
+        self.counts.num_bytes -= self._values.pop(digest).num_bytes
+        self.counts.num_entries -= 1
+
+
+def _done(value: V) -> Future[V]:
+    future: Future[V] = Future()
+    future.set_result(value)
+    return future
