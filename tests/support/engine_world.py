@@ -53,10 +53,13 @@ class World:
     adapters: dict[str, AdapterWeights]
     loads: dict[str, Future[AdapterWeights]] = field(default_factory=dict)
     holds_loads: bool = False
+    started: list[str] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
 
     def load(self, digest: str) -> Future[AdapterWeights]:
         future: Future[AdapterWeights] = Future()
         self.loads[digest] = future
+        self.started.append(digest)
         if not self.holds_loads:
             self.finish_load(digest)
         return future
@@ -110,6 +113,7 @@ def make_engine(
     world.engine = Engine(
         runner,
         load=world.load,
+        release=world.released.append,
         eos_token_ids={2},
         num_slots=num_slots,
         max_rows=max_rows,

@@ -78,6 +78,7 @@ class DiskTier:
                 with self._lock:
                     self._counts.failures += 1
                     self._remove(folder)
+                    self._take_stock()  # nobody knows what had become of its size
             return None
         with self._lock:
             self._counts.hits += 1
@@ -140,7 +141,7 @@ class DiskTier:
     def _entries(self) -> Iterator[_Entry]:
         for folder in self._folder.glob("[0-9a-f][0-9a-f]/*"):
             with suppress(OSError):  # another process may remove it meanwhile
-                num_bytes = sum((folder / name).stat().st_size for name in (CONFIG_FILE, TENSORS_FILE))
+                num_bytes = sum(path.stat().st_size for path in folder.iterdir())
                 yield _Entry(folder.stat().st_mtime, num_bytes, folder)
 
     def _remove(self, folder: Path, num_bytes: int | None = None) -> None:

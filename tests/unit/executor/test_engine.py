@@ -188,3 +188,50 @@ def test_a_request_that_needs_busy_slots_is_not_starved() -> None:
     assert any(u.sequence.id == "big" for u in updates)
     assert admitted_before < 40
     assert big.skipped == MAX_SKIPS
+
+
+def test_every_load_is_released_once_whatever_becomes_of_it() -> None:
+    world = make_world(num_slots=6)
+    world.run(*requests(6, 30), Sequence("bad", [5, 6], 4, (Expert("unknown"),)))
+    world.holds_loads = True
+    missing = next(digest for digest in world.adapters if not world.engine.holds(digest))
+    world.engine.add(Sequence("cancelled", [5, 6], 4, (Expert(missing),)))
+    world.engine.cancel("cancelled")
+    world.finish_load(missing)
+    world.run()
+    world.engine.add(Sequence("evicted", [5, 6], 4, (Expert("also unknown"),)))
+    world.engine.evict(["also unknown"], abort=True)
+    world.run()
+    world.engine.step()
+    assert sorted(world.released) == sorted(world.started)
+
+
+def test_a_long_queue_loads_for_its_head_only() -> None:
+    world = make_world(max_rows=2, num_adapters=20)
+    world.holds_loads = True
+    for i in range(20):
+        world.engine.add(Sequence(str(i), [5, 6], 1, (Expert(f"a{i}"),)))
+    assert world.started == ["a0", "a1", "a2", "a3"]
+    world.engine.step()
+    assert world.engine.is_stalled
+    finished = set()
+    while world.engine.has_work:
+        for digest in [digest for digest in world.started if digest not in finished]:
+            finished.add(digest)
+            world.finish_load(digest)
+        assert not world.engine.is_stalled
+        world.engine.step()
+        assert len(set(world.started) - set(world.released)) <= 4
+    assert finished == {f"a{i}" for i in range(20)}
+
+
+def test_a_head_that_fails_makes_room_for_the_loads_behind_it() -> None:
+    world = make_world(max_rows=2)
+    world.holds_loads = True
+    for i in range(4):
+        world.engine.add(Sequence(f"bad{i}", [5, 6], 1, (Expert(f"unknown{i}"),)))
+    world.engine.add(Sequence("good", [5, 6], 1, (Expert("a1"),)))
+    for i in range(4):
+        world.finish_load(f"unknown{i}")
+    world.engine.step()
+    assert "a1" in world.started

@@ -1,0 +1,158 @@
+"""The disk tier: survives restarts, trusts no file, keeps its limit, and is never in the way."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ramole.lora.content import Content
+from ramole.lora.digest import content_digest
+from ramole.lora.header import TENSORS_FILE
+from ramole.tiers.disk import DiskTier
+
+SIZE = 1000
+
+
+def make(i: int, size: int = SIZE) -> tuple[str, Content]:
+    content = Content(b"{}", bytes([i]) * (size - 2))
+    return content_digest(content.config_json, content.tensors), content
+
+
+def kept(tier: DiskTier, *numbers: int) -> list[bool]:
+    return [tier.path(make(i)[0]) is not None for i in numbers]
+
+
+def use(tier: DiskTier, i: int, at_s: int) -> None:
+    """As if it had last been used at that time: clocks of file systems are coarse."""
+    path = tier.path(make(i)[0])
+    assert path is not None
+    os.utime(path, (at_s, at_s))
+
+
+def check_books(tier: DiskTier, folder: Path) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert tier.counts.num_bytes == sum(path.stat().st_size for path in files)
+    assert 2 * tier.counts.num_entries == len(files)
+
+
+def test_survives_a_restart_and_a_map_survives_its_file(tmp_path: Path) -> None:
+    digest, content = make(1)
+    assert DiskTier(tmp_path, 10 * SIZE).put(digest, content)
+    again = DiskTier(tmp_path, 10 * SIZE)
+    assert (again.counts.num_entries, again.counts.num_bytes) == (1, SIZE)
+    mapped = again.get(digest)
+    assert mapped is not None
+    again.drop(digest)
+    assert again.get(digest) is None
+    assert (mapped.config_json, bytes(mapped.tensors)) == (content.config_json, content.tensors)
+    assert (again.counts.hits, again.counts.misses) == (1, 1)
+    check_books(again, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "lose", "grow"])
+def test_a_broken_file_is_dropped_and_can_come_again(tmp_path: Path, damage: str) -> None:
+    digest, content = make(1)
+    tier = DiskTier(tmp_path, 10 * SIZE)
+    tier.put(digest, content)
+    folder = tier.path(digest)
+    assert folder is not None
+    file = folder / TENSORS_FILE
+    data = file.read_bytes()
+    match damage:
+        case "flip":
+            file.write_bytes(data[:500] + b"\xff" + data[501:])
+        case "cut":
+            file.write_bytes(data[:-1])
+        case "empty":
+            file.write_bytes(b"")
+        case "lose":
+            file.unlink()
+        case _:
+            file.write_bytes(data + b"x")
+    restarted = DiskTier(tmp_path, 10 * SIZE)
+    assert restarted.get(digest) is None
+    assert restarted.path(digest) is None
+    assert restarted.counts.failures == 1
+    assert restarted.put(digest, content)
+    assert restarted.get(digest) is not None
+    check_books(restarted, tmp_path)
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
+    tier = DiskTier(tmp_path, 3 * SIZE)
+    for i in range(3):
+        tier.put(*make(i))
+        use(tier, i, at_s=1000 + i)
+    assert tier.get(make(0)[0]) is not None
+    tier.put(*make(3))
+    assert kept(tier, 0, 1, 2, 3) == [True, False, False, True]  # it goes a tenth below its limit
+    assert tier.counts.evictions == 2
+    check_books(tier, tmp_path)
+
+
+def test_what_another_process_put_there_counts_when_room_is_made(tmp_path: Path) -> None:
+    ours, theirs = DiskTier(tmp_path, 4 * SIZE), DiskTier(tmp_path, 4 * SIZE)
+    for i in range(3):
+        theirs.put(*make(i))
+        use(theirs, i, at_s=1000 + i)
+    for i in range(3, 7):
+        ours.put(*make(i))
+        use(ours, i, at_s=1000 + i)
+    ours.put(*make(7))
+    assert kept(ours, *range(8)) == [False] * 5 + [True] * 3
+    assert theirs.get(make(7)[0]) is not None
+    check_books(ours, tmp_path)
+
+
+def test_too_large_is_not_kept(tmp_path: Path) -> None:
+    tier = DiskTier(tmp_path, SIZE - 1)
+    assert not tier.put(*make(1))
+    assert not DiskTier(tmp_path / "none", 0).put(*make(1))
+    assert not (tmp_path / "none").exists()
+
+
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """The kernel refuses to write more, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_no_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    tier = DiskTier(tmp_path, 10 * SIZE)
+    digest, content = make(1)
+    with files_of_at_most(SIZE // 2):
+        assert not tier.put(digest, content)
+    assert tier.counts.failures == 1
+    assert tier.path(digest) is None
+    check_books(tier, tmp_path)
+    assert tier.put(digest, content)
+
+
+def test_a_folder_that_vanished_is_made_again(tmp_path: Path) -> None:
+    tier = DiskTier(tmp_path / "cache", 10 * SIZE)
+    tier.put(*make(1))
+    shutil.rmtree(tmp_path / "cache")
+    assert tier.get(make(1)[0]) is None
+    assert tier.put(*make(1))
+    assert tier.get(make(1)[0]) is not None
+
+
+def test_drafts_of_a_killed_process_go_in_time(tmp_path: Path) -> None:
+    old, new = (tmp_path / "drafts" / name for name in ("old", "new"))
+    for draft in (old, new):
+        draft.mkdir(parents=True)
+        (draft / TENSORS_FILE).write_bytes(b"half")
+    os.utime(old, (1000, 1000))
+    DiskTier(tmp_path, SIZE)
+    assert (old.exists(), new.exists()) == (False, True)
