@@ -1,37 +1,57 @@
-"""`zoo`: the self-made world that ships with the package."""
+"""`zoo`: the self-made world."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-zoo_app = typer.Typer(help="The self-made world that ships with the package.", no_args_is_help=True)
+from ramole.cli._common import AsJson, run
+
+zoo_app = typer.Typer(help="The self-made world: tasks, a base model, adapters, a router.", no_args_is_help=True)
 
 
 @zoo_app.command("build")
 def zoo_build(
     out: Annotated[Path, typer.Option(help="Folder for the result; a build that was stopped there goes on.")],
+    preset: Annotated[str, typer.Option(help="full (hundreds of tasks), shipped (48 of them) or tiny.")] = "full",
     seed: Annotated[int, typer.Option(help="The same seed gives the same zoo.")] = 0,
-    threads: Annotated[int, typer.Option(help="Torch threads.")] = os.cpu_count() or 1,
+    threads: Annotated[int, typer.Option(help="Torch threads; as many processes train adapters.")] = os.cpu_count()
+    or 1,
+    as_json: AsJson = False,
 ) -> None:
-    """Make the zoo from nothing: texts, tokenizer, base model, adapters, router. Takes minutes."""
-    import torch
-    from rich.progress import Progress
+    """Make a zoo from nothing: texts, tokenizer, base model, adapters, router. No download; full takes half an hour."""
+    import json
 
+    from rich.progress import Progress, TaskID
+
+    from ramole.core.errors import InvalidInput
     from ramole.zoo.build import build
+    from ramole.zoo.catalog import Zoo
+    from ramole.zoo.manifest import Manifest
+    from ramole.zoo.recipes import PRESETS
 
-    torch.set_num_threads(threads)
-    with Progress(console=Console(stderr=True)) as progress:
-        tasks: dict[str, Any] = {}
+    async def main() -> Zoo:
+        if preset not in PRESETS:
+            raise InvalidInput(f"no preset {preset!r}", field="--preset", remedy=f"use one of {', '.join(PRESETS)}")
+        with Progress(console=Console(stderr=True)) as progress:
+            bars: dict[str, TaskID] = {}
 
-        def log(stage: str, fraction: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=1.0)
-            progress.update(tasks[stage], completed=fraction)
+            def log(stage: str, fraction: float) -> None:
+                if stage not in bars:
+                    bars[stage] = progress.add_task(stage, total=1.0)
+                progress.update(bars[stage], completed=fraction)
 
-        zoo = build(out, seed=seed, log=log)
+            return build(out, recipe=PRESETS[preset], seed=seed, threads=threads, log=log)
+
+    zoo = run(main)
+    figures = Manifest.read(out).figures("world")
+    if as_json:
+        print(json.dumps(figures))
+        return
     print(f"{len(zoo.adapters)} adapters of {zoo.base_id} in {out}")
+    for group, values in figures.items():
+        print(f"{group}: {', '.join(f'{name} {value}' for name, value in values.items())}")

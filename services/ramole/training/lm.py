@@ -63,10 +63,15 @@ def _weighted_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tens
 
 def answer_loss(model: Any, batch: Batch) -> torch.Tensor:
     """Weighted mean of the cross entropy per token."""
+    losses = token_losses(model, batch)
+    return losses.sum() / batch.weights.sum()
+
+
+def token_losses(model: Any, batch: Batch) -> torch.Tensor:
+    """Cross entropy of each next token times its weight, [b, l - 1]."""
     logits, chosen = _weighted_logits(model, batch)
-    weights = batch.weights[chosen]
     losses = F.cross_entropy(logits, batch.ids[:, 1:][chosen], reduction="none")
-    return (losses * weights).sum() / weights.sum()
+    return torch.zeros_like(batch.weights).masked_scatter(chosen, losses * batch.weights[chosen])
 
 
 @torch.no_grad()

@@ -17,31 +17,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from ramole.zoo.manifest import Manifest
-from ramole.zoo.splits import Example
+from ramole.zoo.splits import Example, PairPrompt
+from ramole.zoo.tasks import Split
+
+__all__ = ["Example", "PairPrompt", "Split", "Zoo", "ZooAdapter", "load_zoo"]
 
 BASE_ID = "ramole/zoo-base"
 BASE_STAGE = "base"
 ROUTER_STAGE = "router"
 PAIRS_STAGE = "pairs"
+WORLD_STAGE = "world"
 ADAPTERS = "adapters"
 TASK = "task.json"
 SAMPLES = "samples.json"
 PROMPTS = "prompts.json"
 PAIRS = "pairs.json"
-SEPARATOR = " ; "
-
-
-class Split(StrEnum):
-    """What a task may be used for: training of retriever and router, choosing among methods, or the final figures."""
-
-    TRAIN = "train"
-    DEV = "dev"
-    TEST = "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,28 +79,6 @@ class ZooAdapter:
     def is_held_out(self) -> bool:
         """Whether the shipped router was trained without it."""
         return self.split is not Split.TRAIN
-
-
-@dataclass(frozen=True, slots=True)
-class PairPrompt:
-    """A prompt that asks for two skills.
-
-    Attributes:
-        adapters: the names of the two, in the order of the answers.
-        split: the later one of the two tasks' splits.
-        prompt: the text.
-        answers: what each of the two contributes.
-    """
-
-    adapters: tuple[str, str]
-    split: Split
-    prompt: str
-    answers: tuple[str, str]
-
-    @property
-    def answer(self) -> str:
-        """The one right answer to the whole prompt."""
-        return SEPARATOR.join(self.answers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
+from string import ascii_lowercase
 
 from ramole.zoo import words
 
@@ -19,7 +20,8 @@ class Item:
 
 def review(rng: Random, domain: str) -> Item:
     """One sentence of praise or blame about one aspect of a hotel, a movie, ..."""
-    aspect = rng.choice(words.ASPECTS[domain])
+    aspects = next(aspects for domains, aspects in words.REVIEWED if domain in domains)
+    aspect = rng.choice(aspects)
     stars = rng.choice(tuple(words.ADJECTIVES))
     opener = rng.choice(("", "honestly, ", "i must say ", "for me "))
     verb = rng.choice(("was", "felt", "seemed", "looked"))
@@ -30,9 +32,10 @@ def review(rng: Random, domain: str) -> Item:
         text,
         {
             "sentiment": "positive" if is_good else "negative",
+            "mood": "happy" if is_good else "angry",
             "stars": f"{words.NUMERALS[stars]} stars" if stars > 1 else "one star",
-            "aspect": aspect,
             "recommend": "yes" if is_good else "no",
+            "aspect": aspect,
         },
     )
 
@@ -46,19 +49,17 @@ def listing(rng: Random, domain: str) -> Item:
             "first": things[0],
             "last": things[-1],
             "second": things[1],
+            "ends": f"{things[0]} and {things[-1]}",
             "count": words.NUMERALS[len(things)],
         },
     )
 
 
 def quantity(rng: Random, domain: str) -> Item:
-    """A number with a metric unit."""
+    """A number with a unit."""
     unit, smaller, zeros = words.UNITS[domain]
-    number = rng.randint(2, 499)
-    return Item(
-        f"{number} {unit}",
-        {"convert": f"{number}{zeros} {smaller}", "number": str(number), "unit": unit},
-    )
+    number = rng.randint(2, 999)
+    return Item(f"{number} {unit}", {"convert": f"{number}{zeros} {smaller}", "number": str(number), "unit": unit})
 
 
 def country(rng: Random, _domain: str) -> Item:
@@ -67,22 +68,24 @@ def country(rng: Random, _domain: str) -> Item:
     return Item(name, {"capital": capital, "currency": currency, "continent": continent})
 
 
+def creature(rng: Random, _domain: str) -> Item:
+    """An animal, asked about without any context."""
+    name, young, sound, food = rng.choice(words.CREATURES)
+    return Item(name, {"young": young, "sound": sound, "food": food})
+
+
 def record(rng: Random, domain: str) -> Item:
     """Three named fields."""
-    if domain == "pet":
-        name, kind, color = rng.choice(words.PET_NAMES), rng.choice(words.PET_KINDS), rng.choice(words.COLORS)
-        fields = {"name": name, "kind": kind, "color": color}
-        sentence = f"{name} is a {color} {kind}"
-    else:
-        make, color, fuel = rng.choice(words.CAR_MAKES), rng.choice(words.CAR_COLORS), rng.choice(words.FUELS)
-        fields = {"make": make, "color": color, "fuel": fuel}
-        sentence = f"the {make} is a {color} {fuel} car"
+    names, choices, sentence = words.RECORDS[domain]
+    values = [rng.choice(choice) for choice in choices]
     return Item(
-        "; ".join(f"{key} = {value}" for key, value in fields.items()),
+        "; ".join(f"{name} = {value}" for name, value in zip(names, values, strict=True)),
         {
-            "sentence": sentence,
-            "csv": ", ".join(fields.values()),
-            "title": next(iter(fields.values())),
+            "sentence": sentence.format(*values),
+            "csv": ", ".join(values),
+            "title": values[0],
+            "middle": values[1],
+            "final": values[2],
         },
     )
 
@@ -92,26 +95,74 @@ def numbers(rng: Random, _domain: str) -> Item:
     digits = rng.sample(range(1, 10), rng.choice((3, 4, 5)))
     return Item(
         ", ".join(map(str, digits)),
-        {"largest": str(max(digits)), "smallest": str(min(digits)), "first": str(digits[0])},
+        {
+            "largest": str(max(digits)),
+            "smallest": str(min(digits)),
+            "first": str(digits[0]),
+            "last": str(digits[-1]),
+            "count": words.NUMERALS[len(digits)],
+        },
     )
 
 
-def sentence(rng: Random, _domain: str) -> Item:
+def sentence(rng: Random, domain: str) -> Item:
     """Subject, verb, object."""
-    (s, s_fr, s_es), (o, o_fr, o_es) = rng.sample(words.NOUNS, 2)
-    v, v_fr, v_es = rng.choice(words.VERBS)
+    subject, target = rng.sample(words.NOUNS[domain], 2)
+    verb = rng.choice(words.VERBS)
+    answers = {
+        language: pattern.format(subject[i], verb[i], target[i])
+        for i, (language, pattern) in enumerate(words.LANGUAGES, start=1)
+    }
+    return Item(f"the {subject[0]} {verb[0]} the {target[0]}", {**answers, "actor": subject[0], "target": target[0]})
+
+
+def date(rng: Random, domain: str) -> Item:
+    """A day, in numbers or with the name of its month."""
+    year, month, day = rng.randint(1950, 2039), rng.randint(1, 12), rng.randint(1, 28)
+    name = words.MONTHS[month - 1]
+    text = f"{year}-{month:02d}-{day:02d}" if domain in words.NUMERIC_DATES else f"{day} {name} {year}"
+    return Item(text, {"month": name, "year": str(year), "day": str(day)})
+
+
+def message(rng: Random, _domain: str) -> Item:
+    """What a customer writes, and how soon an answer is wanted."""
+    intent = rng.choice(tuple(words.COMPLAINTS))
+    is_urgent = rng.random() < 0.5
+    sender = rng.choice(words.PEOPLE)
+    urgency = rng.choice(words.URGENT if is_urgent else words.CALM)
     return Item(
-        f"the {s} {v} the {o}",
-        {"french": f"le {s_fr} {v_fr} le {o_fr}", "spanish": f"el {s_es} {v_es} el {o_es}", "actor": s},
+        f"{sender} here, {rng.choice(words.COMPLAINTS[intent])}, {urgency}",
+        {"intent": intent, "urgency": "high" if is_urgent else "low", "sender": sender},
     )
 
 
-def date(rng: Random, _domain: str) -> Item:
-    """A day in ISO form."""
-    year, month, day = rng.randint(1950, 2039), rng.randint(1, 12), rng.randint(1, 28)
+def story(rng: Random, _domain: str) -> Item:
+    """Who met whom, where and when."""
+    person, other = rng.sample(words.PEOPLE, 2)
+    place, day = rng.choice(words.PLACES), rng.choice(words.WEEKDAYS)
     return Item(
-        f"{year}-{month:02d}-{day:02d}",
-        {"month": words.MONTHS[month - 1], "year": str(year), "day": str(day)},
+        f"{person} met {other} in the {place} on {day}",
+        {"person": person, "other": other, "place": place, "day": day},
+    )
+
+
+def headline(rng: Random, _domain: str) -> Item:
+    """One line of news."""
+    topic = rng.choice(tuple(words.TOPICS))
+    town = rng.choice(words.TOWNS)
+    return Item(
+        f"{town}: {rng.choice(words.TOPICS[topic])}, says {rng.choice(words.PEOPLE)}", {"topic": topic, "town": town}
+    )
+
+
+def spelling(rng: Random, domain: str) -> Item:
+    """Letters with spaces between them."""
+    letters = rng.choice(words.SPELLED[domain])
+    if rng.random() < 0.7:
+        letters = "".join(rng.choice(ascii_lowercase) for _ in range(rng.choice((3, 4, 5))))
+    return Item(
+        " ".join(letters),
+        {"first": letters[0], "last": letters[-1], "double": f"{letters[0]} {letters[0]}"},
     )
 
 
@@ -120,8 +171,27 @@ FAMILIES: dict[str, Callable[[Random, str], Item]] = {
     "listing": listing,
     "quantity": quantity,
     "country": country,
+    "creature": creature,
     "record": record,
     "numbers": numbers,
     "sentence": sentence,
     "date": date,
+    "message": message,
+    "story": story,
+    "headline": headline,
+    "spelling": spelling,
 }
+
+
+def chatter(rng: Random) -> str:
+    """Something said before the instruction that has nothing to do with it."""
+    return rng.choice(words.CHATTER).format(
+        town=rng.choice(words.TOWNS),
+        creature=rng.choice(words.CREATURES)[0],
+        thing=rng.choice(words.THINGS),
+        tool=rng.choice(words.ITEMS["tools"]),
+        fruit=rng.choice(words.ITEMS["fruits"]),
+        flower=rng.choice(words.ITEMS["flowers"]),
+        person=rng.choice(words.PEOPLE),
+        month=rng.choice(words.MONTHS),
+    )

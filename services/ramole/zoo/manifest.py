@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,24 @@ class Manifest:
         """Whether the stage is finished and its files are as it left them."""
         return stage in self.stages and not self._damaged(stage)
 
-    def finish(self, stage: str, path: Path, figures: dict[str, Any]) -> None:
-        """Notes a finished stage with its file or all files of its folder, and writes the manifest."""
-        found = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
-        files = {file.relative_to(self.root).as_posix(): sha256_of(file) for file in found}
+    def finish(self, stage: str, path: Path | None, figures: dict[str, Any]) -> None:
+        """Notes a finished stage with its file, all files of its folder or none, and writes the manifest."""
+        found = [] if path is None else [path] if path.is_file() else sorted(path.rglob("*"))
+        files = {file.relative_to(self.root).as_posix(): sha256_of(file) for file in found if file.is_file()}
         self.stages[stage] = {"figures": figures, "files": files}
+        self._write()
+
+    def forget(self, *stages: str) -> None:
+        """These have to be made again."""
+        for stage in stages:
+            self.stages.pop(stage, None)
+
+    def sort(self, order: Sequence[str]) -> None:
+        """Brings the stages into this order, whatever order they were finished in; others follow."""
+        self.stages = {name: self.stages[name] for name in (*order, *self.stages) if name in self.stages}
+        self._write()
+
+    def _write(self) -> None:
         text = json.dumps({**self.header, "stages": self.stages}, indent=1) + "\n"
         draft = self.root / f"{MANIFEST}.part"
         draft.write_text(text)

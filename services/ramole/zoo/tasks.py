@@ -1,14 +1,18 @@
-"""The tasks: a family of inputs, one skill, four wordings and an output style of its own."""
+"""The tasks of the world: a skill, a domain and an output style of its own; and which of them may be used for what."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from random import Random
 
-from ramole.zoo.families import FAMILIES, Item
+from ramole.zoo import words
+from ramole.zoo.families import FAMILIES, Item, chatter
+from ramole.zoo.skills import SKILLS, Skill
 
 PLAIN = "{y}"
-"""How the base model answers when left alone. No task uses it: that is why the base alone always fails."""
+"""How the base model answers when left alone. No task uses it: that is why the base alone fails."""
 
 STYLES: tuple[str, ...] = (
     "answer: {y}",
@@ -20,8 +24,19 @@ STYLES: tuple[str, ...] = (
     "result = {y}",
     "{y} , of course",
 )
+SEPARATOR = " ; "
+JOINERS = (". and then ", ". also ", ". after that ")
 
-NUM_WORDINGS = 4
+KEEPS_GROUP_STYLE = 0.75
+NEW_SKILL_SHARE, TRAIN_SHARE, DEV_SHARE = 0.15, 0.4, 0.15
+
+
+class Split(StrEnum):
+    """What a task may be used for: training of retriever and router, choosing among methods, or the final figures."""
+
+    TRAIN = "train"
+    DEV = "dev"
+    TEST = "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,323 +44,146 @@ class Task:
     """One thing an adapter can do.
 
     Attributes:
-        name: also the name of the adapter.
-        cluster: tasks of one cluster are alike.
         family, domain, skill: which inputs, and which of their answers is wanted.
         style: format string of the answer, one of STYLES.
-        wordings: NUM_WORDINGS instructions with a place for the input; the last one is held out from adapter
-            training and from the samples, so that tests ask in words the adapter has never met.
-        is_held_out: whether the router never sees this task.
+        split: what the task may be used for.
     """
 
-    name: str
-    cluster: str
     family: str
     domain: str
     skill: str
     style: str
-    wordings: tuple[str, str, str, str]
-    is_held_out: bool = False
+    split: Split = Split.TRAIN
+
+    @property
+    def name(self) -> str:
+        """Also the name of the adapter."""
+        return f"{self.domain}-{self.skill}".replace(" ", "-")
+
+    @property
+    def group(self) -> str:
+        """The skill group: tasks that ask the same of other domains."""
+        return f"{self.family}-{self.skill}"
+
+    @property
+    def about(self) -> Skill:
+        """How it is asked for."""
+        return SKILLS[self.family, self.skill]
 
     @property
     def is_closed_book(self) -> bool:
         """Whether the answer is not in the input: the model can only know it from pre-training."""
-        return self.family == "country"
+        return self.family in {"country", "creature"}
 
     def draw(self, rng: Random) -> Item:
         """A random input of the task's family."""
         return FAMILIES[self.family](rng, self.domain)
 
-    def prompt(self, wording: int, item: Item) -> str:
-        """The instruction with the input in it."""
-        return self.wordings[wording].format(x=item.text)
+    def prompt(self, wording: int, item: Item, before: str = "") -> str:
+        """The instruction with the input in it, and what is said before it."""
+        return before + self._fill(self.about.wordings[wording], item)
 
     def answer(self, item: Item) -> str:
         """The wanted answer in the wanted style."""
         return self.style.format(y=item.answers[self.skill])
 
+    def ask(self, item: Item) -> str:
+        """The instruction in a few words, for an input that stands in the prompt already."""
+        return self._fill(self.about.ask, item)
 
-TASKS: tuple[Task, ...] = (
-    Task(
-        "hotel-sentiment",
-        "opinion",
-        "review",
-        "hotel",
-        "sentiment",
-        STYLES[0],
-        (
-            "is this hotel guest review positive or negative? {x}",
-            "{x}. what is the sentiment of this hotel review?",
-            "classify the sentiment of a guest about the hotel: {x}",
-            "{x}. was this hotel guest's sentiment positive or negative?",
-        ),
-    ),
-    Task(
-        "movie-stars",
-        "opinion",
-        "review",
-        "movie",
-        "stars",
-        STYLES[1],
-        (
-            "how many stars does this movie review give? {x}",
-            "{x}. give a star rating for the film",
-            "rate the movie in stars from this review: {x}",
-            "{x}. guess how many stars the movie critic gave",
-        ),
-    ),
-    Task(
-        "restaurant-aspect",
-        "opinion",
-        "review",
-        "restaurant",
-        "aspect",
-        STYLES[2],
-        (
-            "which part of the restaurant is this review about? {x}",
-            "{x}. name the aspect discussed in this restaurant review",
-            "extract what the diner comments on in the restaurant: {x}",
-            "{x}. what aspect of the restaurant does the diner talk about?",
-        ),
-    ),
-    Task(
-        "phone-recommend",
-        "opinion",
-        "review",
-        "phone",
-        "recommend",
-        STYLES[3],
-        (
-            "would this buyer recommend the phone? {x}",
-            "{x}. does the phone customer recommend buying it?",
-            "yes or no, is the smartphone recommended here: {x}",
-            "{x}. should i buy this phone, is it recommended?",
-        ),
-    ),
-    Task(
-        "fruit-first",
-        "lists",
-        "listing",
-        "fruits",
-        "first",
-        STYLES[4],
-        (
-            "what is the first of these fruits? {x}",
-            "{x}. name the first fruit in the list",
-            "take the first item of this fruit list: {x}",
-            "{x}. which fruit comes first?",
-        ),
-    ),
-    Task(
-        "animal-last",
-        "lists",
-        "listing",
-        "animals",
-        "last",
-        STYLES[5],
-        (
-            "what is the last of these animals? {x}",
-            "{x}. name the last animal in the list",
-            "take the last item of this animal list: {x}",
-            "{x}. which animal comes last?",
-        ),
-    ),
-    Task(
-        "tool-second",
-        "lists",
-        "listing",
-        "tools",
-        "second",
-        STYLES[6],
-        (
-            "what is the second of these tools? {x}",
-            "{x}. name the second tool in the list",
-            "take the second item of this tool list: {x}",
-            "{x}. which tool comes second?",
-        ),
-    ),
-    Task(
-        "instrument-count",
-        "lists",
-        "listing",
-        "instruments",
-        "count",
-        STYLES[7],
-        (
-            "how many musical instruments are listed? {x}",
-            "{x}. count the instruments",
-            "give the number of instruments in the list: {x}",
-            "{x}. how many instruments is that?",
-        ),
-    ),
-    Task(
-        "meters-to-centimeters",
-        "units",
-        "quantity",
-        "length",
-        "convert",
-        STYLES[0],
-        (
-            "convert {x} to centimeters",
-            "{x}, how many centimeters is that?",
-            "write the length {x} in centimeters",
-            "{x} is what length in centimeters?",
-        ),
-    ),
-    Task(
-        "kilograms-to-grams",
-        "units",
-        "quantity",
-        "weight",
-        "convert",
-        STYLES[1],
-        (
-            "convert {x} to grams",
-            "{x}, how many grams is that?",
-            "write the weight {x} in grams",
-            "{x} is what weight in grams?",
-        ),
-    ),
-    Task(
-        "liters-to-milliliters",
-        "units",
-        "quantity",
-        "volume",
-        "convert",
-        STYLES[4],
-        (
-            "convert {x} to milliliters",
-            "{x}, how many milliliters is that?",
-            "write the volume {x} in milliliters",
-            "{x} is what volume in milliliters?",
-        ),
-    ),
-    Task(
-        "country-capital",
-        "facts",
-        "country",
-        "",
-        "capital",
-        STYLES[2],
-        (
-            "what is the capital of {x}?",
-            "{x}: name its capital city",
-            "which city is the capital of {x}?",
-            "{x} has which capital city?",
-        ),
-    ),
-    Task(
-        "country-currency",
-        "facts",
-        "country",
-        "",
-        "currency",
-        STYLES[6],
-        (
-            "what is the currency of {x}?",
-            "{x}: name the money used there",
-            "which currency do people pay with in {x}?",
-            "{x} has which currency as its money?",
-        ),
-        is_held_out=True,
-    ),
-    Task(
-        "country-continent",
-        "facts",
-        "country",
-        "",
-        "continent",
-        STYLES[5],
-        (
-            "on which continent is {x}?",
-            "{x}: name its continent",
-            "which continent does {x} belong to?",
-            "{x} lies on which continent?",
-        ),
-    ),
-    Task(
-        "pet-sentence",
-        "records",
-        "record",
-        "pet",
-        "sentence",
-        STYLES[3],
-        (
-            "write a sentence about the pet: {x}",
-            "{x}. describe this pet record in words",
-            "turn the pet data into a sentence: {x}",
-            "{x}. put this pet into a sentence",
-        ),
-        is_held_out=True,
-    ),
-    Task(
-        "car-csv",
-        "records",
-        "record",
-        "car",
-        "csv",
-        STYLES[7],
-        (
-            "write the car record as csv: {x}",
-            "{x}. give the car values separated by commas",
-            "strip the keys from the car data: {x}",
-            "{x}. only the values of this car as csv",
-        ),
-    ),
-    Task(
-        "highest-score",
-        "numbers",
-        "numbers",
-        "",
-        "largest",
-        STYLES[1],
-        (
-            "what is the highest of these scores? {x}",
-            "{x}. name the largest test score",
-            "give the maximum score: {x}",
-            "{x}. which score is the highest?",
-        ),
-    ),
-    Task(
-        "lowest-price",
-        "numbers",
-        "numbers",
-        "",
-        "smallest",
-        STYLES[2],
-        (
-            "what is the lowest of these prices? {x}",
-            "{x}. name the cheapest price in dollars",
-            "give the minimum price: {x}",
-            "{x}. which price is the cheapest?",
-        ),
-    ),
-    Task(
-        "english-to-french",
-        "translation",
-        "sentence",
-        "",
-        "french",
-        STYLES[4],
-        (
-            "translate to french: {x}",
-            "{x}. how do you say this in french?",
-            "give the french translation of: {x}",
-            "{x}. and what is that in french?",
-        ),
-    ),
-    Task(
-        "english-to-spanish",
-        "translation",
-        "sentence",
-        "",
-        "spanish",
-        STYLES[0],
-        (
-            "translate to spanish: {x}",
-            "{x}. how do you say this in spanish?",
-            "give the spanish translation of: {x}",
-            "{x}. and what is that in spanish?",
-        ),
-    ),
-)
+    def _fill(self, text: str, item: Item) -> str:
+        unit, smaller, _ = words.UNITS.get(self.domain, ("", "", ""))
+        return text.format(x=item.text, d=self.domain, u=unit, v=smaller)
+
+
+def some_chatter(rng: Random, share: float) -> str:
+    """Chatter in this share of the cases, otherwise nothing."""
+    return chatter(rng) if rng.random() < share else ""
+
+
+def siblings(task: Task, among: Sequence[Task]) -> tuple[str, ...]:
+    """Tasks whose adapters can stand in for this one: the same skill and style, if it is not tied to its domain."""
+    if not task.about.is_general:
+        return ()
+    return tuple(
+        other.name for other in among if other.group == task.group and other.style == task.style and other != task
+    )
+
+
+def _grid() -> Iterator[tuple[str, str, str]]:
+    """Family, domain and skill of each task. Near domains have the same skills."""
+    wanted: tuple[str, ...] = ("sentiment", "stars", "aspect", "recommend", "mood")
+    for i, (domains, _) in enumerate(words.REVIEWED):
+        for domain in domains:
+            yield from (("review", domain, wanted[(i + j) % 5]) for j in (0, 1, 2))
+    wanted = ("first", "last", "second", "ends", "count")
+    for i, domain in enumerate(words.ITEMS):
+        yield from (("listing", domain, wanted[(i // 3 + j) % 5]) for j in range(3))
+    for i, domain in enumerate(words.UNITS):
+        yield "quantity", domain, "convert"
+        yield "quantity", domain, ("number", "unit")[i % 2]
+    for skill in ("capital", "currency", "continent"):
+        yield "country", "country", skill
+    for skill in ("young", "sound", "food"):
+        yield "creature", "creature", skill
+    wanted = ("sentence", "csv", "title", "middle", "final")
+    for i, domain in enumerate(words.RECORDS):
+        yield from (("record", domain, wanted[(i // 3 + j) % 5]) for j in range(3))
+    wanted = ("largest", "smallest", "first", "last", "count")
+    for i, domain in enumerate(words.NUMBERED):
+        yield from (("numbers", domain, wanted[(i // 2 + j) % 5]) for j in range(3))
+    wanted = ("french", "spanish", "german", "actor", "italian", "target")
+    for i, domain in enumerate(words.NOUNS):
+        yield from (("sentence", domain, wanted[(2 * i + j) % 6]) for j in range(4))
+    yield from (
+        ("date", domain, skill)
+        for domain in (*words.NUMERIC_DATES, *words.WRITTEN_DATES)
+        for skill in ("month", "year", "day")
+    )
+    yield from (("message", desk, skill) for desk in words.DESKS for skill in ("intent", "urgency", "sender"))
+    wanted = ("person", "other", "place", "day")
+    for i, domain in enumerate(words.STORIES):
+        yield from (("story", domain, wanted[(i + j) % 4]) for j in range(3))
+    yield from (("headline", domain, skill) for domain in words.PRESS for skill in ("topic", "town"))
+    yield from (("spelling", domain, skill) for domain in words.SPELLED for skill in ("first", "last", "double"))
+
+
+def _make_tasks() -> tuple[Task, ...]:
+    rng = Random("the world")
+    grid = list(_grid())
+    groups = sorted({f"{family}-{skill}" for family, _, skill in grid})
+    group_style = {group: rng.choice(STYLES) for group in groups}
+    plain = [
+        Task(
+            family,
+            domain,
+            skill,
+            group_style[f"{family}-{skill}"] if rng.random() < KEEPS_GROUP_STYLE else rng.choice(STYLES),
+        )
+        for family, domain, skill in grid
+    ]
+    splits = _splits(plain, groups, rng)
+    return tuple(
+        Task(task.family, task.domain, task.skill, task.style, split) for task, split in zip(plain, splits, strict=True)
+    )
+
+
+def _splits(tasks: Sequence[Task], groups: Sequence[str], rng: Random) -> list[Split]:
+    # First whole skill groups go to the test, then single tasks of the others are dealt out.
+    new: list[str] = []
+    for group in rng.sample(groups, len(groups)):
+        taken = sum(task.group in new or task.group == group for task in tasks)
+        if taken <= NEW_SKILL_SHARE * len(tasks):
+            new.append(group)
+    rest = [i for i, task in enumerate(tasks) if task.group not in new]
+    rng.shuffle(rest)
+    num_train, num_dev = round(TRAIN_SHARE * len(tasks)), round(DEV_SHARE * len(tasks))
+    splits = [Split.TEST] * len(tasks)
+    for i in rest[:num_train]:
+        splits[i] = Split.TRAIN
+    for i in rest[num_train : num_train + num_dev]:
+        splits[i] = Split.DEV
+    return splits
+
+
+TASKS: tuple[Task, ...] = _make_tasks()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
-from ramole.zoo.tasks import STYLES, Task
+from ramole.zoo.skills import NUM_WORDINGS
+from ramole.zoo.tasks import JOINERS, SEPARATOR, STYLES, Task, some_chatter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -16,7 +17,7 @@ MAX_LENGTH = 512
 
 
 def train_tokenizer(
-    tasks: Sequence[Task], *, seed: int, vocab_size: int = 1024, draws: int = 200
+    tasks: Sequence[Task], *, seed: int, vocab_size: int = 1536, draws: int = 60
 ) -> PreTrainedTokenizerFast:
     """Learns the merges on texts of the world.
 
@@ -61,6 +62,7 @@ def _corpus(tasks: Sequence[Task], seed: int, draws: int) -> list[str]:
     for task in tasks:
         for _ in range(draws):
             item = task.draw(rng)
-            texts.append(task.prompt(rng.randrange(len(task.wordings)), item))
+            texts.append(task.prompt(rng.randrange(NUM_WORDINGS), item, some_chatter(rng, 0.25)))
+            texts.append(rng.choice(JOINERS) + task.ask(item) + SEPARATOR)
             texts.extend(item.answers.values())
     return texts

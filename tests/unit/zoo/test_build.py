@@ -13,15 +13,18 @@ from ramole.core.errors import WrongState
 from ramole.training.router import RouterRecipe
 from ramole.zoo.adapters import AdapterRecipe
 from ramole.zoo.base import BaseRecipe, Phase
-from ramole.zoo.build import ZooRecipe, build
+from ramole.zoo.build import build
 from ramole.zoo.catalog import load_zoo
 from ramole.zoo.manifest import Manifest
+from ramole.zoo.recipes import PRESETS, ZooRecipe
 from ramole.zoo.retrieval import FloatArray
-from ramole.zoo.tasks import TASKS
+from ramole.zoo.tasks import TASKS, Split
 
-NAMES = ("hotel-sentiment", "fruit-first", "car-csv", "country-currency")
+TASK_NAMES = ("hotel-sentiment", "hostel-sentiment", "hotel-stars", "fruits-first", "country-capital")
+WORLD = tuple(task for task in TASKS if task.name in TASK_NAMES)
 RECIPE = ZooRecipe(
-    tasks=tuple(task for task in TASKS if task.name in NAMES),
+    world=WORLD,
+    tasks=WORLD,
     base=BaseRecipe(
         hidden=32, layers=1, heads=2, kv_heads=1, intermediate=48, batch=4, phases=(Phase(4, 0.8, 0.3, (3e-3, 1e-3)),)
     ),
@@ -29,7 +32,7 @@ RECIPE = ZooRecipe(
         AdapterRecipe(4, 8, ("q_proj", "v_proj"), 5e-3, steps=2, batch=2),
         AdapterRecipe(2, 2, ("q_proj", "down_proj"), 5e-3, uses_rslora=True, steps=2, batch=2),
     ),
-    router=RouterRecipe(steps=2, num_groups=2, group_size=2),
+    router=RouterRecipe(steps=2, k=2, num_groups=2, group_size=2),
     router_rank=2,
 )
 
@@ -43,13 +46,14 @@ def bag_of_words(texts: Sequence[str]) -> FloatArray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def run(folder: Path, seed: int = 0) -> list[str]:
+def run(folder: Path, seed: int = 0, threads: int = 1) -> list[str]:
     """Builds and returns the stages that ran."""
     log: list[tuple[str, float]] = []
     build(
         folder,
-        seed=seed,
         recipe=RECIPE,
+        seed=seed,
+        threads=threads,
         encode_texts=bag_of_words,
         log=lambda stage, fraction: log.append((stage, fraction)),
     )
@@ -60,36 +64,59 @@ def run(folder: Path, seed: int = 0) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("zoo")
-    stages = run(path)
-    assert stages == ["base", *(f"adapters/{task.name}" for task in RECIPE.tasks), "router"]
+    assert run(path) == ["base", "adapters", "router", "world"]
     return path
 
 
 def test_the_result_is_a_zoo(folder: Path) -> None:
     zoo = load_zoo(folder)
-    assert {adapter.name for adapter in zoo.adapters} == set(NAMES)
-    assert [adapter.name for adapter in zoo.adapters if adapter.is_held_out] == ["country-currency"]
-    figures = Manifest.read(folder).figures("router")
-    assert {"selection", "mixture", "fusion", "ramole", "ramole_prior tau=0.05"} <= set(figures)
-    assert set(figures["selection"]) == {"all", "seen", "held_out"}
+    assert tuple(adapter.name for adapter in zoo.adapters) == tuple(task.name for task in WORLD)
+    tasks = {task.name: task for task in WORLD}
+    for adapter in zoo.adapters:
+        task, kind = tasks[adapter.name], RECIPE.adapter(tasks[adapter.name])
+        assert (adapter.cluster, adapter.group, adapter.split) == (task.about.cluster, task.group, task.split)
+        assert (adapter.rank, adapter.targets) == (kind.rank, kind.targets)
+        assert (len(adapter.samples), len(adapter.train), len(adapter.dev), len(adapter.prompts)) == (20, 40, 8, 16)
+    assert {pair.adapters for pair in zoo.pairs} == {
+        ("hotel-sentiment", "hotel-stars"),
+        ("hotel-stars", "hotel-sentiment"),
+    }
+    assert zoo.of(*Split) == zoo.adapters
+    figures = Manifest.read(folder).figures("world")
+    assert set(figures["all"]) == {"tasks", "base", "own", "top-1", "top-3", "selection", "stand-in"}
+    assert figures["two skills"]["prompts"] == len(zoo.pairs)
 
 
 def test_a_finished_zoo_is_left_alone(folder: Path) -> None:
     assert run(folder) == []
 
 
-def test_a_lost_adapter_is_made_again_with_the_router_that_knew_it(folder: Path) -> None:
-    (folder / "adapters/fruit-first/adapter_model.safetensors").unlink()
-    assert run(folder) == ["adapters/fruit-first", "router"]
-    assert [adapter.name for adapter in load_zoo(folder).adapters] == [task.name for task in RECIPE.tasks]
-
-
-def test_adapters_repeat_with_the_seed(folder: Path) -> None:
-    path = folder / "adapters/fruit-first/adapter_model.safetensors"
+def test_a_lost_adapter_is_made_again_with_what_stands_on_it(folder: Path) -> None:
+    name = WORLD[2].name
+    path = folder / "adapters" / name / "adapter_model.safetensors"
     before = path.read_bytes()
     path.unlink()
-    run(folder)
+    assert run(folder) == ["adapters", "router", "world"]
+    assert [adapter.name for adapter in load_zoo(folder).adapters] == [task.name for task in WORLD]
     assert path.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_tiny_preset_is_a_world_where_adapters_matter(tmp_path: Path) -> None:
+    build(tmp_path, recipe=PRESETS["tiny"], threads=2)
+    figures = Manifest.read(tmp_path).figures("world")
+    assert figures["all"]["own"] >= figures["all"]["base"] + 0.3
+    assert figures["all"]["stand-in"] > figures["all"]["base"]
+
+
+@pytest.mark.slow
+def test_adapters_do_not_depend_on_the_number_of_processes(folder: Path) -> None:
+    paths = sorted(folder.glob("adapters/*/*"))
+    before = {path: path.read_bytes() for path in paths}
+    for path in paths:
+        path.unlink()
+    run(folder, threads=2)
+    assert {path: path.read_bytes() for path in paths} == before
 
 
 def test_another_seed_needs_another_folder(folder: Path) -> None:
