@@ -30,6 +30,7 @@ def evaluate(
         list[Path] | None, typer.Option(help="RouterLoRA folder; give one for each seed of its training.")
     ] = None,
     encoder: Annotated[str, typer.Option(help="Sentence encoder of plain retrieval.")] = "minilm",
+    retriever: Annotated[str, typer.Option(help="Folder that `train retriever` made, to measure beside it.")] = "",
     method: Annotated[list[str] | None, typer.Option(help="Only these methods; may be given several times.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer prompts and k = 3 only: minutes.")] = False,
     threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
@@ -45,10 +46,12 @@ def evaluate(
         import torch
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+        from ramole.embedding.retriever import read_retriever
         from ramole.evaluation.evaluate import FULL, QUICK, evaluate_subject
         from ramole.evaluation.methods import METHODS
         from ramole.evaluation.report import end_task_table, write_report
         from ramole.evaluation.retrievers import open_retriever
+        from ramole.evaluation.subject import mark_retriever
 
         torch.set_num_threads(threads)
         if unknown := set(method or ()) - set(METHODS):
@@ -59,6 +62,9 @@ def evaluate(
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("reading", total=None)
             retrievers = {"zero_shot": open_retriever(encoder, subject)}
+            if retriever:
+                subject = mark_retriever(subject, read_retriever(Path(retriever)).about.get("tasks", ()))
+                retrievers["trained"] = open_retriever(encoder, subject, trained=retriever)
             figures = evaluate_subject(
                 subject, retrievers, plan, progress=lambda what: progress.update(task, description=what)
             )

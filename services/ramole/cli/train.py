@@ -29,6 +29,7 @@ def train_router(
     ] = None,
     zoo: Annotated[Path | None, typer.Option(help="A folder that `zoo build` made: its training tasks.")] = None,
     encoder: Annotated[str, typer.Option(help="Of the retriever that will serve.")] = "minilm",
+    retriever: Annotated[str, typer.Option(help="Folder of the trained retriever that will serve.")] = "",
     steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 300,
     k: Annotated[int, typer.Option(help="Candidates of a prompt, before dropout.", min=2)] = 3,
     rank: Annotated[int, typer.Option(help="Q, the rank of the router.", min=1)] = 8,
@@ -48,6 +49,8 @@ def train_router(
 
     The result is an ordinary PEFT LoRA folder with router.json; serve with it by RAMOLE_EXECUTOR__ROUTER.
     """
+
+    trained = str(Path(retriever).absolute()) if retriever else ""
 
     async def main() -> None:
         import torch
@@ -82,6 +85,7 @@ def train_router(
             rank=rank,
             seed=seed,
             encoder=encoder,
+            retriever=trained,
             device=device,
         )
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ramole.evaluation.answers import Outcomes
-from ramole.evaluation.methods import USES_K, Methods
+from ramole.evaluation.methods import COMPOSITIONS, USES_K, Methods
 from ramole.evaluation.statistics import estimate, task_means
 from ramole.evaluation.views import View
 
+MAIN_K = 3
 CLOSED_POOL = (
     "base", "perfect", "best_of_k", "selection", "mixture", "fusion", "ramole", "ramole_prior", "similarity",
     "random_gate",
@@ -68,7 +69,6 @@ def measure(
     *,
     names: Sequence[str],
     ks: Sequence[int],
-    main_k: int,
 ) -> Iterator[Cell]:
     """All cells. Methods that retrieve nothing are run once, other ks under the last retriever only.
 
@@ -86,15 +86,16 @@ def measure(
                     if not retrieves(name) and retriever != last:
                         continue
                     is_swept = name in USES_K and retriever == last and pool == "open"
-                    for k in sorted({main_k, *ks}) if is_swept else [main_k]:
-                        case = Case(
-                            retriever if retrieves(name) else "",
-                            pool,
-                            setting,
-                            name,
-                            (k if name in USES_K else 1) if retrieves(name) else 0,
-                        )
+                    for k in sorted({own_k(name), *ks}) if is_swept else [own_k(name)]:
+                        case = Case(retriever if retrieves(name) else "", pool, setting, name, k)
                         yield cell(case, seen, methods.run(name, seen, k, task_similarities[retriever]))
+
+
+def own_k(name: str) -> int:
+    """How many adapters a method retrieves unless told otherwise."""
+    if name in COMPOSITIONS:
+        return COMPOSITIONS[name].k
+    return MAIN_K if retrieves(name) else 0
 
 
 def retrieves(name: str) -> bool:
@@ -112,7 +113,8 @@ def _pools(methods: Methods, view: View) -> Iterator[tuple[str, View]]:
 def rows(cells: Sequence[Cell], trained: npt.NDArray[np.bool_], clusters: Sequence[str]) -> list[dict[str, object]]:
     """The table: macro figures with intervals over all, seen and unseen tasks, and each cluster's mean.
 
-    `minus_base`, `minus_selection`: paired differences to the base alone, and to SELECTION by the same retriever.
+    `is_main`: with the method's own k. `minus_base`, `minus_selection`: paired differences to the base alone, and to
+    SELECTION by the same retriever.
     """
     known = {one.case: one for one in cells}
     table: list[dict[str, object]] = []
@@ -121,6 +123,7 @@ def rows(cells: Sequence[Cell], trained: npt.NDArray[np.bool_], clusters: Sequen
             row: dict[str, object] = {
                 **asdict(one.case),
                 "group": group,
+                "is_main": one.case.k == own_k(one.case.method),
                 "num_tasks": int(mask.sum()),
                 "exact_match": estimate(one.right[mask]).as_dict(),
                 "nll": estimate(one.nll[mask]).as_dict(),

@@ -26,7 +26,6 @@ from ramole.mixture.mixture import Mixture
 from ramole.mixture.router import CONFIG, TENSORS, load_router
 from ramole.training.lm import Encoded, encode
 
-MAIN_K = 3
 MIN_UNSEEN = 8
 NUM_SHOTS = 24
 
@@ -193,9 +192,11 @@ def evaluate_subject(
     task_similarities = {name: retriever.task_similarities() for name, retriever in retrievers.items()}
     retriever, view = list(retrievers.values())[-1], list(views.values())[-1]
     names = [name for name in methods.names() if not plan.methods or name in plan.methods]
-    retrieval = retrieval_figures(subject, dict(retrievers), bench.prompts, bench.own)
+    is_seen = np.array([entry.is_retriever_trained for entry in subject.entries])
+    is_seen = is_seen if is_seen.any() else trained
+    retrieval = retrieval_figures(subject, dict(retrievers), bench.prompts, bench.own, is_seen)
     cells = []
-    for one in endtask.measure(methods, views, task_similarities, names=names, ks=plan.ks, main_k=MAIN_K):
+    for one in endtask.measure(methods, views, task_similarities, names=names, ks=plan.ks):
         cells.append(one)
         progress(f"{one.case.setting} {one.case.pool} pool: {one.case.method}")
     table = endtask.rows(cells, trained, [entry.cluster for entry in subject.entries])
@@ -229,14 +230,20 @@ def evaluate_subject(
 def summary(
     retrieval: Mapping[str, Any], views: Mapping[str, View], table: list[dict[str, Any]], trained: npt.NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """The figures that count, by method; of unseen tasks where there are enough of them."""
+    """The figures that count, by method, under the last retriever; of unseen tasks where there are enough of them.
+
+    SELECTION under the other retriever is there as well, by the name "selection_zero_shot".
+    """
     last = list(views)[-1]
     group = "unseen" if trained.any() and (~trained).sum() >= MIN_UNSEEN else "all"
     figures: dict[str, dict[str, Any]] = {"iid": {}, "ood": {}}
     for row in table:
-        is_main = row["pool"] == "open" and row["group"] == group and row["retriever"] in ("", last)
-        if is_main and (row["k"] in (0, MAIN_K) or row["method"] == "selection"):
+        if row["pool"] != "open" or row["group"] != group or not row["is_main"]:
+            continue
+        if row["retriever"] in ("", last):
             figures[row["setting"]][row["method"]] = row["exact_match"]
+        elif row["method"] == "selection":
+            figures[row["setting"]][f"selection_{row['retriever']}"] = row["exact_match"]
     return {
         "retriever": {name: _tops(retrieval[name]) for name in views},
         **figures,

@@ -28,7 +28,7 @@ td + td { font-variant-numeric: tabular-nums }
 
 
 def end_task_table(figures: Figures) -> Table:
-    """The main comparison: exact match and NLL of each method, with intervals, k = 3, open pool."""
+    """The main comparison: exact match and NLL of each method, with intervals, open pool."""
     summary = figures["summary"]
     table = Table(title=f"{figures['subject']['name']}: {summary['group']} tasks, 95 % intervals over tasks")
     for column in HEADER:
@@ -54,8 +54,7 @@ def _main_rows(figures: Figures) -> Iterator[list[str]]:
     group = figures["summary"]["group"]
     found: dict[tuple[str, str], dict[str, Figures]] = {}
     for row in figures["end_task"]:
-        is_main = row["pool"] == "open" and row["group"] == group
-        if is_main and (row["k"] in (0, 3) or row["method"] == "selection"):
+        if row["pool"] == "open" and row["group"] == group and row["is_main"]:
             found.setdefault((row["method"], row["retriever"]), {})[row["setting"]] = row
     for (method, retriever), rows in found.items():
         cells = [method, retriever or "-"]

@@ -48,21 +48,33 @@ class Retriever:
         return np.stack([group.mean(0) for group in self.samples]) @ self.centroids.T
 
 
-def open_retriever(encoder: str, subject: Subject) -> Retriever:
-    """Retrieval as the server does it: instruction prefix, sentence encoder, mean of the samples."""
+def open_retriever(encoder: str, subject: Subject, *, trained: str = "") -> Retriever:
+    """Retrieval as the server does it: instruction prefix, sentence encoder, mean of the samples.
+
+    Args:
+        trained: folder of a trained retriever; '' = the encoder as it is.
+    """
     import torch
 
     from ramole.core.settings import PAPER_INSTRUCTION
     from ramole.embedding.encoder import Encoder
 
-    loaded = Encoder.load(encoder, instruction=PAPER_INSTRUCTION, threads=torch.get_num_threads())
+    loaded = Encoder.load(encoder, instruction=PAPER_INSTRUCTION, threads=torch.get_num_threads(), retriever=trained)
     return Retriever.build(loaded.encode, [entry.samples for entry in subject.entries])
 
 
 def retrieval_figures(
-    subject: Subject, retrievers: dict[str, Retriever], prompts: list[str], own: npt.NDArray[np.int64]
+    subject: Subject,
+    retrievers: dict[str, Retriever],
+    prompts: list[str],
+    own: npt.NDArray[np.int64],
+    is_seen: npt.NDArray[np.bool_],
 ) -> dict[str, dict[str, dict[str, object]]]:
-    """Every retriever under every scoring, and two that count words, see `retrieval.compare`."""
+    """Every retriever under every scoring, and two that count words, see `retrieval.compare`.
+
+    Args:
+        is_seen: whether retriever training has seen an adapter's task, [N].
+    """
     groups = [entry.samples for entry in subject.entries]
     scores: dict[str, Floats] = {}
     for name, retriever in retrievers.items():
@@ -75,7 +87,7 @@ def retrieval_figures(
     return compare(
         scores,
         own,
-        is_seen=np.array([entry.is_trained for entry in subject.entries]),
+        is_seen=is_seen,
         clusters=[entry.cluster for entry in subject.entries],
         reference=next(iter(retrievers)),
     )

@@ -29,6 +29,7 @@ class Entry:
         train: solved prompts, for methods that train or search; may be empty.
         tests: prompts with the one right answer.
         is_trained: whether router training has seen the adapter.
+        is_retriever_trained: whether retriever training has.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Entry:
     train: tuple[Example, ...]
     tests: tuple[Example, ...]
     is_trained: bool = False
+    is_retriever_trained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,13 @@ def trained_tasks(router: Path) -> frozenset[str]:
     """The adapters that a router was trained with, as its manifest says; none if it does not say."""
     path = router / MANIFEST
     return frozenset(json.loads(path.read_text()).get("tasks", ())) if path.is_file() else frozenset()
+
+
+def mark_retriever(subject: Subject, tasks: Iterable[str]) -> Subject:
+    """The same, knowing which tasks a retriever was trained on."""
+    known = frozenset(tasks)
+    entries = tuple(replace(entry, is_retriever_trained=entry.name in known) for entry in subject.entries)
+    return replace(subject, entries=entries)
 
 
 def _mark(entries: tuple[Entry, ...], routers: Sequence[Path]) -> tuple[Entry, ...]:

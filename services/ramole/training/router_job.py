@@ -58,7 +58,7 @@ class RouterJob:
         base: folder or hub id of a causal LM.
         base_id: the name that the adapters give it; empty = the one that they all give.
         rank: Q of the router.
-        encoder: of the retriever that will serve: it says which experts meet in training.
+        encoder, retriever: those that will serve, as in the settings: they say which experts meet in training.
         checkpoint_every: steps.
     """
 
@@ -70,6 +70,7 @@ class RouterJob:
     rank: int = 8
     seed: int = 0
     encoder: str = "minilm"
+    retriever: str = ""
     device: str = "cpu"
     checkpoint_every: int = 50
 
@@ -137,6 +138,7 @@ def run_router_job(
     manifest = {
         "base_sha256": digest_of_base(job.base, ready.model),
         "encoder": job.encoder,
+        "retriever": job.retriever,
         "seed": job.seed,
         "workers": workers.size,
         "recipe": asdict(job.recipe),
@@ -240,7 +242,9 @@ def _encoder(job: RouterJob) -> Embed:
     from ramole.core.settings import PAPER_INSTRUCTION
     from ramole.embedding.encoder import Encoder
 
-    encoder = Encoder.load(job.encoder, instruction=PAPER_INSTRUCTION, threads=torch.get_num_threads())
+    encoder = Encoder.load(
+        job.encoder, instruction=PAPER_INSTRUCTION, threads=torch.get_num_threads(), retriever=job.retriever
+    )
     return lambda texts: encoder.encode(list(texts))
 
 
@@ -264,7 +268,7 @@ def _tasks(job: RouterJob, tokenizer: Any, embed: Embed) -> tuple[list[RouterTas
 def _key(job: RouterJob, workers: Workers) -> str:
     """Names what the run depends on: recipe, data, adapters and number of workers."""
     digest = hashlib.sha256()
-    facts: Sequence[Any] = (asdict(job.recipe), job.rank, job.seed, job.encoder, job.base, workers.size)
+    facts: Sequence[Any] = (asdict(job.recipe), job.rank, job.seed, job.encoder, job.retriever, job.base, workers.size)
     digest.update(json.dumps(facts, sort_keys=True).encode())
     for adapter in job.adapters:
         digest.update(json.dumps([adapter.name, adapter.samples, adapter.prompts]).encode())

@@ -79,6 +79,7 @@ def test_the_summary_prefers_tasks_that_no_training_has_seen() -> None:
             "retriever": "",
             "setting": "iid",
             "method": "base",
+            "is_main": True,
             "k": 0,
             "exact_match": value,
         }
