@@ -157,7 +157,8 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         return adapters_pb2.DiscardResponse()
 
     def live(self) -> list[adapters_pb2.AdapterRecord]:
-        return [r for _, r in sorted(self.records.items()) if r.state == adapters_pb2.ADAPTER_STATE_LIVE]
+        found = [r for r in self.records.values() if r.state == adapters_pb2.ADAPTER_STATE_LIVE]
+        return sorted(found, key=lambda r: f"{r.adapter.name}@{r.adapter.version:09}")
 
     async def GetAdapter(
         self, request: adapters_pb2.GetAdapterRequest, context: Context
@@ -173,12 +174,12 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         self, request: adapters_pb2.ListAdaptersRequest, context: Context
     ) -> adapters_pb2.ListAdaptersResponse:
         await self.begin("ListAdapters")
-        start, size = int(request.page_token or 0), min(request.page_size or 2, 2)  # several pages in every test
-        page = self.live()[start : start + size]
-        end = start + size
-        return adapters_pb2.ListAdaptersResponse(
-            records=page, next_page_token=str(end) if end < len(self.live()) else ""
-        )
+        size = min(request.page_size or 2, 2)  # several pages in every test
+        behind = [r for r in self.live() if f"{r.adapter.name}@{r.adapter.version:09}" > request.page_token]
+        page = behind[:size]
+        last = page[-1].adapter if len(behind) > size else None
+        token = f"{last.name}@{last.version:09}" if last else ""
+        return adapters_pb2.ListAdaptersResponse(records=page, next_page_token=token)
 
     async def DeleteAdapter(
         self, request: adapters_pb2.DeleteAdapterRequest, context: Context
@@ -208,6 +209,7 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)
         self.rows: dict[Key, common_pb2.AdapterRef] = {}
+        self.generations = [retrieval_pb2.Generation(number=1, encoder_id="e")]
 
     def register(self, server: grpc.aio.Server) -> None:
         retrieval_pb2_grpc.add_RetrievalServicer_to_server(self, server)
@@ -228,7 +230,12 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
         await self.begin("Upsert")
         for each in request.adapters:
             self.add(each.adapter)
-        return retrieval_pb2.UpsertResponse(encoder_ids=[request.encoder_id])
+        return retrieval_pb2.UpsertResponse(generations=self.generations)
+
+    async def ListGenerations(
+        self, request: retrieval_pb2.ListGenerationsRequest, context: Context
+    ) -> retrieval_pb2.ListGenerationsResponse:
+        return retrieval_pb2.ListGenerationsResponse(generations=self.generations)
 
     async def Remove(self, request: retrieval_pb2.RemoveRequest, context: Context) -> retrieval_pb2.RemoveResponse:
         await self.begin("Remove")

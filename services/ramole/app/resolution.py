@@ -28,11 +28,16 @@ def resolve(settings: Settings) -> Settings:
         changes["base_model"] = _absolute(settings.base_model)
         changes["base_id"] = settings.base_id or settings.base_model
         router = "" if router == "auto" else router
-    changes["executor"] = settings.executor.model_copy(update={"router": _absolute(router) if router else ""})
-    retriever = settings.embedding.retriever
-    changes["embedding"] = settings.embedding.model_copy(
-        update={"retriever": _absolute(retriever) if retriever else ""}
+    changes["executor"] = settings.executor.model_copy(update={"router": _absolute(router)})
+    embedding = settings.embedding
+    previous = embedding.previous
+    changes["embedding"] = embedding.model_copy(
+        update={
+            "retriever": _absolute(embedding.retriever),
+            "previous": previous and previous.model_copy(update={"retriever": _absolute(previous.retriever)}),
+        }
     )
+    changes["retrieval"] = settings.retrieval.model_copy(update={"ca_file": _absolute(settings.retrieval.ca_file)})
     if settings.gateway.composition.weighting.is_routed and not router:
         raise WrongState(
             f"the default preset {settings.gateway.preset!r} needs a RouterLoRA",
@@ -44,4 +49,4 @@ def resolve(settings: Settings) -> Settings:
 
 def _absolute(path_or_id: str) -> str:
     path = Path(path_or_id)
-    return str(path.absolute()) if path.exists() else path_or_id
+    return str(path.absolute()) if path_or_id and path.exists() else path_or_id

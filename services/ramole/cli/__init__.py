@@ -6,6 +6,7 @@ from ramole.cli.adapters import adapters_app, upload
 from ramole.cli.bench import bench_app
 from ramole.cli.evaluate import evaluate
 from ramole.cli.prompts import generate, route
+from ramole.cli.reindex import reindex
 from ramole.cli.system import demo, serve
 from ramole.cli.train import train_app
 from ramole.cli.zoo import zoo_app
@@ -15,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, demo, generate, route, upload, evaluate):
+for command in (serve, demo, generate, route, upload, evaluate, reindex):
     app.command()(command)
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(zoo_app, name="zoo")

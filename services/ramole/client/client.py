@@ -21,6 +21,7 @@ from ramole.client.values import (
     Chunk,
     Completion,
     Description,
+    ReindexProgress,
     Revoked,
     Route,
     Routing,
@@ -38,6 +39,8 @@ from ramole.transport.picker import StaticPicker
 from ramole.transport.values import composition_to_pb, ref_from_pb, sampling_to_pb
 from ramole.v1 import adapters_pb2, gateway_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayStub
+
+_REINDEX_TIMEOUT_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +286,15 @@ class RamoleClient:
             may_retry=False,
         )
         return Revoked(tuple(ref_from_pb(ref) for ref in answer.removed), answer.aborted)
+
+    async def reindex(self) -> AsyncIterator[ReindexProgress]:
+        """Rebuilds the index with the configured encoder while requests run; closing it breaks off, to go on later."""
+        call = self._gateway.stream(
+            lambda c: GatewayStub(c).Reindex, gateway_pb2.ReindexRequest(), timeout_s=_REINDEX_TIMEOUT_S
+        )
+        async with aclosing(call) as steps:
+            async for step in steps:
+                yield ReindexProgress(step.generation, step.encoder_id, step.done, step.total)
 
     async def describe(self) -> Description:
         """The served model and its load."""

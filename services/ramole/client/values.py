@@ -135,6 +135,16 @@ class Revoked:
 
 
 @dataclass(frozen=True, slots=True)
+class ReindexProgress:
+    """How many of all adapters are in the new generation of the index."""
+
+    generation: int
+    encoder_id: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """The fullest engine step so far: its mask M, one row for each request, one column for each digest."""
 

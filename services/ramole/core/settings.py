@@ -53,6 +53,14 @@ class GatewaySettings(_Section):
         return PRESETS[self.preset]
 
 
+class PreviousEncoder(_Section):
+    """As in `EmbeddingSettings`."""
+
+    encoder: str = "minilm"
+    retriever: str = ""
+    instruction: str = PAPER_INSTRUCTION
+
+
 class EmbeddingSettings(_Section):
     """The LoRARetriever's encoder."""
 
@@ -60,6 +68,9 @@ class EmbeddingSettings(_Section):
     encoder: str = Field(default="minilm", description="'minilm' (shipped by a package) or any path or model id")
     retriever: str = Field(default="", description="folder of a trained retriever, '' = the encoder as it is")
     instruction: str = Field(default=PAPER_INSTRUCTION, description="a trained retriever brings its own")
+    previous: PreviousEncoder | None = Field(
+        default=None, description="the encoder of the live index, until `ramole reindex` has put this one in its place"
+    )
     max_batch: int = Field(default=32, ge=1)
     batch_window_s: float = Field(default=0.003, ge=0, description="how long a prompt waits for company")
     threads: int = Field(default=1, ge=1)

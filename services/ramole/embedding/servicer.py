@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 
-from ramole.core.errors import InvalidInput, Unavailable
-from ramole.core.settings import EmbeddingSettings, Settings
+from ramole.core.errors import InvalidInput, Unavailable, WrongState
+from ramole.core.settings import EmbeddingSettings, PreviousEncoder, Settings
 from ramole.embedding.batcher import MicroBatcher
 from ramole.embedding.encoder import Encoder
 from ramole.v1 import embedding_pb2, embedding_pb2_grpc
@@ -17,14 +17,13 @@ MAX_TEXTS = 1024
 
 
 class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
-    """One encoder and its batcher."""
+    """The encoder of the settings and, until the index is rebuilt, the one before it; each with its batcher."""
 
     full_name = "ramole.v1.Embedding"
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._encoder: Encoder | None = None
-        self._batcher: MicroBatcher | None = None
+        self._encoders: list[tuple[Encoder, MicroBatcher]] = []
         self._inflight = 0
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -32,7 +31,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
         embedding_pb2_grpc.add_EmbeddingServicer_to_server(self, server)
 
     async def start(self) -> None:
-        """Loads the encoder.
+        """Loads the encoders.
 
         Raises:
             NotFound: there is no such encoder.
@@ -40,15 +39,19 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
             WrongState: it cannot be loaded.
         """
         options = self._settings.embedding
-        self._encoder = await asyncio.to_thread(_load, options)
-        self._batcher = MicroBatcher(self._encoder.encode, max_batch=options.max_batch, window_s=options.batch_window_s)
-        self._batcher.start()
+        loaded = [await asyncio.to_thread(_load, options, options.threads)]
+        if options.previous is not None:
+            loaded.append(await asyncio.to_thread(_load, options.previous, options.threads))
+        for encoder in loaded:
+            batcher = MicroBatcher(encoder.encode, max_batch=options.max_batch, window_s=options.batch_window_s)
+            batcher.start()
+            self._encoders.append((encoder, batcher))
 
     async def close(self) -> None:
-        """Stops the batcher and drops the encoder."""
-        if self._batcher is not None:
-            await self._batcher.close()
-        self._batcher = self._encoder = None
+        """Stops the batchers and drops the encoders."""
+        encoders, self._encoders = self._encoders, []
+        for _, batcher in encoders:
+            await batcher.close()
 
     def routing_stats(self) -> dict[str, object]:
         """Load."""
@@ -62,7 +65,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
         self, request: embedding_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> embedding_pb2.EmbedResponse:
         """Embeds texts."""
-        encoder, batcher = self._ready()
+        encoder, batcher = self._ready(request.encoder_id)
         texts = list(request.texts)
         _check_texts(texts)
         self._inflight += 1
@@ -78,19 +81,24 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
         self, request: embedding_pb2.DescribeEncoderRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> embedding_pb2.DescribeEncoderResponse:
         """Which encoder this is."""
-        encoder, _ = self._ready()
+        encoder, _ = self._ready("")
         return embedding_pb2.DescribeEncoderResponse(encoder_id=encoder.encoder_id, dim=encoder.dim)
 
-    def _ready(self) -> tuple[Encoder, MicroBatcher]:
-        if self._encoder is None or self._batcher is None:
+    def _ready(self, encoder_id: str) -> tuple[Encoder, MicroBatcher]:
+        if not self._encoders:
             raise Unavailable("the encoder is still loading", remedy="retry in a moment")
-        return self._encoder, self._batcher
+        for encoder, batcher in self._encoders:
+            if encoder_id in ("", encoder.encoder_id):
+                return encoder, batcher
+        raise WrongState(
+            f"the encoder {encoder_id!r} is not loaded",
+            field="encoder_id",
+            remedy="rebuild the index with `ramole reindex`, or name it in embedding.previous meanwhile",
+        )
 
 
-def _load(options: EmbeddingSettings) -> Encoder:
-    return Encoder.load(
-        options.encoder, instruction=options.instruction, threads=options.threads, retriever=options.retriever
-    )
+def _load(options: EmbeddingSettings | PreviousEncoder, threads: int) -> Encoder:
+    return Encoder.load(options.encoder, instruction=options.instruction, threads=threads, retriever=options.retriever)
 
 
 def _check_texts(texts: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Container, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -11,12 +11,13 @@ from ramole.core.errors import Corrupt, NotFound
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.core.sampling import Sampling
 from ramole.gateway.codec import outcome_from_pb, piece_from_pb, record_from_pb
-from ramole.gateway.values import Choice, Embedded, Outcome, Piece, Record, Stored
+from ramole.gateway.values import Choice, Embedded, Generation, Outcome, Piece, Record, Stored
 from ramole.transport.peers import Peers
 from ramole.transport.values import composition_to_pb, ref_from_pb, ref_to_pb, sampling_to_pb
 from ramole.v1 import adapters_pb2, embedding_pb2, executor_pb2, retrieval_pb2
 
 _PAGE = 200
+_TEXTS_PER_CALL = 256
 
 
 class Backends:
@@ -33,12 +34,22 @@ class Backends:
         self._base_id = base_id
         self._tenant = tenant
 
-    async def embed(self, texts: Sequence[str], *, timeout_s: float | None = None) -> Embedded:
-        """Vectors in the order of the texts."""
-        answer = await self._peers.embedding.Embed(embedding_pb2.EmbedRequest(texts=texts), timeout_s=timeout_s)
+    async def embed(self, texts: Sequence[str], encoder_id: str = "", *, timeout_s: float | None = None) -> Embedded:
+        """Vectors in the order of the texts; '' = of the encoder of the settings.
+
+        Raises:
+            WrongState: that encoder is not loaded.
+        """
+        request = embedding_pb2.EmbedRequest(texts=texts, encoder_id=encoder_id)
+        answer = await self._peers.embedding.Embed(request, timeout_s=timeout_s)
         if len(answer.vectors) != len(texts):
             raise Corrupt(f"{len(answer.vectors)} vectors for {len(texts)} texts")
         return Embedded(tuple(tuple(vector.values) for vector in answer.vectors), answer.encoder_id)
+
+    async def own_encoder(self) -> tuple[str, int]:
+        """Identity and dimensions of the encoder of the settings."""
+        answer = await self._peers.embedding.DescribeEncoder(embedding_pb2.DescribeEncoderRequest())
+        return answer.encoder_id, answer.dim
 
     async def search(
         self, vector: Sequence[float], encoder_id: str, k: int, *, timeout_s: float | None = None
@@ -50,24 +61,57 @@ class Backends:
         answer = await self._peers.retrieval.Search(request, timeout_s=timeout_s)
         return tuple(Choice(ref_from_pb(hit.adapter), hit.similarity) for hit in answer.hits)
 
-    async def index(self, record: Record, embedded: Embedded) -> None:
-        """Makes a version findable by its samples' vectors."""
-        vectors = retrieval_pb2.AdapterVectors(
-            adapter=ref_to_pb(record.ref),
-            base_model=record.base_model,
-            is_public=record.is_public,
-            samples=[retrieval_pb2.SampleVector(values=vector) for vector in embedded.vectors],
-        )
-        request = retrieval_pb2.UpsertRequest(adapters=[vectors], encoder_id=embedded.encoder_id)
-        await self._peers.retrieval.Upsert(request)
+    async def index(
+        self, records: Sequence[Record], encoder_id: str = "", *, generation: int = 0
+    ) -> tuple[Generation, ...]:
+        """Makes versions findable by the vectors that an encoder makes of their samples; '' = as `embed`.
+
+        They are written to one generation, or (0) to all that are of this encoder.
+        Returns the generations that must hold them; those of other encoders still lack them.
+
+        Raises:
+            WrongState: the encoder is not loaded, or no generation is of it.
+        """
+        texts = [sample for record in records for sample in record.samples]
+        vectors: list[tuple[float, ...]] = []
+        for start in range(0, len(texts), _TEXTS_PER_CALL):
+            embedded = await self.embed(texts[start : start + _TEXTS_PER_CALL], encoder_id)
+            vectors += embedded.vectors
+        adapters, rest = [], iter(vectors)
+        for record in records:
+            samples = [retrieval_pb2.SampleVector(values=next(rest)) for _ in record.samples]
+            adapters.append(
+                retrieval_pb2.AdapterVectors(
+                    adapter=ref_to_pb(record.ref),
+                    base_model=record.base_model,
+                    is_public=record.is_public,
+                    samples=samples,
+                )
+            )
+        request = retrieval_pb2.UpsertRequest(adapters=adapters, encoder_id=embedded.encoder_id, generation=generation)
+        return _generations(await self._peers.retrieval.Upsert(request))
+
+    async def generations(self) -> tuple[Generation, ...]:
+        """First the live generation, then the one that is being built; empty while nothing was ever indexed."""
+        return _generations(await self._peers.retrieval.ListGenerations(retrieval_pb2.ListGenerationsRequest()))
+
+    async def build(self, encoder_id: str, dim: int) -> int:
+        """Begins a generation beside the live one, or goes on with it."""
+        request = retrieval_pb2.BuildGenerationRequest(encoder_id=encoder_id, dim=dim)
+        return (await self._peers.retrieval.BuildGeneration(request)).generation
+
+    async def promote(self, number: int) -> None:
+        """Lets a built generation serve; returns when the older ones are gone."""
+        await self._peers.retrieval.PromoteGeneration(retrieval_pb2.PromoteGenerationRequest(generation=number))
 
     async def unindex(self, ref: AdapterRef) -> None:
         """Takes a version out of the index, if it is there."""
         await self._peers.retrieval.Remove(retrieval_pb2.RemoveRequest(adapter=ref_to_pb(ref)))
 
-    async def indexed(self) -> list[AdapterRef]:
-        """Every row of the index."""
-        async with aclosing(self._peers.retrieval.ListRows(retrieval_pb2.ListRowsRequest())) as rows:
+    async def indexed(self, generation: int = 0) -> list[AdapterRef]:
+        """Every row of a generation; 0 = the live one."""
+        request = retrieval_pb2.ListRowsRequest(generation=generation)
+        async with aclosing(self._peers.retrieval.ListRows(request)) as rows:
             return [ref_from_pb(row.adapter) async for row in rows]
 
     async def put(self, parts: AsyncIterable[Any]) -> Stored:
@@ -101,13 +145,23 @@ class Backends:
 
     async def live(self) -> AsyncIterator[AdapterRef]:
         """Every live version in the store."""
+        async for record in self._listed(has_samples=False):
+            yield ref_from_pb(record.adapter)
+
+    async def live_records(self, refs: Container[AdapterRef]) -> AsyncIterator[Record]:
+        """Those of `refs` that are live."""
+        async for record in self._listed(has_samples=True):
+            if ref_from_pb(record.adapter) in refs:
+                yield record_from_pb(record)
+
+    async def _listed(self, *, has_samples: bool) -> AsyncIterator[adapters_pb2.AdapterRecord]:
         token = ""
         while True:
             answer = await self._peers.adapters.ListAdapters(
-                adapters_pb2.ListAdaptersRequest(page_size=_PAGE, page_token=token, without_samples=True)
+                adapters_pb2.ListAdaptersRequest(page_size=_PAGE, page_token=token, without_samples=not has_samples)
             )
             for record in answer.records:
-                yield ref_from_pb(record.adapter)
+                yield record
             token = answer.next_page_token
             if not token:
                 return
@@ -143,3 +197,9 @@ class Backends:
         async with aclosing(self._peers.executor.Execute(request, affinity=affinity)) as events:
             async for event in events:
                 yield piece_from_pb(event.chunk) if event.HasField("chunk") else outcome_from_pb(event.done)
+
+
+def _generations(
+    answer: retrieval_pb2.UpsertResponse | retrieval_pb2.ListGenerationsResponse,
+) -> tuple[Generation, ...]:
+    return tuple(Generation(each.number, each.encoder_id) for each in answer.generations)

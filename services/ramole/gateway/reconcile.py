@@ -7,36 +7,36 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ramole.core.errors import Unavailable
-from ramole.core.names import AdapterName, AdapterRef
+from ramole.core.errors import Unavailable, WrongState
 from ramole.gateway.backends import Backends
-from ramole.gateway.uploads import Uploads
+from ramole.gateway.reindex import batches, latest
 
 _log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 
-async def reconcile(backends: Backends, uploads: Uploads) -> tuple[int, int]:
+async def reconcile(backends: Backends) -> tuple[int, int]:
     """Gives every name's latest live version its row and removes every other row.
 
     Run it while nothing is uploaded or deleted. Returns how many adapters were indexed and how many rows removed.
     """
-    latest: dict[tuple[str, str], AdapterRef] = {}
-    async for ref in backends.live():
-        known = latest.get((ref.tenant, ref.name))
-        if known is None or known.version < ref.version:
-            latest[ref.tenant, ref.name] = ref
-    wanted = set(latest.values())
+    wanted = latest([ref async for ref in backends.live()])
     rows = set(await backends.indexed())
-    for ref in sorted(rows - wanted, key=str):
+    lost, orphans = wanted - rows, rows - wanted
+    for ref in sorted(orphans, key=str):
         await backends.unindex(ref)
-    for ref in sorted(wanted - rows, key=str):
-        await uploads.restore(AdapterName(ref.tenant, ref.name))
-    indexed, removed = len(wanted - rows), len(rows - wanted)
-    if indexed or removed:
-        _log.info("index reconciled", extra={"fields": {"indexed": indexed, "removed": removed}})
-    return indexed, removed
+    live = (await backends.generations())[:1]
+    try:
+        async for batch in batches(backends.live_records(lost)):
+            await backends.index(batch, live[0].encoder_id if live else "")
+    except WrongState as error:
+        if error.field != "encoder_id":
+            raise
+        _log.warning("adapters cannot be retrieved until the index is rebuilt with `ramole reindex`: %s", error)
+    if lost or orphans:
+        _log.info("index reconciled", extra={"fields": {"indexed": len(lost), "removed": len(orphans)}})
+    return len(lost), len(orphans)
 
 
 async def until_available(

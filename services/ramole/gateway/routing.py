@@ -24,6 +24,7 @@ class Router:
         self._backends = backends
         self._base_id = base_id
         self._timeout_s = timeout_s
+        self._encoder_id = ""  # the live generation's; '' until it turns out to be another than the settings' one
 
     async def plan(self, order: Order) -> Routing:
         """What `order` will use.
@@ -48,16 +49,33 @@ class Router:
             return Routing((), replace(composition, k=0), has_fallen_back=True)
 
     async def retrieve(self, prompt: str, k: int) -> Retrieved:
-        """The k nearest adapters. Raises Unavailable when the encoder or the index is down or too slow."""
-        started = time.perf_counter()
+        """The k nearest adapters.
+
+        Raises:
+            Unavailable: the encoder or the index is down or too slow.
+            WrongState: the index holds vectors of an encoder that is not loaded.
+        """
         try:
-            embedded = await self._backends.embed([prompt], timeout_s=self._timeout_s)
-            embedded_at = time.perf_counter()
-            choices = await self._backends.search(
-                embedded.vectors[0], embedded.encoder_id, k, timeout_s=self._timeout_s
-            )
+            encoder_id = self._encoder_id
+            try:
+                return await self._retrieve(prompt, k, encoder_id)
+            except WrongState as error:
+                if error.field != "encoder_id":
+                    raise
+                # Another generation of the index serves than last time.
+                generations = await self._backends.generations()
+                if not generations or generations[0].encoder_id == encoder_id:
+                    raise
+                self._encoder_id = generations[0].encoder_id
+            return await self._retrieve(prompt, k, self._encoder_id)
         except DeadlineExceeded as error:
             raise Unavailable("retrieval did not answer in time", remedy="retry with back-off") from error
+
+    async def _retrieve(self, prompt: str, k: int, encoder_id: str) -> Retrieved:
+        started = time.perf_counter()
+        embedded = await self._backends.embed([prompt], encoder_id, timeout_s=self._timeout_s)
+        embedded_at = time.perf_counter()
+        choices = await self._backends.search(embedded.vectors[0], embedded.encoder_id, k, timeout_s=self._timeout_s)
         searched_at = time.perf_counter()
         return Retrieved(choices, embedded_at - started, searched_at - embedded_at)
 

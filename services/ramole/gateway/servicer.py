@@ -26,6 +26,7 @@ from ramole.gateway.codec import (
 from ramole.gateway.finisher import Finisher
 from ramole.gateway.generation import Generation
 from ramole.gateway.reconcile import reconcile, until_available
+from ramole.gateway.reindex import Reindexing
 from ramole.gateway.removals import Removals
 from ramole.gateway.routing import Router
 from ramole.gateway.uploads import Uploads
@@ -56,6 +57,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         self._finisher = Finisher()
         self._uploads = Uploads(self._backends, self._finisher)
         self._removals = Removals(self._backends, self._uploads, self._finisher)
+        self._reindexing = Reindexing(self._backends)
         self._inflight = 0
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -64,7 +66,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
 
     async def start(self) -> None:
         """Waits for the other services and brings the index in line with the store."""
-        await until_available(lambda: reconcile(self._backends, self._uploads))
+        await until_available(lambda: reconcile(self._backends))
         await until_available(lambda: self._peers.executor.GetStatusEverywhere(executor_pb2.GetStatusRequest()))
 
     async def close(self) -> None:
@@ -170,6 +172,16 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         removed = await self._removals.remove(AdapterName.parse(request.adapter), abort=True, comment=request.comment)
         refs = [ref_to_pb(ref) for ref in removed.refs]
         return gateway_pb2.RevokeAdapterResponse(removed=refs, aborted=removed.aborted)
+
+    async def Reindex(
+        self, request: gateway_pb2.ReindexRequest, context: Context
+    ) -> AsyncIterator[gateway_pb2.ReindexProgress]:
+        """Rebuilds the index."""
+        async with aclosing(self._reindexing.run()) as steps:
+            async for step in steps:
+                yield gateway_pb2.ReindexProgress(
+                    generation=step.generation, encoder_id=step.encoder_id, done=step.done, total=step.total
+                )
 
     async def Describe(self, request: gateway_pb2.DescribeRequest, context: Context) -> gateway_pb2.DescribeResponse:
         """The served base model, limits and load."""

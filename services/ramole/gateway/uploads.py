@@ -6,11 +6,11 @@ import logging
 from collections.abc import AsyncIterable, Awaitable
 from typing import Any
 
-from ramole.core.errors import RamoleError
+from ramole.core.errors import RamoleError, WrongState
 from ramole.core.names import AdapterName
 from ramole.gateway.backends import Backends
 from ramole.gateway.finisher import Finisher
-from ramole.gateway.values import Record, Stored
+from ramole.gateway.values import Generation, Record, Stored
 
 _log = logging.getLogger(__name__)
 
@@ -61,15 +61,40 @@ class Uploads:
     async def _complete(self, stored: Stored) -> Record:
         record = stored.record
         try:
-            await self._index(record)
-            return await self._backends.publish(record.ref)
+            generations = await self._index(record)
+            published = await self._backends.publish(record.ref)
         except BaseException:
             if stored.is_created:  # else it belongs to another upload, with the same key, that still runs
                 await self._roll_back(record)
             raise
+        await _tried(self._catch_up(record, generations), record)
+        return published
 
-    async def _index(self, record: Record) -> None:
-        await self._backends.index(record, await self._backends.embed(record.samples))
+    async def _catch_up(self, record: Record, generations: tuple[Generation, ...]) -> None:
+        """A rebuild that began before this version was live has not found it in the store."""
+        if await self._backends.generations() != generations:
+            await self._index(record)
+
+    async def _index(self, record: Record) -> tuple[Generation, ...]:
+        """Makes `record` findable in every generation, and returns them. They may change while it runs."""
+        generations = await self._backends.generations()
+        done: set[str] = set()
+        while True:
+            missing = [each.encoder_id for each in generations if each.encoder_id not in done]
+            if generations and not missing:
+                return generations
+            encoder_id = missing[0] if missing else ""
+            try:
+                generations = await self._backends.index([record], encoder_id)
+            except WrongState as error:
+                known, generations = generations, await self._backends.generations()
+                if error.field == "encoder_id" and known != generations:
+                    continue
+                if error.field != "encoder_id" or not generations or encoder_id == generations[0].encoder_id:
+                    raise
+                # An abandoned rebuild of an encoder that is no longer loaded: who takes it up again adds what it lacks.
+                _log.warning("not indexed for encoder %s: %s", encoder_id, error)
+            done.add(encoder_id or generations[0].encoder_id)
 
     async def _roll_back(self, record: Record) -> None:
         """Undoes what may have been done, in an order in which no search finds what is gone.
@@ -86,4 +111,4 @@ async def _tried(step: Awaitable[None], record: Record) -> None:
     try:
         await step
     except RamoleError as error:
-        _log.warning("roll-back of an upload: %s", error, extra={"fields": {"adapter": str(record.ref)}})
+        _log.warning("end of an upload: %s", error, extra={"fields": {"adapter": str(record.ref)}})

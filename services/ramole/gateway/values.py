@@ -165,6 +165,25 @@ class Embedded:
 
 
 @dataclass(frozen=True, slots=True)
+class Generation:
+    """One generation of the index: vectors of one encoder."""
+
+    number: int
+    encoder_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reindexed:
+    """How far a rebuild is: `done` of `total` adapters are in the generation; `changed` in the running round."""
+
+    generation: int
+    encoder_id: str
+    done: int
+    total: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Removed:
     """Versions that are gone, and how many running requests were aborted for it."""
 

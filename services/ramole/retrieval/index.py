@@ -123,12 +123,14 @@ class VectorIndex:
         if self._lite:
             self._lite.close()
 
-    @property
-    def encoder_id(self) -> str:
-        """The encoder whose vectors are searched; '' while nothing was ever indexed. Raises Unavailable."""
+    def generations(self) -> list[Generation]:
+        """The live generation and, behind it, the one that is being built; empty while nothing was ever indexed.
+
+        Raises:
+            Unavailable: Milvus failed.
+        """
         with self._calling():
-            live = self._find(fresh=True)
-            return live.encoder_id if live else ""
+            return self._current()
 
     def search(self, vector: ArrayLike, *, encoder_id: str, base_model: str, tenant: str, k: int) -> list[Hit]:
         """The k nearest adapters of `base_model` that `tenant` may see; best first, ties by name.
@@ -154,14 +156,17 @@ class VectorIndex:
             found = self._nearest(live.means, query, visible, k + OVERFETCH)
         return best([Hit(ref_of(hit["entity"]), _cosine(hit)) for hit in found], k)
 
-    def upsert(self, entries: Sequence[Entry], *, encoder_id: str) -> set[str]:
+    def upsert(self, entries: Sequence[Entry], *, encoder_id: str, number: int = 0) -> list[Generation]:
         """Makes adapter versions findable; on return, searches find them.
 
         Takes the place of older versions of their names. If a newer version is there already, that one stays alone.
-        Writes to the live generation and to the one that is being built, where they are of this encoder.
+
+        Args:
+            number: of the generation to write to; 0 = the live one and the one that is being built, where they are of
+                this encoder.
 
         Returns:
-            The encoders of both: an adapter must be upserted once for each.
+            Both generations: an adapter must be upserted once for each of their encoders.
 
         Raises:
             InvalidInput: a bad name, digest, base model, encoder id or vector.
@@ -171,11 +176,14 @@ class VectorIndex:
         prepared = Prepared.check(entries, encoder_id)
         with self._writing, self._calling():
             current = self._current() or [self._generations.create_live(encoder_id, prepared.dim)]
-            targets = [generation for generation in current if generation.encoder_id == encoder_id] or current[:1]
+            if number:
+                targets = [self._by_number(current, number)]
+            else:
+                targets = [generation for generation in current if generation.encoder_id == encoder_id] or current[:1]
             for generation in targets:
                 generation.check(encoder_id, prepared.dim, field="samples")
                 self._rows.write(generation, prepared)
-            return {generation.encoder_id for generation in current}
+            return current
 
     def remove(self, ref: AdapterRef) -> None:
         """Takes one version out; on return, searches no longer find it. A version that is not there is no error.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +17,7 @@ from ramole.transport.values import ref_from_pb, ref_to_pb
 from ramole.v1 import retrieval_pb2, retrieval_pb2_grpc
 
 if TYPE_CHECKING:
+    from ramole.retrieval.generations import Generation
     from ramole.retrieval.index import VectorIndex
 
 T = TypeVar("T")
@@ -98,8 +99,10 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
             )
             for each in request.adapters
         ]
-        encoder_ids = await self._run(self._writer, lambda: index.upsert(entries, encoder_id=request.encoder_id))
-        return retrieval_pb2.UpsertResponse(encoder_ids=sorted(encoder_ids))
+        generations = await self._run(
+            self._writer, lambda: index.upsert(entries, encoder_id=request.encoder_id, number=request.generation)
+        )
+        return retrieval_pb2.UpsertResponse(generations=_generations_to_pb(generations))
 
     async def Remove(
         self, request: retrieval_pb2.RemoveRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -125,12 +128,12 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
             thread.submit(batches.close)
             thread.shutdown(wait=False)
 
-    async def GetEncoder(
-        self, request: retrieval_pb2.GetEncoderRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> retrieval_pb2.GetEncoderResponse:
-        """Whose vectors are searched."""
-        index = self._ready()
-        return retrieval_pb2.GetEncoderResponse(encoder_id=await self._run(self._readers, lambda: index.encoder_id))
+    async def ListGenerations(
+        self, request: retrieval_pb2.ListGenerationsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> retrieval_pb2.ListGenerationsResponse:
+        """What must hold every adapter."""
+        generations = await self._run(self._readers, self._ready().generations)
+        return retrieval_pb2.ListGenerationsResponse(generations=_generations_to_pb(generations))
 
     async def BuildGeneration(
         self, request: retrieval_pb2.BuildGenerationRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -159,6 +162,10 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
             return await asyncio.get_running_loop().run_in_executor(pool, call)
         finally:
             self._inflight -= 1
+
+
+def _generations_to_pb(generations: Iterable[Generation]) -> list[retrieval_pb2.Generation]:
+    return [retrieval_pb2.Generation(number=each.number, encoder_id=each.encoder_id) for each in generations]
 
 
 def _open(settings: Settings) -> VectorIndex:

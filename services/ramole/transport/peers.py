@@ -68,11 +68,13 @@ class RetrievalPeer(Caller):
         """Every row's identity."""
         return self.stream(lambda c: retrieval_pb2_grpc.RetrievalStub(c).ListRows, request, timeout_s=timeout_s)
 
-    async def GetEncoder(
-        self, request: retrieval_pb2.GetEncoderRequest, *, timeout_s: float | None = None
-    ) -> retrieval_pb2.GetEncoderResponse:
-        """Whose vectors are searched."""
-        return await self.unary(lambda c: retrieval_pb2_grpc.RetrievalStub(c).GetEncoder, request, timeout_s=timeout_s)
+    async def ListGenerations(
+        self, request: retrieval_pb2.ListGenerationsRequest, *, timeout_s: float | None = None
+    ) -> retrieval_pb2.ListGenerationsResponse:
+        """What must hold every adapter."""
+        return await self.unary(
+            lambda c: retrieval_pb2_grpc.RetrievalStub(c).ListGenerations, request, timeout_s=timeout_s
+        )
 
     async def BuildGeneration(
         self, request: retrieval_pb2.BuildGenerationRequest, *, timeout_s: float | None = None

@@ -86,6 +86,11 @@ class GatewayStub:
                 request_serializer=ramole_dot_v1_dot_gateway__pb2.RevokeAdapterRequest.SerializeToString,
                 response_deserializer=ramole_dot_v1_dot_gateway__pb2.RevokeAdapterResponse.FromString,
                 _registered_method=True)
+        self.Reindex = channel.unary_stream(
+                '/ramole.v1.Gateway/Reindex',
+                request_serializer=ramole_dot_v1_dot_gateway__pb2.ReindexRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_gateway__pb2.ReindexProgress.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/ramole.v1.Gateway/Describe',
                 request_serializer=ramole_dot_v1_dot_gateway__pb2.DescribeRequest.SerializeToString,
@@ -168,6 +173,14 @@ class GatewayServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reindex(self, request, context):
+        """Embeds every adapter anew with the configured encoder, into a new generation of the index, while requests run.
+        The old generation serves until the last message. Cancelled or broken off, a later call goes on from there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Describe(self, request, context):
         """The served base model, limits and load.
         """
@@ -227,6 +240,11 @@ def add_GatewayServicer_to_server(servicer, server):
                     servicer.RevokeAdapter,
                     request_deserializer=ramole_dot_v1_dot_gateway__pb2.RevokeAdapterRequest.FromString,
                     response_serializer=ramole_dot_v1_dot_gateway__pb2.RevokeAdapterResponse.SerializeToString,
+            ),
+            'Reindex': grpc.unary_stream_rpc_method_handler(
+                    servicer.Reindex,
+                    request_deserializer=ramole_dot_v1_dot_gateway__pb2.ReindexRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_gateway__pb2.ReindexProgress.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -505,6 +523,33 @@ class Gateway:
             '/ramole.v1.Gateway/RevokeAdapter',
             ramole_dot_v1_dot_gateway__pb2.RevokeAdapterRequest.SerializeToString,
             ramole_dot_v1_dot_gateway__pb2.RevokeAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reindex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ramole.v1.Gateway/Reindex',
+            ramole_dot_v1_dot_gateway__pb2.ReindexRequest.SerializeToString,
+            ramole_dot_v1_dot_gateway__pb2.ReindexProgress.FromString,
             options,
             channel_credentials,
             insecure,

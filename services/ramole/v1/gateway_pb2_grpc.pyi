@@ -56,6 +56,10 @@ class GatewayStub:
     """Removes versions: out of the index first, running requests finish, then the weights are freed."""
     RevokeAdapter: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.RevokeAdapterRequest, _gateway_pb2.RevokeAdapterResponse]
     """As DeleteAdapter, but running requests that use the adapter end with CANCELLED."""
+    Reindex: _grpc.UnaryStreamMultiCallable[_gateway_pb2.ReindexRequest, _gateway_pb2.ReindexProgress]
+    """Embeds every adapter anew with the configured encoder, into a new generation of the index, while requests run.
+    The old generation serves until the last message. Cancelled or broken off, a later call goes on from there.
+    """
     Describe: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.DescribeRequest, _gateway_pb2.DescribeResponse]
     """The served base model, limits and load."""
 
@@ -86,6 +90,10 @@ class GatewayAsyncStub(GatewayStub):
     """Removes versions: out of the index first, running requests finish, then the weights are freed."""
     RevokeAdapter: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RevokeAdapterRequest, _gateway_pb2.RevokeAdapterResponse]  # type: ignore[assignment]
     """As DeleteAdapter, but running requests that use the adapter end with CANCELLED."""
+    Reindex: _aio.UnaryStreamMultiCallable[_gateway_pb2.ReindexRequest, _gateway_pb2.ReindexProgress]  # type: ignore[assignment]
+    """Embeds every adapter anew with the configured encoder, into a new generation of the index, while requests run.
+    The old generation serves until the last message. Cancelled or broken off, a later call goes on from there.
+    """
     Describe: _aio.UnaryUnaryMultiCallable[_gateway_pb2.DescribeRequest, _gateway_pb2.DescribeResponse]  # type: ignore[assignment]
     """The served base model, limits and load."""
 
@@ -173,6 +181,16 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.RevokeAdapterResponse, _abc.Awaitable[_gateway_pb2.RevokeAdapterResponse]]:
         """As DeleteAdapter, but running requests that use the adapter end with CANCELLED."""
+
+    @_abc_1.abstractmethod
+    def Reindex(
+        self,
+        request: _gateway_pb2.ReindexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_gateway_pb2.ReindexProgress], _abc.AsyncIterator[_gateway_pb2.ReindexProgress]]:
+        """Embeds every adapter anew with the configured encoder, into a new generation of the index, while requests run.
+        The old generation serves until the last message. Cancelled or broken off, a later call goes on from there.
+        """
 
     @_abc_1.abstractmethod
     def Describe(

@@ -109,7 +109,10 @@ class UpsertRequest(_message.Message):
 
     ADAPTERS_FIELD_NUMBER: _builtins.int
     ENCODER_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     encoder_id: _builtins.str
+    generation: _builtins.int
+    """Where to; 0 = the live generation and the one that is being built, where they are of this encoder."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterVectors]:
         """Of different names."""
@@ -119,10 +122,11 @@ class UpsertRequest(_message.Message):
         *,
         adapters: _abc.Iterable[Global___AdapterVectors] | None = ...,
         encoder_id: _builtins.str = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "encoder_id", b"encoder_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "encoder_id", b"encoder_id", "generation", b"generation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -185,19 +189,19 @@ Global___SampleVector: _TypeAlias = SampleVector  # noqa: Y015
 class UpsertResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ENCODER_IDS_FIELD_NUMBER: _builtins.int
+    GENERATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def encoder_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Encoders of the live generation and of the one that is being built: an adapter belongs into both."""
+    def generations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Generation]:
+        """As ListGenerations. Those of another encoder still lack the adapters."""
 
     def __init__(
         self,
         *,
-        encoder_ids: _abc.Iterable[_builtins.str] | None = ...,
+        generations: _abc.Iterable[Global___Generation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder_ids", b"encoder_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -282,7 +286,29 @@ class IndexRow(_message.Message):
 Global___IndexRow: _TypeAlias = IndexRow  # noqa: Y015
 
 @_typing.final
-class GetEncoderRequest(_message.Message):
+class Generation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ENCODER_ID_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    encoder_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        encoder_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder_id", b"encoder_id", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Generation: _TypeAlias = Generation  # noqa: Y015
+
+@_typing.final
+class ListGenerationsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -294,27 +320,29 @@ class GetEncoderRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetEncoderRequest: _TypeAlias = GetEncoderRequest  # noqa: Y015
+Global___ListGenerationsRequest: _TypeAlias = ListGenerationsRequest  # noqa: Y015
 
 @_typing.final
-class GetEncoderResponse(_message.Message):
+class ListGenerationsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ENCODER_ID_FIELD_NUMBER: _builtins.int
-    encoder_id: _builtins.str
-    """Empty while nothing was ever indexed."""
+    GENERATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def generations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Generation]:
+        """First the live one, whose encoder Search takes, then the one that is being built. Empty while nothing was indexed."""
+
     def __init__(
         self,
         *,
-        encoder_id: _builtins.str = ...,
+        generations: _abc.Iterable[Global___Generation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder_id", b"encoder_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetEncoderResponse: _TypeAlias = GetEncoderResponse  # noqa: Y015
+Global___ListGenerationsResponse: _TypeAlias = ListGenerationsResponse  # noqa: Y015
 
 @_typing.final
 class BuildGenerationRequest(_message.Message):

@@ -55,10 +55,10 @@ class RetrievalStub:
                 request_serializer=ramole_dot_v1_dot_retrieval__pb2.ListRowsRequest.SerializeToString,
                 response_deserializer=ramole_dot_v1_dot_retrieval__pb2.IndexRow.FromString,
                 _registered_method=True)
-        self.GetEncoder = channel.unary_unary(
-                '/ramole.v1.Retrieval/GetEncoder',
-                request_serializer=ramole_dot_v1_dot_retrieval__pb2.GetEncoderRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_retrieval__pb2.GetEncoderResponse.FromString,
+        self.ListGenerations = channel.unary_unary(
+                '/ramole.v1.Retrieval/ListGenerations',
+                request_serializer=ramole_dot_v1_dot_retrieval__pb2.ListGenerationsRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_retrieval__pb2.ListGenerationsResponse.FromString,
                 _registered_method=True)
         self.BuildGeneration = channel.unary_unary(
                 '/ramole.v1.Retrieval/BuildGeneration',
@@ -104,8 +104,8 @@ class RetrievalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetEncoder(self, request, context):
-        """Whose vectors Search takes. It changes when a generation is promoted.
+    def ListGenerations(self, request, context):
+        """The generations that must hold every adapter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,10 +148,10 @@ def add_RetrievalServicer_to_server(servicer, server):
                     request_deserializer=ramole_dot_v1_dot_retrieval__pb2.ListRowsRequest.FromString,
                     response_serializer=ramole_dot_v1_dot_retrieval__pb2.IndexRow.SerializeToString,
             ),
-            'GetEncoder': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetEncoder,
-                    request_deserializer=ramole_dot_v1_dot_retrieval__pb2.GetEncoderRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_retrieval__pb2.GetEncoderResponse.SerializeToString,
+            'ListGenerations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGenerations,
+                    request_deserializer=ramole_dot_v1_dot_retrieval__pb2.ListGenerationsRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_retrieval__pb2.ListGenerationsResponse.SerializeToString,
             ),
             'BuildGeneration': grpc.unary_unary_rpc_method_handler(
                     servicer.BuildGeneration,
@@ -284,7 +284,7 @@ class Retrieval:
             _registered_method=True)
 
     @staticmethod
-    def GetEncoder(request,
+    def ListGenerations(request,
             target,
             options=(),
             channel_credentials=None,
@@ -297,9 +297,9 @@ class Retrieval:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/ramole.v1.Retrieval/GetEncoder',
-            ramole_dot_v1_dot_retrieval__pb2.GetEncoderRequest.SerializeToString,
-            ramole_dot_v1_dot_retrieval__pb2.GetEncoderResponse.FromString,
+            '/ramole.v1.Retrieval/ListGenerations',
+            ramole_dot_v1_dot_retrieval__pb2.ListGenerationsRequest.SerializeToString,
+            ramole_dot_v1_dot_retrieval__pb2.ListGenerationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

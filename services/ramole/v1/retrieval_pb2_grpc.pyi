@@ -41,8 +41,8 @@ class RetrievalStub:
     """Removes an adapter version. Removing what is not there is no error."""
     ListRows: _grpc.UnaryStreamMultiCallable[_retrieval_pb2.ListRowsRequest, _retrieval_pb2.IndexRow]
     """Streams every row's identity, in no order: for reconciliation with the store."""
-    GetEncoder: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.GetEncoderRequest, _retrieval_pb2.GetEncoderResponse]
-    """Whose vectors Search takes. It changes when a generation is promoted."""
+    ListGenerations: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.ListGenerationsRequest, _retrieval_pb2.ListGenerationsResponse]
+    """The generations that must hold every adapter."""
     BuildGeneration: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.BuildGenerationRequest, _retrieval_pb2.BuildGenerationResponse]
     """Begins a generation of vectors beside the live one, or goes on with one that was begun for the same encoder."""
     PromoteGeneration: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.PromoteGenerationRequest, _retrieval_pb2.PromoteGenerationResponse]
@@ -61,8 +61,8 @@ class RetrievalAsyncStub(RetrievalStub):
     """Removes an adapter version. Removing what is not there is no error."""
     ListRows: _aio.UnaryStreamMultiCallable[_retrieval_pb2.ListRowsRequest, _retrieval_pb2.IndexRow]  # type: ignore[assignment]
     """Streams every row's identity, in no order: for reconciliation with the store."""
-    GetEncoder: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.GetEncoderRequest, _retrieval_pb2.GetEncoderResponse]  # type: ignore[assignment]
-    """Whose vectors Search takes. It changes when a generation is promoted."""
+    ListGenerations: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.ListGenerationsRequest, _retrieval_pb2.ListGenerationsResponse]  # type: ignore[assignment]
+    """The generations that must hold every adapter."""
     BuildGeneration: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.BuildGenerationRequest, _retrieval_pb2.BuildGenerationResponse]  # type: ignore[assignment]
     """Begins a generation of vectors beside the live one, or goes on with one that was begun for the same encoder."""
     PromoteGeneration: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.PromoteGenerationRequest, _retrieval_pb2.PromoteGenerationResponse]  # type: ignore[assignment]
@@ -104,12 +104,12 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         """Streams every row's identity, in no order: for reconciliation with the store."""
 
     @_abc_1.abstractmethod
-    def GetEncoder(
+    def ListGenerations(
         self,
-        request: _retrieval_pb2.GetEncoderRequest,
+        request: _retrieval_pb2.ListGenerationsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_retrieval_pb2.GetEncoderResponse, _abc.Awaitable[_retrieval_pb2.GetEncoderResponse]]:
-        """Whose vectors Search takes. It changes when a generation is promoted."""
+    ) -> _typing.Union[_retrieval_pb2.ListGenerationsResponse, _abc.Awaitable[_retrieval_pb2.ListGenerationsResponse]]:
+        """The generations that must hold every adapter."""
 
     @_abc_1.abstractmethod
     def BuildGeneration(

@@ -9,8 +9,9 @@ import grpc
 import numpy as np
 import pytest
 
-from ramole.core.errors import InvalidInput, NotFound, Unavailable
-from ramole.core.settings import EmbeddingSettings, ServerSettings, Settings
+from ramole.core.errors import InvalidInput, NotFound, Unavailable, WrongState
+from ramole.core.settings import EmbeddingSettings, PreviousEncoder, ServerSettings, Settings
+from ramole.embedding.encoder import identify, locate
 from ramole.embedding.servicer import EmbeddingService
 from ramole.transport.errors import from_rpc_error
 from ramole.transport.server import GrpcServer
@@ -57,6 +58,27 @@ async def test_before_the_start_it_is_unavailable() -> None:
         await service.DescribeEncoder(DescribeEncoderRequest(), None)  # type: ignore[arg-type]
     assert service.load() == 0
     await service.close()
+
+
+async def test_the_previous_encoder_answers_beside_the_new_one() -> None:
+    options = EmbeddingSettings(instruction="New: ", previous=PreviousEncoder(instruction="Old: "))
+    server = GrpcServer(EmbeddingService(Settings(embedding=options)), ServerSettings())
+    await server.start()
+    previous = identify("minilm", locate("minilm"), "Old: ")
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = EmbeddingStub(channel)
+        own = (await stub.DescribeEncoder(DescribeEncoderRequest())).encoder_id
+        by_default, new, old = [
+            await stub.Embed(EmbedRequest(texts=["hi"], encoder_id=each)) for each in ("", own, previous)
+        ]
+        assert (by_default.encoder_id, new.encoder_id, old.encoder_id) == (own, own, previous)
+        assert by_default.vectors == new.vectors
+        assert new.vectors != old.vectors
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await stub.Embed(EmbedRequest(texts=["hi"], encoder_id="other"))
+        error = from_rpc_error(failure.value)
+        assert (type(error), error.field) == (WrongState, "encoder_id")
+    await server.stop()
 
 
 async def test_an_encoder_that_does_not_exist_fails_the_start() -> None:

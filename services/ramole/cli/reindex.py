@@ -1,0 +1,35 @@
+"""`reindex`: the vector index rebuilt from the store."""
+
+from __future__ import annotations
+
+import json
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, run
+
+
+def reindex(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """Embed every adapter anew with the configured encoder, while the server goes on serving.
+
+    For a new retriever: set embedding.encoder to it and embedding.previous to the one so far, restart, and run this.
+    Stopped half-way, it goes on from there next time.
+    """
+    from ramole.client import RamoleClient, ReindexProgress
+
+    async def main() -> ReindexProgress:
+        columns = (TextColumn("embedding adapters"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("", total=None)
+            async with RamoleClient(address) as client:
+                async for step in client.reindex():
+                    progress.update(task, completed=step.done, total=step.total)
+        return step
+
+    done = run(main)
+    facts = {"generation": done.generation, "encoder_id": done.encoder_id, "adapters": done.total}
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        print(f"generation {done.generation} serves: {done.total} adapters by {done.encoder_id}")

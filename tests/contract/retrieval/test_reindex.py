@@ -1,0 +1,183 @@
+"""The index rebuilt while the gateway serves, on every engine: no request fails, none mixes encoders, none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from pathlib import Path
+
+import pytest
+
+from ramole.client import ReindexProgress
+from ramole.core.errors import WrongState
+from ramole.retrieval.servicer import RetrievalService
+from ramole.v1 import embedding_pb2
+from support.gateway_world import Context, Embedding, World
+
+DIM = 64
+SHIFT = {"old": 0, "new": 7}
+"""What one encoder says of adapter i is what the other says of adapter i + 7: a mixed search finds the wrong one."""
+
+
+class Encoders(Embedding):
+    """Any text with a number n<i> in it points along axis i, shifted by the encoder."""
+
+    def __init__(self, log: list[str]) -> None:
+        super().__init__(log)
+        self.loaded = ["old"]  # the first is that of the settings
+        self.num_texts = dict.fromkeys(SHIFT, 0)
+
+    async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
+        encoder_id = request.encoder_id or self.loaded[0]
+        if encoder_id not in self.loaded:
+            raise WrongState(f"{encoder_id} is not loaded", field="encoder_id", remedy="ramole reindex")
+        await self.begin("Embed")
+        self.num_texts[encoder_id] += len(request.texts)
+        vectors = []
+        for text in request.texts:
+            axis = (int(text.rsplit("n", 1)[1]) + SHIFT[encoder_id]) % DIM
+            vectors.append(embedding_pb2.Vector(values=[float(i == axis) for i in range(DIM)]))
+        return embedding_pb2.EmbedResponse(vectors=vectors, encoder_id=encoder_id)
+
+    async def DescribeEncoder(
+        self, request: embedding_pb2.DescribeEncoderRequest, context: Context
+    ) -> embedding_pb2.DescribeEncoderResponse:
+        return embedding_pb2.DescribeEncoderResponse(encoder_id=self.loaded[0], dim=DIM)
+
+
+class LiveWorld(World):
+    """The gateway on a real index, with `num` adapters n0, n1, ... in the store."""
+
+    def __init__(self, uri: str, num: int) -> None:
+        super().__init__()
+        options = self.settings.retrieval.model_copy(update={"uri": uri, "timeout_s": 20.0})
+        self.settings = self.settings.model_copy(update={"retrieval": options})
+        self.embedding: Encoders = Encoders(self.log)
+        self.retrieval = RetrievalService(self.settings)  # type: ignore[assignment]
+        for i in range(num):
+            self.adapters.add(f"n{i}")
+
+    async def find(self, i: int) -> str:
+        route = await self.client.route(f"prompt n{i}", k=1)
+        [adapter] = route.adapters
+        return adapter.ref.name if adapter.similarity > 0.99 else f"only {adapter.ref} at {adapter.similarity}"
+
+    async def reindex(self) -> ReindexProgress:
+        async for step in self.client.reindex():
+            last = step
+        return last
+
+
+@pytest.fixture
+async def world(uri: str) -> AsyncIterator[LiveWorld]:
+    made = LiveWorld(uri, num=24)
+    await made.start_neighbours()
+    await made.start_gateway()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "adapter"
+    made.mkdir()
+    (made / "adapter_config.json").write_text("{}")
+    (made / "adapter_model.safetensors").write_bytes(b"x")
+    return made
+
+
+async def test_a_new_encoder_takes_over_under_load(world: LiveWorld, folder: Path) -> None:
+    world.embedding.loaded = ["new", "old"]
+    over = asyncio.Event()
+    answers = {"searches": 0, "uploads": 0, "removals": 0}
+
+    async def search(start: int) -> None:
+        i = start
+        while not over.is_set():
+            i = (i + 5) % 20  # the others may be removed meanwhile
+            assert await world.find(i) == f"n{i}"
+            answers["searches"] += 1
+
+    async def upload() -> None:
+        for i in range(24, 40):
+            if over.is_set():
+                break
+            await world.client.upload(folder, [f"sample n{i}"], adapter=f"n{i}")
+            assert await world.find(i) == f"n{i}"
+            answers["uploads"] += 1
+
+    async def remove() -> None:
+        for i in range(20, 24):
+            await world.client.delete(f"n{i}")
+            assert await world.find(i) != f"n{i}"
+            answers["removals"] += 1
+
+    async def rebuild() -> ReindexProgress:
+        try:
+            return await world.reindex()
+        finally:
+            over.set()
+
+    async with asyncio.timeout(120), asyncio.TaskGroup() as group:
+        rebuilt = group.create_task(rebuild())
+        for start in range(3):
+            group.create_task(search(start))
+        group.create_task(upload())
+        group.create_task(remove())
+    assert rebuilt.result().encoder_id == "new"
+    assert answers["removals"] == 4
+    assert answers["uploads"] > 0
+    assert answers["searches"] > 20
+    world.embedding.loaded = ["new"]  # the old one is no longer needed
+    for i in (*range(20), *range(24, 24 + answers["uploads"])):
+        assert await world.find(i) == f"n{i}"
+    index = world.retrieval._index  # type: ignore[attr-defined]
+    assert [each.encoder_id for each in index._generations.all()] == ["new"]
+    rows = {row.ref.name for batch in index.rows() for row in batch}
+    assert rows == {record.adapter.name for record in world.adapters.live()}
+
+
+async def test_without_the_encoder_of_the_index_nothing_is_retrieved_until_it_is_rebuilt(world: LiveWorld) -> None:
+    world.embedding.loaded = ["new"]
+    for _ in range(2):
+        with pytest.raises(WrongState, match="reindex"):
+            await world.find(3)
+    assert (await world.client.complete("go", adapters=["n3"])).text == "go"
+    done = await world.reindex()
+    assert (done.encoder_id, done.done, done.total) == ("new", 24, 24)
+    assert await world.find(3) == "n3"
+
+
+async def test_a_rebuild_that_was_broken_off_goes_on_later(world: LiveWorld, folder: Path) -> None:
+    world.embedding.loaded = ["new", "old"]
+    gate = world.embedding.gates["Embed"] = asyncio.Event()
+    world.embedding.entered.clear()
+    running = asyncio.create_task(world.reindex())
+    await world.embedding.until("Embed")
+    with pytest.raises(WrongState, match="already"):
+        await world.reindex()
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    gate.set()
+    del world.embedding.gates["Embed"]
+    # The generation that was begun still gets every upload, and nothing else has changed.
+    await world.client.upload(folder, ["sample n30"], adapter="n30")
+    assert [await world.find(i) for i in (3, 30)] == ["n3", "n30"]
+    before = world.embedding.num_texts["new"]
+    done = await asyncio.wait_for(world.reindex(), 60)
+    assert done.total == 25
+    assert world.embedding.num_texts["new"] - before == 24
+    world.embedding.loaded = ["new"]
+    assert [await world.find(i) for i in (3, 30)] == ["n3", "n30"]
+
+
+async def test_the_same_encoder_again_heals_what_was_lost(world: LiveWorld) -> None:
+    index = world.retrieval._index  # type: ignore[attr-defined]
+    [ref] = [row.ref for batch in index.rows() for row in batch if row.ref.name == "n5"]
+    await asyncio.to_thread(index.remove, ref)
+    assert await world.find(5) != "n5"
+    async with aclosing(world.client.reindex()) as steps:
+        assert [step.total async for step in steps][-1] == 24
+    assert await world.find(5) == "n5"
