@@ -143,8 +143,8 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
     def _prefetch(self, digests: Iterable[str]) -> None:
         """Brings adapters closer while their request is read, tokenised and queued. Failures are met again there."""
         for digest in digests:
-            if self._engine is not None and not self._engine.holds(digest) and digest not in self._host:
-                self._host.get(digest)
+            if self._engine is not None and not self._engine.holds(digest):
+                self._host.prefetch(digest)
 
 
 def _slot_counts(engine: Engine) -> TierCounts:

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 from cachetools import TTLCache
 
-from ramole.core.errors import AdapterRefused, Corrupt
+from ramole.core.errors import AdapterRefused, Corrupt, Unavailable
 from ramole.observability.tiers import TierCounts
 
 _MAX_FAILURES = 4096
@@ -73,19 +73,12 @@ class HostTier(Generic[V]):
                 self._values.move_to_end(digest)
                 return _done(value)
             self.counts.misses += 1
-            error = self._bad.get(digest)
-            future = self._loading.get(digest)
-            if error is None and future is not None:
-                return future
-            future = Future()
-            future.set_running_or_notify_cancel()
-            if error is None:
-                self._loading[digest] = future
-        if error is not None:
-            future.set_exception(error)
-            return future
-        self._load(digest).add_done_callback(lambda loaded: self._loaded(digest, future, loaded))
-        return future
+        return self._start(digest)
+
+    def prefetch(self, digest: str) -> None:
+        """Starts to load a value that is not here. Nobody waits, so an error goes nowhere."""
+        if digest not in self:
+            self._start(digest)
 
     def unpin(self, digest: str) -> None:
         """Takes one pin back."""
@@ -103,8 +96,31 @@ class HostTier(Generic[V]):
             if digest in self._values:
                 self._discard(digest)
 
+    def _start(self, digest: str) -> Future[V]:
+        """The load under way, or a new one. A value that arrived in between is simply loaded again."""
+        with self._lock:
+            error = self._bad.get(digest)
+            future = self._loading.get(digest)
+            if error is None and future is not None:
+                return future
+            future = Future()
+            future.set_running_or_notify_cancel()
+            if error is None:
+                self._loading[digest] = future
+        if error is not None:
+            future.set_exception(error)
+            return future
+        try:
+            loading = self._load(digest)
+        except Exception as failure:  # whatever it is, it must not be met by everybody who asks from now on
+            loading = Future()
+            loading.set_exception(failure)
+        loading.add_done_callback(lambda loaded: self._loaded(digest, future, loaded))
+        return future
+
     def _loaded(self, digest: str, future: Future[V], loaded: Future[V]) -> None:
-        error = loaded.exception()
+        is_cancelled = loaded.cancelled()  # by an event loop that ends
+        error = Unavailable("the load was given up", remedy="retry") if is_cancelled else loaded.exception()
         with self._lock:
             is_wanted = self._loading.get(digest) is future
             if is_wanted:
@@ -115,6 +131,8 @@ class HostTier(Generic[V]):
                     self._bad[digest] = error
             elif is_wanted:
                 value = loaded.result()
+                if digest in self._values:
+                    self._discard(digest)
                 self._values[digest] = value
                 self.counts.num_bytes += value.num_bytes
                 self.counts.num_entries += 1
@@ -125,13 +143,12 @@ class HostTier(Generic[V]):
             future.set_result(loaded.result())
 
     def _evict(self) -> None:
-        if self.counts.num_bytes <= self._max_bytes:
-            return
-        for digest in [digest for digest in self._values if digest not in self._pins]:
+        while self.counts.num_bytes > self._max_bytes:
+            digest = next((digest for digest in self._values if digest not in self._pins), None)
+            if digest is None:
+                return
             self.counts.evictions += 1
             self._discard(digest)
-            if self.counts.num_bytes <= self._max_bytes:
-                return
 
     def _discard(self, digest: str) -> None:
         self.counts.num_bytes -= self._values.pop(digest).num_bytes

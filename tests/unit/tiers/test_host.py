@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ramole.core.errors import Corrupt, NotFound, RamoleError
+from ramole.core.errors import Corrupt, NotFound, RamoleError, Unavailable
 from ramole.lora.weights import AdapterWeights, LoraPair
 from ramole.tiers.host import HostTier
 
@@ -110,6 +110,45 @@ def test_a_broken_content_is_remembered_for_a_moment_and_a_missing_one_is_not() 
     assert source.loads.count("broken") == 2
 
 
+def test_a_prefetch_makes_the_next_look_up_a_hit_and_counts_as_none() -> None:
+    source = Source(holds=True, errors={"bad": Corrupt("broken")})
+    tier = source.tier()
+    for digest in ("a", "a", "b", "bad"):
+        tier.prefetch(digest)
+    late = tier.get("b")
+    for digest in ("a", "b", "bad"):
+        source.finish(digest)
+    tier.prefetch("a")
+    assert (tier.get("a").result().digest, late.result().digest) == ("a", "b")
+    assert source.loads == ["a", "b", "bad"]
+    assert (tier.counts.hits, tier.counts.misses, tier.counts.failures) == (1, 1, 1)
+
+
+def test_a_load_that_is_cancelled_leaves_nobody_waiting() -> None:
+    source = Source(holds=True)
+    tier = source.tier()
+    waiter = tier.get("a")
+    source.pending["a"].cancel()
+    with pytest.raises(Unavailable):
+        waiter.result(timeout=5)
+
+
+def test_a_load_that_cannot_even_start_is_tried_again() -> None:
+    source = Source()
+    is_down = True
+
+    def load(digest: str) -> Future[Value]:
+        if is_down:
+            raise RuntimeError("the event loop is closed")
+        return source.load(digest)
+
+    tier = HostTier(load, 100, negative_s=5.0)
+    with pytest.raises(RuntimeError):
+        tier.get("a").result()
+    is_down = False
+    assert tier.get("a").result().digest == "a"
+
+
 def test_a_drop_forgets_a_failure() -> None:
     source = Source(errors={"a": Corrupt("broken")})
     tier = source.tier()
@@ -157,7 +196,9 @@ def test_a_drop_frees_the_memory() -> None:
     assert (tier.counts.num_bytes, tier.counts.num_entries) == (0, 0)
 
 
-STEPS = st.lists(st.tuples(st.sampled_from(["get", "pin", "unpin", "drop", "finish"]), st.sampled_from("abcde")))
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["get", "prefetch", "pin", "unpin", "drop", "finish"]), st.sampled_from("abcde"))
+)
 
 
 @given(STEPS, st.integers(0, 40))
@@ -169,6 +210,8 @@ def test_whatever_happens_the_books_are_right(steps: list[tuple[str, str]], max_
         if step in ("get", "pin"):
             tier.get(digest, pin=step == "pin")
             pins += [digest] if step == "pin" else []
+        elif step == "prefetch":
+            tier.prefetch(digest)
         elif step == "unpin" and digest in pins:
             pins.remove(digest)
             tier.unpin(digest)
