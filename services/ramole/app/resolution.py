@@ -33,8 +33,8 @@ def resolve(settings: Settings) -> Settings:
     previous = embedding.previous
     changes["embedding"] = embedding.model_copy(
         update={
-            "retriever": _absolute(embedding.retriever),
-            "previous": previous and previous.model_copy(update={"retriever": _absolute(previous.retriever)}),
+            "retriever": _retriever(embedding.retriever),
+            "previous": previous and previous.model_copy(update={"retriever": _retriever(previous.retriever)}),
         }
     )
     changes["retrieval"] = settings.retrieval.model_copy(update={"ca_file": _absolute(settings.retrieval.ca_file)})
@@ -45,6 +45,14 @@ def resolve(settings: Settings) -> Settings:
             remedy="set executor.router to the folder of one, or choose another preset",
         )
     return settings.model_copy(update=changes)
+
+
+def _retriever(setting: str) -> str:
+    if setting == "zoo":
+        from ramole.zoo.catalog import SHIPPED_RETRIEVER
+
+        return str(SHIPPED_RETRIEVER)
+    return _absolute(setting)
 
 
 def _absolute(path_or_id: str) -> str:

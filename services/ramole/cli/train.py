@@ -121,7 +121,9 @@ def train_retriever(
     ] = None,
     base: Annotated[str, typer.Option(help="'minilm', a folder or a hub id of a sentence-transformers model.")] = "",
     mode: Annotated[str, typer.Option(help="lora, full, or none: only whiten.")] = "lora",
-    whiten: Annotated[bool, typer.Option(help="Add the closed-form linear map.")] = True,
+    whiten: Annotated[
+        bool | None, typer.Option(help="Add the closed-form linear map; default: only with --mode none.")
+    ] = None,
     share: Annotated[float, typer.Option(help="Of the adapters to train with.", min=0, max=1)] = 0.4,
     rounds: Annotated[int, typer.Option(help="How often each task is shown.", min=1)] = 20,
     batch: Annotated[int, typer.Option(help="Tasks of a step at most.", min=2)] = 32,
@@ -168,7 +170,7 @@ def train_retriever(
                 checkpoint_steps=checkpoint_steps,
             ),
             share=share,
-            is_whitened=whiten,
+            is_whitened=mode == Mode.NONE if whiten is None else whiten,
             instruction=PAPER_INSTRUCTION if instruction is None else instruction,
             seed=seed,
             device=device,

@@ -66,7 +66,9 @@ class EmbeddingSettings(_Section):
 
     server: ServerSettings = ServerSettings()
     encoder: str = Field(default="minilm", description="'minilm' (shipped by a package) or any path or model id")
-    retriever: str = Field(default="", description="folder of a trained retriever, '' = the encoder as it is")
+    retriever: str = Field(
+        default="", description="folder of a trained retriever, 'zoo' = the shipped one, '' = the encoder as it is"
+    )
     instruction: str = Field(default=PAPER_INSTRUCTION, description="a trained retriever brings its own")
     previous: PreviousEncoder | None = Field(
         default=None, description="the encoder of the live index, until `ramole reindex` has put this one in its place"

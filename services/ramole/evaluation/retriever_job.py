@@ -43,7 +43,7 @@ class RetrieverJob:
     base: str = MINILM
     recipe: RetrieverRecipe = field(default_factory=RetrieverRecipe)
     share: float = 0.4
-    is_whitened: bool = True
+    is_whitened: bool = False
     instruction: str = PAPER_INSTRUCTION
     seed: int = 0
     device: str = "cpu"

@@ -26,6 +26,9 @@ from ramole.zoo.tasks import Split
 
 __all__ = ["Example", "PairPrompt", "Split", "Zoo", "ZooAdapter", "load_zoo"]
 
+SHIPPED_RETRIEVER = Path(__file__).parent / "retriever"
+"""A LoRA on the shipped encoder, trained with the training tasks of the full world."""
+
 BASE_ID = "ramole/zoo-base"
 BASE_STAGE = "base"
 ROUTER_STAGE = "router"

@@ -13,7 +13,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from ramole.app import resolve
 from ramole.core.errors import Corrupt, InvalidInput, NotFound, RamoleError, WrongState
+from ramole.core.settings import EmbeddingSettings, Settings
 from ramole.embedding.encoder import MINILM, Encoder
 from ramole.embedding.retriever import MANIFEST, MAP, LinearMap, Mode, Retriever, read_retriever
 from ramole.training.retriever import RetrieverRecipe, pairs, save, train_encoder
@@ -254,6 +256,15 @@ def test_texts_that_do_not_fit_are_refused(
     adapter(tmp_path, "one", files)
     with pytest.raises(error, match=words):
         read_texts(tmp_path)
+
+
+def test_the_shipped_retriever_fits_the_shipped_encoder(plain: Encoder) -> None:
+    settings = resolve(Settings(embedding=EmbeddingSettings(retriever="zoo")))
+    shipped = Encoder.load(MINILM, instruction="", threads=1, retriever=settings.embedding.retriever)
+    assert shipped.encoder_id != plain.encoder_id
+    assert np.isfinite(shipped.encode(PROBES)).all()
+    figures = read_retriever(Path(settings.embedding.retriever)).about["figures"]
+    assert figures["trained"]["unseen"]["top1_gain"]["low"] > 0
 
 
 def test_the_command_trains_measures_and_saves(tmp_path: Path) -> None:
