@@ -1,1 +1,1 @@
-"""Benchmarks of the engine against its peers, side by side in one process: ratios, not absolute speed."""
+"""Benchmarks of the engine and of the adapter repository beside their peers, in one run: ratios first."""

@@ -6,12 +6,12 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ramole.bench.engine_cases import OURS, run_engine_case
+from ramole.bench.machine import cpu_name
 from ramole.bench.module_cases import EINSUM, run_module_case
 from ramole.bench.options import BenchOptions, Peer, full_options, gpu_steps, quick_options
 from ramole.bench.slot_cases import run_slot_case
@@ -95,15 +95,8 @@ def _setup(device: torch.device, threads: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "peft": peft.__version__,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": threads,
         "dtype": "float32",
     }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,19 +23,41 @@ def bench_executor(
     as_json: AsJson = False,
 ) -> None:
     """Measure the engine beside its peers: interleaved rounds, medians, ratios."""
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
     from ramole.bench.executor import run_executor_bench
+
+    with _spinner() as progress:
+        result = run_executor_bench(quick=quick, device=device, threads=threads, progress=progress)
+    _print(result, as_json)
+
+
+@bench_app.command("repository")
+def bench_repository(
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller fleets, in minutes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure store, index and servers with thousands of adapters; search beside numpy and faiss."""
+    from ramole.bench.repository import run_repository_bench
+
+    with _spinner() as progress:
+        result = run_repository_bench(quick=quick, progress=progress)
+    _print(result, as_json)
+    if not as_json:
+        for name, reason in result["not_measured"].items():
+            Console(stderr=True).print(f"{name}: {reason}", style="dim", highlight=False)
+
+
+@contextmanager
+def _spinner() -> Iterator[Callable[[str], None]]:
+    """Tells on stderr what is being measured."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("starting", total=None)
-        result = run_executor_bench(
-            quick=quick,
-            device=device,
-            threads=threads,
-            progress=lambda name: progress.update(task, description=name),
-        )
+        yield lambda name: progress.update(task, description=name)
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
         return
