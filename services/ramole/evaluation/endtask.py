@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ramole.evaluation.answers import Outcomes
-from ramole.evaluation.methods import COMPOSITIONS, USES_K, Methods
+from ramole.evaluation.methods import USES_K, Methods, own_k
 from ramole.evaluation.statistics import estimate, task_means
 from ramole.evaluation.views import View
 
-MAIN_K = 3
 CLOSED_POOL = (
     "base", "perfect", "best_of_k", "selection", "mixture", "fusion", "ramole", "ramole_prior", "similarity",
     "random_gate",
@@ -89,13 +88,6 @@ def measure(
                     for k in sorted({own_k(name), *ks}) if is_swept else [own_k(name)]:
                         case = Case(retriever if retrieves(name) else "", pool, setting, name, k)
                         yield cell(case, seen, methods.run(name, seen, k, task_similarities[retriever]))
-
-
-def own_k(name: str) -> int:
-    """How many adapters a method retrieves unless told otherwise."""
-    if name in COMPOSITIONS:
-        return COMPOSITIONS[name].k
-    return MAIN_K if retrieves(name) else 0
 
 
 def retrieves(name: str) -> bool:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ramole.bench.module_cases import EINSUM, OURS, run_module_case
 from ramole.bench.options import ModuleCase
 from ramole.core.composition import PRESETS, Composition, Merge, Weighting
-from ramole.evaluation.methods import COMPOSITIONS, Methods
+from ramole.evaluation.methods import COMPOSITIONS, Methods, own_k
 from ramole.evaluation.statistics import estimate, task_means
 from ramole.evaluation.views import View, request
 from ramole.mixture.plan import build_step_plan
@@ -60,7 +60,7 @@ def two_skill(
             found[f"both named, {name}"].append(outcomes.right)
     for name in ("selection", "mixture", "fusion", "random_gate", *COMPOSITIONS):
         if f"retrieved, {name}" not in found and name in methods.names():
-            found[f"retrieved, {name}"] = [o.right for o in methods.run(name, view, 3, similarities)]
+            found[f"retrieved, {name}"] = [o.right for o in methods.run(name, view, own_k(name), similarities)]
     nearest = view.nearest(3)
     both = np.mean([set(pair) <= set(row) for pair, row in zip(pairs, nearest, strict=True)])
     scores = {
@@ -94,7 +94,7 @@ def growth(methods: Methods, view: View, default: str, sizes: Sequence[int]) -> 
         row: dict[str, Any] = {"num_adapters": size, "num_unseen": int((~methods.trained[order[:size]]).sum())}
         for name in dict.fromkeys((*GROWTH_METHODS, default)):
             if name in methods.names():
-                outcomes = methods.run(name, seen, 3, none)
+                outcomes = methods.run(name, seen, own_k(name), none)
                 means = np.mean([task_means(one.right, seen.own) for one in outcomes], axis=0)
                 row[name] = estimate(means).as_dict()
         found.append(row)

@@ -45,6 +45,17 @@ class View:
         allowed[np.arange(len(self.own)), self.own] = False
         return replace(self, allowed=allowed)
 
+    def with_own(self) -> View:
+        """Nobody's own adapter is hidden."""
+        allowed = self.allowed.copy()
+        allowed[np.arange(len(self.own)), self.own] = True
+        return replace(self, allowed=allowed)
+
+    def of_tasks(self, tasks: npt.NDArray[np.bool_]) -> View:
+        """The prompts of some tasks [N]; the repository stays as it is."""
+        rows = tasks[self.own]
+        return View(self.questions[rows], self.own[rows], self.similarities[rows], self.allowed[rows])
+
     def within(self, adapters: npt.NDArray[np.bool_]) -> View:
         """The repository cut down to some adapters [N], and the prompts whose own adapter is among them."""
         rows = adapters[self.own]
