@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ramole.bench.engine_cases import OURS, run_engine_case
-from ramole.bench.machine import cpu_name
+from ramole.bench.machine import cpu_name, torch_threads
 from ramole.bench.module_cases import EINSUM, run_module_case
 from ramole.bench.options import BenchOptions, Peer, full_options, gpu_steps, quick_options
 from ramole.bench.slot_cases import run_slot_case
@@ -50,7 +49,7 @@ def run_bench(options: BenchOptions, *, device: str, threads: int, progress: Pro
         cases.append(run(case, place))
         return cases[-1]
 
-    with _torch_threads(threads):
+    with torch_threads(threads):
         k1, k3, idle = (measure(run_engine_case, case) for case in (options.k1, options.k3, options.idle))
         prefill, decode = (measure(run_module_case, case) for case in (options.prefill, options.decode))
         gains = [measure(run_module_case, case)[GAIN] for case in options.overheads]
@@ -74,16 +73,6 @@ def run_bench(options: BenchOptions, *, device: str, threads: int, progress: Pro
         "ttft_2x_slots": slots["ttft_ratio"],
     }
     return {"setup": _setup(place, threads), "cases": cases, "summary": summary}
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _setup(device: torch.device, threads: int) -> dict[str, Any]:
