@@ -23,12 +23,14 @@ def header_from_pb(message: adapters_pb2.UploadHeader) -> UploadHeader:
     """The header of an upload. Raises InvalidInput on a bad name."""
     return UploadHeader(
         name=AdapterName.parse(message.adapter, field="header.adapter"),
-        samples=tuple(message.samples),
+        # One typical input counts once: repeating it must not move the adapter in the retriever's space.
+        samples=tuple(dict.fromkeys(message.samples)),
         base_model=message.base_model,
         idempotency_key=message.idempotency_key,
         expected_version=message.expected_version if message.HasField("expected_version") else None,
         is_public=message.is_public,
         sha256=dict(message.sha256),
+        source=message.source,
     )
 
 
@@ -47,6 +49,7 @@ def record_to_pb(record: AdapterRecord) -> adapters_pb2.AdapterRecord:
             rank=record.report.rank,
             bytes=record.num_bytes,
             norm=record.report.norm,
+            relative_norm=record.report.relative_norm,
             num_samples=record.num_samples,
         ),
         samples=record.samples,

@@ -17,6 +17,7 @@ from ramole.adapters.codec import header_from_pb, page_token, position_from_toke
 from ramole.adapters.contents import Contents
 from ramole.adapters.quotas import Quotas
 from ramole.adapters.records import AdapterRecord, NewAdapter
+from ramole.adapters.sources import MAX_URI_CHARS, check_source, fetch
 from ramole.adapters.store import Store
 from ramole.adapters.upload import ReceivedUpload, Upload
 from ramole.core.errors import InvalidInput, NotFound, RamoleError, Unavailable
@@ -39,6 +40,7 @@ PAGE_BYTES = 2 * 2**20
 
 # Each admission holds a whole adapter in memory.
 _MAX_ADMISSIONS = 2
+_MAX_FETCHES = 4
 
 # Housekeeping is cheap but for the listing of all objects.
 _HOUSEKEEPING_S = 3600.0
@@ -76,8 +78,13 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         self._settings = settings
         self._base = base
         # A wider adapter would be stored and then fit no slot of the executors.
-        self._limits = AdmissionLimits(min(settings.adapters.max_rank, settings.executor.slot_rank))
+        self._limits = AdmissionLimits(
+            min(settings.adapters.max_rank, settings.executor.slot_rank),
+            max_relative_norm=settings.adapters.max_relative_norm,
+            base_revision=settings.base_revision,
+        )
         self._admissions = asyncio.Semaphore(_MAX_ADMISSIONS)
+        self._fetches = asyncio.Semaphore(_MAX_FETCHES)
         self._quotas = Quotas(settings.adapters)
         self._audit = AuditLog(settings.data_dir / "audit.jsonl")
         self._machine = machine_id()
@@ -99,7 +106,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         base, settings = self._base, self._settings
         if base is None:
             base_id = settings.base_id or settings.base_model
-            base = await asyncio.to_thread(read_base_shapes, settings.base_model, base_id)
+            base = await asyncio.to_thread(read_base_shapes, settings.base_model, base_id, settings.base_revision)
         store = await self._open_store()
         disk = await asyncio.to_thread(DiskTier, settings.cache_dir, settings.cache.disk_bytes)
         contents = Contents(store, disk, TierMetrics(self.registry), negative_s=settings.cache.negative_s)
@@ -144,6 +151,10 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                             entry.adapter = request.header.adapter[:200]
                             self._check_quota(opened, request.header.adapter)
                         await _receive(upload, request)
+                    if upload.source:
+                        entry.detail = upload.source[:MAX_URI_CHARS]
+                        async with self._fetches:
+                            await asyncio.to_thread(self._fetch, upload)
                     received = await asyncio.to_thread(upload.finish)
                     async with self._admissions:
                         record, is_created = await self._commit(opened, received)
@@ -281,6 +292,11 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             raise Unavailable("the adapter store is still opening", remedy="retry in a moment")
         return self._opened
 
+    def _fetch(self, upload: Upload) -> None:
+        options = self._settings.adapters
+        check_source(upload.source, options.sources)
+        fetch(upload.source, options.source_options, upload.write_fetched)
+
     def _check_quota(self, opened: _Opened, adapter: str) -> None:
         """Refuses an upload at its header, before the bytes travel; `Store.put` asks again."""
         name = AdapterName.parse(adapter, field="header.adapter")
@@ -352,6 +368,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             report=admission.report,
             num_bytes=received.num_bytes,
             digest=received.digest,
+            source=header.source,
             config_json=received.config_json,
             tensors_path=received.tensors_path,
         )

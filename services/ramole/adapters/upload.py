@@ -37,6 +37,7 @@ class UploadHeader:
     expected_version: int | None = None
     is_public: bool = False
     sha256: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +94,26 @@ class Upload:
         _check_header(header, self._max_samples)
         self._header = header
 
+    @property
+    def source(self) -> str:
+        """Where the files are fetched from; empty: they come in the stream. Raises InvalidInput: no header."""
+        return self._begun().source
+
     def write(self, file: str, data: bytes) -> None:
-        """Takes the next bytes of a file.
+        """Takes the next bytes of a file from the stream.
 
         Raises:
-            InvalidInput: no header yet, or another file.
+            InvalidInput: no header yet, another file, or a header that names a source.
             LimitExceeded: the upload has become too large.
         """
+        if self.source:
+            raise InvalidInput(
+                "bytes in an upload that names a source", field="chunk", remedy="send bytes or a source, not both"
+            )
+        self.write_fetched(file, data)
+
+    def write_fetched(self, file: str, data: bytes) -> None:
+        """Takes the next bytes of a file from the source. Raises as `write`."""
         header = self._begun()
         if file not in _FILES:
             raise InvalidInput(

@@ -45,7 +45,8 @@ def upload(
     record = done.record
     print(
         f"{record.ref} {'is live' if done.is_created else 'was there already'}: rank {record.rank}, "
-        f"{len(record.modules)} modules, {record.num_bytes} bytes, norm {record.norm:.3g}, "
+        f"{len(record.modules)} modules, {record.num_bytes} bytes, norm {record.norm:.3g} "
+        f"({record.relative_norm:.2g} of the base weight at most), "
         f"{record.num_samples} samples, sha256 {record.ref.digest[:12]}"
     )
 

@@ -89,6 +89,7 @@ class AdapterRecord:
     samples: tuple[str, ...]
     created_at: datetime
     source: str = ""
+    relative_norm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,17 @@ class AdapterSettings(_Section):
     max_rank: int = Field(default=64, ge=1)
     store_uri: str = Field(default="", description="fsspec URI of the store, e.g. s3://bucket/prefix; '' = in data_dir")
     store_options: dict[str, Any] = Field(default={}, description="arguments of its file system, e.g. endpoint_url")
+    max_relative_norm: float = Field(
+        default=10.0,
+        gt=0,
+        description="largest Frobenius norm of an update, relative to the base weight it is added to",
+    )
+    sources: tuple[str, ...] = Field(
+        default=("hf://",), description="URI prefixes that clients may have fetched; none of the server's own files"
+    )
+    source_options: dict[str, dict[str, Any]] = Field(
+        default={}, description="arguments of their file systems by scheme, e.g. {'hf': {'endpoint': ...}}"
+    )
     keep_versions: int = Field(default=0, ge=0, description="live versions of a name, the latest included; 0 = all")
     keep_days: float = Field(default=0.0, ge=0, description="older versions go, the latest stays; 0 = all stay")
     quota: QuotaSettings = QuotaSettings()
@@ -161,6 +172,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path("ramole-data")
     base_model: str = Field(default="zoo", description="'zoo' (shipped), a folder or a hub id of a causal LM")
     base_id: str = Field(default="", description="the name adapters give their base; empty = base_model itself")
+    base_revision: str = Field(default="", description="commit of a hub model; adapters made for another are refused")
     gateway: GatewaySettings = GatewaySettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     retrieval: RetrievalSettings = RetrievalSettings()

@@ -127,6 +127,7 @@ class Report:
     num_bytes: int
     norm: float
     num_samples: int
+    relative_norm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

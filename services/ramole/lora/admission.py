@@ -20,6 +20,13 @@ from ramole.lora.weights import AdapterWeights, LoraPair
 # Products of float64 Gram matrices cancel to about 1e-16 of |A|^2 |B|^2; below this share a product counts as zero.
 _ZERO_SHARE = 1e-13
 
+# Smaller than what float32 can resolve next to the base weight: no output would change.
+_ZERO_RELATIVE = 1e-7
+
+# Only the product B A matters, so a trained pair can always be balanced far below this. Above it, A x of one request
+# could overflow, and 0 * inf is NaN in forms of the mixture that compute more than they use.
+MAX_ENTRY = 1e4
+
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
@@ -28,10 +35,14 @@ class AdmissionLimits:
     Attributes:
         max_rank: largest rank of any module.
         max_norm: largest Frobenius norm of the whole update. Trained adapters lie far below the default.
+        max_relative_norm: the same of one module's update, relative to its base weight, where that is known.
+        base_revision: commit of the served base model; empty = any.
     """
 
     max_rank: int
     max_norm: float = 1e4
+    max_relative_norm: float = math.inf
+    base_revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +54,14 @@ class AdmissionReport:
         rank: largest rank over the modules.
         num_bytes: size of the weights.
         norm: Frobenius norm of the whole update, scaling folded in.
+        relative_norm: the largest, over the modules, of the update's norm over the base weight's; 0 = not known.
     """
 
     modules: tuple[str, ...]
     rank: int
     num_bytes: int
     norm: float
+    relative_norm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +91,12 @@ def admit(
     """
     layout = read_layout(config_json, tensors)
     _check_base(base_model or layout.config.base_model, base, is_named=bool(base_model))
+    _check_revision(layout.config.revision, limits.base_revision)
     _check_fit(layout, base, limits)
     _check_base_weights(layout, tensors, base)
     weights = layout.load(tensors)
-    norm = _check_values(weights, limits)
-    report = AdmissionReport(tuple(weights.pairs), weights.rank, weights.num_bytes, norm)
+    norm, relative_norm = _check_values(weights, base, limits)
+    report = AdmissionReport(tuple(weights.pairs), weights.rank, weights.num_bytes, norm, relative_norm)
     return Admission(weights, report)
 
 
@@ -102,6 +116,15 @@ def _check_base(named: str, base: BaseShapes, *, is_named: bool) -> None:
             f"the adapter is {what}; this server runs {base.base_id!r}" if named else f"the adapter {what}",
             field="base_model" if is_named else f"{CONFIG_FILE}:base_model_name_or_path",
             remedy=f"name base_model {base.base_id!r} in the upload if it was trained on exactly that model",
+        )
+
+
+def _check_revision(named: str, served: str) -> None:
+    if served and named not in ("", served):
+        raise WrongState(
+            f"the adapter is made for revision {named[:80]!r} of the base model; this server runs {served!r}",
+            field=f"{CONFIG_FILE}:revision",
+            remedy="train on that revision, or leave the key out if the weights are the same",
         )
 
 
@@ -143,8 +166,9 @@ def _check_base_weights(layout: AdapterLayout, tensors: bytes | memoryview, base
             )
 
 
-def _check_values(weights: AdapterWeights, limits: AdmissionLimits) -> float:
-    square = 0.0
+def _check_values(weights: AdapterWeights, base: BaseShapes, limits: AdmissionLimits) -> tuple[float, float]:
+    """Norm of the whole update, and the largest one relative to its base weight."""
+    square, relative = 0.0, [0.0]
     for module, pair in weights.pairs.items():
         # One such value would poison every request of a batch: 0 * NaN is NaN.
         if not (torch.isfinite(pair.a).all() and torch.isfinite(pair.b).all()):
@@ -153,7 +177,24 @@ def _check_values(weights: AdapterWeights, limits: AdmissionLimits) -> float:
                 field=TENSORS_FILE,
                 remedy="look for a diverged training run",
             )
-        square += update_norm(pair) ** 2
+        largest = max(float(pair.a.abs().max()), float(pair.b.abs().max()))
+        if largest > MAX_ENTRY:
+            raise AdapterRefused(
+                f"{module} holds the value {largest:.3g}, alpha included; the limit is {MAX_ENTRY:g}",
+                field=TENSORS_FILE,
+                remedy="balance the pair: only the product B A matters",
+            )
+        norm = update_norm(pair)
+        square += norm**2
+        if module in base.norms:
+            relative.append(norm / base.norms[module])
+            if relative[-1] > limits.max_relative_norm:
+                raise AdapterRefused(
+                    f"the update of {module} is {relative[-1]:.3g} times as large as the base weight, the limit is "
+                    f"{limits.max_relative_norm:g}",
+                    field=TENSORS_FILE,
+                    remedy="look for a diverged training run or a wrong lora_alpha",
+                )
     norm = math.sqrt(square)
     if not norm <= limits.max_norm:
         raise AdapterRefused(
@@ -161,10 +202,11 @@ def _check_values(weights: AdapterWeights, limits: AdmissionLimits) -> float:
             field=TENSORS_FILE,
             remedy="look for a diverged training run or a wrong lora_alpha",
         )
-    if norm == 0:
+    is_measured = weights.pairs.keys() <= base.norms.keys()
+    if norm == 0 or (is_measured and max(relative) < _ZERO_RELATIVE):
         raise AdapterRefused(
-            "the adapter changes nothing: B A is zero in every module",
+            "the adapter changes nothing: B A is zero, or next to the base weight as good as zero, in every module",
             field=TENSORS_FILE,
             remedy="upload it after training; PEFT starts with B = 0",
         )
-    return norm
+    return norm, max(relative)

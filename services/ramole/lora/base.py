@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -22,18 +22,21 @@ class BaseShapes:
         base_id: the name that adapters give their base model.
         modules: full module name to (d, o), the widths in and out, for every nn.Linear and Conv1D.
         read_weight: the weight of a module, read from the checkpoint; None where it cannot be found there.
+        norms: full module name to the Frobenius norm of its weight, where it is known.
     """
 
     base_id: str
     modules: Mapping[str, tuple[int, int]]
     read_weight: ReadWeight = lambda _: None
+    norms: Mapping[str, float] = field(default_factory=dict)
 
 
-def read_base_shapes(path_or_id: str, base_id: str) -> BaseShapes:
-    """Builds the model of a config on the meta device and reads off its shapes. No weight is read or allocated.
+def read_base_shapes(path_or_id: str, base_id: str, revision: str = "") -> BaseShapes:
+    """Builds the model of a config on the meta device and reads off its shapes. Of its weights, a sample is read.
 
     Args:
         path_or_id: a folder or hub id with a config.json of a causal language model.
+        revision: commit, tag or branch of a hub id; empty = its default.
 
     Raises:
         WrongState: it cannot be read, or is not a causal language model that this installation knows.
@@ -44,9 +47,10 @@ def read_base_shapes(path_or_id: str, base_id: str) -> BaseShapes:
     from transformers.pytorch_utils import Conv1D
 
     from ramole.core.errors import WrongState
+    from ramole.lora.base_norms import read_base_norms
 
     try:
-        config = AutoConfig.from_pretrained(path_or_id)
+        config = AutoConfig.from_pretrained(path_or_id, revision=revision or "main")
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
@@ -68,7 +72,8 @@ def read_base_shapes(path_or_id: str, base_id: str) -> BaseShapes:
     def read_weight(module: str) -> torch.Tensor | None:
         return _read_tensor(path_or_id, [f"{name}.weight" for name in (module, tied.get(module)) if name])
 
-    return BaseShapes(base_id, MappingProxyType(modules), read_weight)
+    norms = read_base_norms(path_or_id, modules, revision=revision)
+    return BaseShapes(base_id, MappingProxyType(modules), read_weight, norms)
 
 
 def _read_tensor(path_or_id: str, names: list[str]) -> torch.Tensor | None:

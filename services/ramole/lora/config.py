@@ -73,9 +73,11 @@ class AdapterConfig:
 
     Attributes:
         base_model: base_model_name_or_path as written; empty if absent.
+        revision: of the base model, as written; empty if absent.
     """
 
     base_model: str
+    revision: str
     rank: int
     alpha: float
     use_rslora: bool
@@ -117,6 +119,7 @@ def read_config(data: bytes) -> AdapterConfig:
     rank_pattern, alpha_pattern = _pattern(raw, "rank_pattern", _rank), _pattern(raw, "alpha_pattern", _alpha)
     return AdapterConfig(
         base_model=_text(raw, "base_model_name_or_path"),
+        revision=_text(raw, "revision"),
         rank=_rank("r", raw.get("r")),
         alpha=_alpha("lora_alpha", raw.get("lora_alpha")),
         use_rslora=_flag(raw, "use_rslora"),

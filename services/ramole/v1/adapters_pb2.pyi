@@ -179,6 +179,7 @@ class AdmissionReport(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     NORM_FIELD_NUMBER: _builtins.int
     NUM_SAMPLES_FIELD_NUMBER: _builtins.int
+    RELATIVE_NORM_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Largest rank over the modules."""
     bytes: _builtins.int
@@ -186,6 +187,9 @@ class AdmissionReport(_message.Message):
     norm: _builtins.float
     """Frobenius norm of the whole update (scaling folded in)."""
     num_samples: _builtins.int
+    """Different ones; they place the adapter in the retriever's space."""
+    relative_norm: _builtins.float
+    """The largest, over the modules, of the update's norm over the base weight's. 0 = not known."""
     @_builtins.property
     def modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Full names of the wrapped modules, sorted."""
@@ -198,10 +202,11 @@ class AdmissionReport(_message.Message):
         bytes: _builtins.int = ...,
         norm: _builtins.float = ...,
         num_samples: _builtins.int = ...,
+        relative_norm: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "modules", b"modules", "norm", b"norm", "num_samples", b"num_samples", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "modules", b"modules", "norm", b"norm", "num_samples", b"num_samples", "rank", b"rank", "relative_norm", b"relative_norm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import grpc
 import pytest
 
@@ -208,7 +209,7 @@ async def test_pages(stub: Any, make_files: MakeFiles) -> None:
 
 
 async def test_a_page_never_outgrows_a_message(stub: Any, make_files: MakeFiles) -> None:
-    samples = ["é" * 16_000] * 3
+    samples = [f"{number}{'é' * 16_000}" for number in range(3)]
     for number in range(30):
         await publish(stub, make_files(1), f"n{number:02}", samples=samples)
     first = await stub.ListAdapters(pb.ListAdaptersRequest())
@@ -322,6 +323,38 @@ async def test_quotas_retention_and_what_the_audit_log_says(
     last = lines[-1]
     assert (last["who"], last["request_id"], last["detail"]) == ("alice", "r1", "why")
     assert all(line["time"] and line["request_id"] for line in lines)
+
+
+async def test_an_adapter_is_fetched_from_its_source(tmp_path: Path, base: BaseShapes, make_files: MakeFiles) -> None:
+    memory = fsspec.filesystem("memory")
+    for adapter, files in {"good": make_files(), "zeros": (make_files()[0], bytes(400_000))}.items():
+        for name, data in zip(("adapter_config.json", "adapter_model.safetensors"), files, strict=True):
+            memory.pipe_file(f"/servicer/{adapter}/{name}", data)
+    limits = AdapterSettings(sources=("memory://servicer",), max_upload_bytes=200_000)
+    server = GrpcServer(
+        AdaptersService(Settings(data_dir=tmp_path, adapters=limits), base), ServerSettings(grace_s=0.5)
+    )
+    await server.start()
+
+    def header(source: str, **more: Any) -> pb.UploadRequest:
+        return pb.UploadRequest(header=pb.UploadHeader(adapter="math", samples=["x", "y", "x"], source=source, **more))
+
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = adapters_pb2_grpc.AdaptersStub(channel)
+        sha256 = {"adapter_model.safetensors": hashlib.sha256(make_files()[1]).hexdigest()}
+        record = (await stub.Put(iter([header("memory://servicer/good", sha256=sha256)]))).record
+        assert (record.source, record.report.num_samples) == ("memory://servicer/good", 2)
+        assert (await fetch(stub, record.adapter.digest))[:2] == make_files()
+        await fails(stub.Put(iter([header("memory://other/good")])), InvalidInput, "header.source")
+        await fails(stub.Put(iter([header(f"file://{tmp_path}")])), InvalidInput, "header.source")
+        await fails(stub.Put(iter([header("memory://servicer/none")])), InvalidInput, "header.source")
+        await fails(stub.Put(iter([header("memory://servicer/zeros")])), LimitExceeded, "chunk.data")
+        wrong = {"adapter_model.safetensors": "0" * 64}
+        await fails(stub.Put(iter([header("memory://servicer/good", sha256=wrong)])), InvalidInput, "header.sha256")
+        both = [header("memory://servicer/good"), *messages(make_files())[1:]]
+        await fails(stub.Put(iter(both)), InvalidInput, "chunk")
+        assert scratch(tmp_path) == []
+    await server.stop()
 
 
 class GatedModules(dict[str, tuple[int, int]]):

@@ -184,7 +184,8 @@ def put(name: str, tensor: torch.Tensor) -> Callable[[Tensors], object]:
         (put(key("m.q", "A"), torch.full((2, 6), float("nan"))), "not finite"),
         (put(key("m.q", "B"), torch.full((5, 2), float("inf"))), "not finite"),
         (put(key("m.q", "B"), torch.full((5, 2), 3e38)), "not finite"),
-        (put(key("m.q", "B"), torch.full((5, 2), 1e30)), "Frobenius"),
+        (put(key("m.q", "B"), torch.full((5, 2), 1e30)), "holds the value"),
+        (put(key("m.q", "B"), torch.full((5, 2), 4e3)), "Frobenius"),
         (put(key("m.q", "A"), torch.ones(2, 6, dtype=torch.int64)), "'I64'"),
         (put(key("m.q", "A"), torch.ones(2, 6, dtype=torch.float64)), "'F64'"),
     ],
@@ -222,6 +223,45 @@ def test_an_adapter_without_effect_is_refused() -> None:
             admit(config(), save(without_effect), BASE, LIMITS)
     with pytest.raises(AdapterRefused, match="changes nothing"):
         admit(config(lora_alpha=0), save(tensors()), BASE, LIMITS)
+
+
+def test_a_pair_out_of_balance_is_refused() -> None:
+    """Its product is harmless, but A x overflows."""
+    for low, high in (("A", "B"), ("B", "A")):
+        made = tensors()
+        made[key("m.q", low)] *= 1e-30
+        made[key("m.q", high)] *= 1e30
+        with pytest.raises(AdapterRefused, match="holds the value"):
+            admit(config(), save(made), BASE, LIMITS)
+
+
+def test_norms_are_measured_against_the_base_weight() -> None:
+    made = tensors()
+    report = admit(config(), save(made), BASE, LIMITS).report
+    assert report.relative_norm == 0
+    base = BaseShapes("tiny", BASE.modules, norms={"m.q": 2.0, "m.v": 1e3})
+    update = 2.0 * made[key("m.q", "B")].double() @ made[key("m.q", "A")].double()
+    relative = float(update.square().sum()) ** 0.5 / 2.0
+    measured = admit(config(), save(made), base, AdmissionLimits(8, max_relative_norm=relative * 1.01)).report
+    assert measured.relative_norm == pytest.approx(relative, rel=1e-6)
+    with pytest.raises(AdapterRefused, match=r"m\.q is .* times as large as the base weight"):
+        admit(config(), save(made), base, AdmissionLimits(8, max_relative_norm=relative * 0.99))
+    huge = BaseShapes("tiny", BASE.modules, norms={"m.q": 1e9, "m.v": 1e10})
+    with pytest.raises(AdapterRefused, match="changes nothing"):
+        admit(config(), save(made), huge, LIMITS)
+    partly = BaseShapes("tiny", BASE.modules, norms={"m.q": 1e9})
+    admit(config(), save(made), partly, LIMITS)
+
+
+def test_base_revision_must_match() -> None:
+    data = save(tensors())
+    pinned = AdmissionLimits(8, base_revision="abc")
+    for named in (None, "", "abc"):
+        admit(config(revision=named), data, BASE, pinned)
+    with pytest.raises(WrongState, match="'def'") as caught:
+        admit(config(revision="def"), data, BASE, pinned)
+    assert caught.value.field == "adapter_config.json:revision"
+    admit(config(revision="def"), data, BASE, LIMITS)
 
 
 def test_base_model_must_match() -> None:
