@@ -33,7 +33,7 @@ MAX_HISTORY = 100
 _FOLDER = "manifests"
 _CATALOG = "catalog.json"
 _LIVE, _GONE = ".json", ".gone"
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError)
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
 
 _log = logging.getLogger(__name__)
 
@@ -130,14 +130,25 @@ class Manifests:
 
     def save_catalog(self, records: Sequence[AdapterRecord]) -> None:
         """Writes the copy that makes the next start quick."""
-        raw = [record_to_raw(replace(record, samples=())) for record in records]
-        self._files.write(_CATALOG, _to_json({"format": FORMAT, "records": raw}))
+        # Adapters of one kind wrap the same modules: their names are most of a manifest, and here written once.
+        tables: dict[tuple[str, ...], int] = {}
+        raw = []
+        for record in records:
+            item = record_to_raw(replace(record, samples=()))
+            item["report"]["modules"] = tables.setdefault(record.report.modules, len(tables))
+            raw.append(item)
+        self._files.write(_CATALOG, _to_json({"format": FORMAT, "modules": list(tables), "records": raw}))
 
     def _catalog(self, wanted: set[str]) -> dict[str, AdapterRecord]:
         """What of `wanted` the copy holds. It may be missing, old or damaged: it never decides what exists."""
         try:
             raw = json.loads(self._files.read(_CATALOG))
-            records = [record_from_raw(item) for item in raw["records"]] if raw["format"] == FORMAT else []
+            if raw["format"] != FORMAT:
+                return {}
+            records = []
+            for item in raw["records"]:
+                item["report"]["modules"] = raw["modules"][item["report"]["modules"]]
+                records.append(record_from_raw(item))
         except FileNotFoundError:
             return {}
         except _DAMAGED as error:
