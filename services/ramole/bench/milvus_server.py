@@ -47,6 +47,7 @@ class MilvusServer:
         self._folder = folder
         self._options = options or {}
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_configured = False
         self._health_port, self._etcd_ports, self._ports = _choose_ports()
         self.port = self._ports["proxy_port"]
 
@@ -69,7 +70,9 @@ class MilvusServer:
         """
         if not self.is_installed():
             raise WrongState("there is no Milvus server here", remedy="install milvus==2.3.5 (x86_64 Linux)")
-        self._write_config()
+        if not self._is_configured:  # the ports of a server that was killed are not free for a while
+            self._write_config()
+            self._is_configured = True
         _unpack(self._folder / "bin")
         environment = {
             "DEPLOY_MODE": "STANDALONE",
@@ -100,6 +103,11 @@ class MilvusServer:
             self._process.wait()
         self._process = None
         shutil.rmtree(self._folder / "bin")
+
+    def signal(self, sent: signal.Signals) -> None:
+        """Sends a signal, e.g. SIGSTOP for a server that hangs."""
+        assert self._process is not None
+        self._process.send_signal(sent)
 
     def _wait(self) -> None:
         assert self._process is not None

@@ -1,0 +1,90 @@
+"""A real Milvus server that hangs, dies and comes back under a serving gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from ramole.bench.milvus_server import MilvusServer
+from ramole.core.errors import Unavailable
+from support.index_world import LiveWorld
+
+TIMEOUT_S = 4.0
+"""Of each call to the server; what a client waits for is a few of these."""
+
+
+@pytest.fixture
+def own_milvus(start_milvus: Callable[..., MilvusServer], request: pytest.FixtureRequest) -> MilvusServer:
+    """A server of the test's own. It ends itself when it hung for longer than a session lives."""
+    ttl_s = 60 if "hangs" in request.node.name else 5  # a restarted server waits until its former self counts as dead
+    return start_milvus(**{"proxy.timeTickInterval": 50, "common.session.ttl": ttl_s})
+
+
+@pytest.fixture
+async def world(own_milvus: MilvusServer) -> AsyncIterator[LiveWorld]:
+    made = LiveWorld(own_milvus.uri, num=4, timeout_s=TIMEOUT_S)
+    await made.start_neighbours()
+    await made.start_gateway()
+    yield made
+    await made.stop()
+
+
+async def check_outage(world: LiveWorld) -> None:
+    """Everything that needs no index works; everything else says so, soon."""
+    began = time.monotonic()
+    named, routed, asked, fallen, second = await asyncio.wait_for(
+        asyncio.gather(
+            world.client.complete("go", adapters=["n3"]),
+            world.client.route("prompt n3", k=1),
+            world.client.complete("prompt n3"),
+            world.client.complete("prompt n3", may_fall_back=True),
+            world.client.complete("stay", adapters=["n1"]),
+            return_exceptions=True,
+        ),
+        timeout=12 * TIMEOUT_S,
+    )
+    assert not isinstance(named, BaseException)
+    assert not isinstance(second, BaseException)
+    assert (named.text, second.text) == ("go", "stay")
+    for refused in (routed, asked):
+        assert isinstance(refused, Unavailable), refused
+        assert refused.remedy
+    assert not isinstance(fallen, BaseException), fallen
+    assert fallen.routing.has_fallen_back
+    assert fallen.routing.adapters == ()
+    assert fallen.text == "promptn3"
+    assert time.monotonic() - began < 12 * TIMEOUT_S
+
+
+async def recovered(world: LiveWorld, limit_s: float) -> str:
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            return await world.find(3)
+        except Unavailable:
+            assert time.monotonic() < deadline, "retrieval did not recover"
+            await asyncio.sleep(0.2)
+
+
+async def test_a_server_that_hangs_is_an_outage_until_it_goes_on(world: LiveWorld, own_milvus: MilvusServer) -> None:
+    assert await world.find(3) == "n3"
+    own_milvus.signal(signal.SIGSTOP)
+    try:
+        await check_outage(world)
+    finally:
+        own_milvus.signal(signal.SIGCONT)
+    assert await recovered(world, 60) == "n3"
+
+
+async def test_a_server_that_was_killed_is_an_outage_until_it_is_back(
+    world: LiveWorld, own_milvus: MilvusServer
+) -> None:
+    assert await world.find(3) == "n3"
+    own_milvus.stop(signal.SIGKILL)
+    await check_outage(world)
+    await asyncio.to_thread(own_milvus.start)
+    assert await recovered(world, 120) == "n3"
