@@ -30,7 +30,9 @@ def evaluate(
         list[Path] | None, typer.Option(help="RouterLoRA folder; give one for each seed of its training.")
     ] = None,
     encoder: Annotated[str, typer.Option(help="Sentence encoder of plain retrieval.")] = "minilm",
-    retriever: Annotated[str, typer.Option(help="Folder that `train retriever` made, to measure beside it.")] = "",
+    retriever: Annotated[
+        str, typer.Option(help="Folder that `train retriever` made, to measure beside it; zoo = the shipped one.")
+    ] = "",
     method: Annotated[list[str] | None, typer.Option(help="Only these methods; may be given several times.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer prompts and k = 3 only: minutes.")] = False,
     threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
@@ -39,7 +41,8 @@ def evaluate(
 ) -> None:
     """Measure retrieval and every composition, in and out of domain; exact match and likelihood of the answers.
 
-    Out of domain means that the adapter made for a prompt is hidden. Without options the shipped zoo is measured.
+    Out of domain means that the adapter made for a prompt is hidden. Without options the shipped zoo is measured, with
+    the shipped retriever.
     """
 
     async def main() -> None:
@@ -52,6 +55,7 @@ def evaluate(
         from ramole.evaluation.report import end_task_table, write_report
         from ramole.evaluation.retrievers import open_retriever
         from ramole.evaluation.subject import mark_retriever
+        from ramole.zoo.catalog import SHIPPED_RETRIEVER
 
         torch.set_num_threads(threads)
         if unknown := set(method or ()) - set(METHODS):
@@ -62,9 +66,11 @@ def evaluate(
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("reading", total=None)
             retrievers = {"zero_shot": open_retriever(encoder, subject)}
-            if retriever:
-                subject = mark_retriever(subject, read_retriever(Path(retriever)).about.get("tasks", ()))
-                retrievers["trained"] = open_retriever(encoder, subject, trained=retriever)
+            is_shipped = adapters is None and zoo is None
+            trained = str(SHIPPED_RETRIEVER) if retriever == "zoo" or (is_shipped and not retriever) else retriever
+            if trained:
+                subject = mark_retriever(subject, read_retriever(Path(trained)).about.get("tasks", ()))
+                retrievers["trained"] = open_retriever(encoder, subject, trained=trained)
             figures = evaluate_subject(
                 subject, retrievers, plan, progress=lambda what: progress.update(task, description=what)
             )
