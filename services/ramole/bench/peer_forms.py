@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ramole.mixture.formulas import ExpertRows, expert_weights
 from ramole.mixture.plan import FloatArray, StepPlan
 
 if TYPE_CHECKING:
@@ -24,14 +25,12 @@ class _PeerForm:
             raise ValueError("a peer form takes request-level weights and OUTPUTS only")
         self.num_tokens = plan.num_tokens
         self._usage: FloatArray = np.zeros((num_modules, *plan.slots.shape), np.float32)
-        logits = np.where(plan.slots != 0, plan.logits, -np.inf)
-        weights = np.exp(logits - logits.max(1, initial=-np.inf, keepdims=True, where=plan.slots != 0).clip(-1e30))
-        weights = weights / weights.sum(1, keepdims=True).clip(1e-30)
-        weights = np.where(plan.is_explicit[:, None], plan.weights, weights) * plan.scales * (plan.slots != 0)
-        slots = np.repeat(plan.slots, plan.lengths, 0)
-        self._slots = torch.from_numpy(slots).to(device)
-        self._weights = torch.from_numpy(np.repeat(weights, plan.lengths, 0).astype(np.float32)).to(device)
-        self._adapters = [slot for slot in np.unique(slots).tolist() if slot]
+        rows = ExpertRows.of(plan, device)
+        weights = expert_weights(None, rows) * rows.scales * rows.is_expert
+        lengths = torch.tensor(plan.lengths, device=device)
+        self._slots = rows.slots.repeat_interleave(lengths, 0)
+        self._weights = weights.repeat_interleave(lengths, 0)
+        self._adapters = sorted(plan.adapters)
 
     def usage(self) -> FloatArray:
         """Nothing: a peer does not report what its experts got."""

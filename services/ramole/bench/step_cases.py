@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -142,7 +143,7 @@ class StepBench:
             "b": b,
             "p": min(p, b * k),
             "k": k,
-            "step_s": {name: sorted(seconds)[len(seconds) // 2] for name, seconds in times.items()},
+            "step_s": {name: median(seconds) for name, seconds in times.items()},
             "over_base": {name: ratio(times, name, BASE) for name in times},
             "first_tokens_equal": min(agreeing) / b,
             # Two ways to round may decide a tie differently, so not every token must agree.
