@@ -16,6 +16,9 @@ from ramole.v1 import adapters_pb2
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
 from support.probe_service import CALLS, ProbeService, RelayService, chunks
 
+WIRE_SLACK_S = 0.1
+"""gRPC writes a timeout in a few digits, rounded up, and the two ends read different clocks."""
+
 FETCH = adapters_pb2.FetchRequest(digest="x")
 
 
@@ -55,7 +58,7 @@ async def test_the_deadline_of_the_client_reaches_the_second_hop_and_ends_it(net
     ((request_id, remaining_s),) = probe.seen
     assert request_id == "req-7"
     assert remaining_s is not None
-    assert 0 < remaining_s <= 1.0
+    assert 0 < remaining_s <= 1.0 + WIRE_SLACK_S
     await in_time(probe.closed)
 
 
@@ -67,7 +70,7 @@ async def test_a_call_without_deadline_gets_the_default_of_the_server_and_a_fres
     await CALLS["unary"][0](net.peers(far.address))
     (first, limited), (second, unlimited) = probe.seen
     assert limited is not None
-    assert limited <= 5.0
+    assert 0 < limited <= 5.0 + WIRE_SLACK_S
     assert unlimited is None
     assert first != second
 
