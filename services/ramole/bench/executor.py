@@ -18,17 +18,21 @@ from ramole.bench.step_cases import run_step_case
 from ramole.bench.timing import ratio
 
 Progress = Callable[[str], None]
+Record = Callable[[dict[str, Any]], None]
 
 GAIN = "native_overhead_vs_best_torch"
 
 
-def run_executor_bench(*, quick: bool, device: str = "cpu", threads: int, progress: Progress) -> dict[str, Any]:
+def run_executor_bench(
+    *, quick: bool, device: str = "cpu", threads: int, progress: Progress, record: Record = lambda case: None
+) -> dict[str, Any]:
     """Measures the engine beside its peers.
 
     Args:
         quick: the summary's cases only, in minutes.
         threads: torch threads for everybody.
         progress: called with the name of each case before it runs.
+        record: called with the result of each case when it is there; a long run that is cut off has lost nothing.
 
     Returns:
         {"setup", "cases", "summary"}, ready for JSON. Every ratio is a median over interleaved rounds.
@@ -36,17 +40,20 @@ def run_executor_bench(*, quick: bool, device: str = "cpu", threads: int, progre
     options = quick_options() if quick else full_options()
     if device.startswith("cuda"):
         options = replace(options, steps=gpu_steps(quick))
-    return run_bench(options, device=device, threads=threads, progress=progress)
+    return run_bench(options, device=device, threads=threads, progress=progress, record=record)
 
 
-def run_bench(options: BenchOptions, *, device: str, threads: int, progress: Progress) -> dict[str, Any]:
+def run_bench(
+    options: BenchOptions, *, device: str, threads: int, progress: Progress, record: Record = lambda case: None
+) -> dict[str, Any]:
     """The same for any sizes."""
     place = torch.device(device)
     cases: list[dict[str, Any]] = []
 
     def measure(run: Callable[[Any, torch.device], dict[str, Any]], case: Any) -> dict[str, Any]:
-        progress(case.name)
+        progress(f"{len(cases) + 1} of {options.num_cases}: {case.name}")
         cases.append(run(case, place))
+        record(cases[-1])
         return cases[-1]
 
     with torch_threads(threads):

@@ -250,6 +250,7 @@ def full_options() -> BenchOptions:
             rank=r,
             arrivals_per_step=arrivals,
             new_tokens=16,
+            rounds=3,
             peers=everyone[: 3 if b == 8 else 2] if k == 1 and not arrivals else (Peer.NO_ADAPTERS,),
         )
         for base in (SMALL, MIDDLE, LARGE)
@@ -274,6 +275,7 @@ def full_options() -> BenchOptions:
             num_adapters=p,
             k=k,
             rank=r,
+            rounds=5,
             repeats=1 if n > 1 else 10,
         )
         for d in (512, 1024, 2048)

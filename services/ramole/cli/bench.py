@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,13 +21,19 @@ def bench_executor(
     quick: Annotated[bool, typer.Option("--quick", help="The summary's cases only, in minutes.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Torch threads for everybody.")] = 1,
+    cases: Annotated[Path | None, typer.Option(help="Append each case to this JSON-lines file as it ends.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the engine beside its peers: interleaved rounds, medians, ratios."""
     from ramole.bench.executor import run_executor_bench
 
+    def record(case: dict[str, Any]) -> None:
+        if cases is not None:
+            with cases.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(case) + "\n")
+
     with _spinner() as progress:
-        result = run_executor_bench(quick=quick, device=device, threads=threads, progress=progress)
+        result = run_executor_bench(quick=quick, device=device, threads=threads, progress=progress, record=record)
     _print(result, as_json)
 
 

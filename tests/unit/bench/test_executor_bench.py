@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,9 @@ def test_the_summary_has_its_keys_and_every_contestant_gives_the_same_answer() -
         ),
     )
     seen: list[str] = []
-    report = run_bench(options, device="cpu", threads=1, progress=seen.append)
+    kept: list[Any] = []
+    report = run_bench(options, device="cpu", threads=1, progress=seen.append, record=kept.append)
+    assert kept == report["cases"]
 
     assert set(report["summary"]) == KEYS
     figures = {key: value for key, value in report["summary"].items() if value is not None}
