@@ -28,13 +28,14 @@ HALVES = 0.2
 
 @dataclass(frozen=True, slots=True)
 class AdapterRecipe:
-    """How one adapter is shaped and trained."""
+    """How one adapter is shaped and trained; `is_half` ones are rounded to bfloat16 before they are measured."""
 
     rank: int
     alpha: int
     targets: tuple[str, ...]
     lr: float
     uses_rslora: bool = False
+    is_half: bool = False
     steps: int = 70
     batch: int = 8
 
@@ -48,13 +49,13 @@ RECIPES: tuple[AdapterRecipe, ...] = (
     AdapterRecipe(8, 16, ("q_proj", "v_proj"), 1e-2),
     AdapterRecipe(4, 8, ATTENTION, 8e-3),
     AdapterRecipe(8, 16, ("q_proj", "v_proj"), 1e-2),
-    AdapterRecipe(16, 16, ("q_proj", "v_proj"), 8e-3),
+    AdapterRecipe(16, 16, ("q_proj", "v_proj"), 8e-3, is_half=True),
     AdapterRecipe(4, 8, ("q_proj", "v_proj"), 1e-2),
     AdapterRecipe(4, 8, ALL_LINEAR, 5e-3),
     AdapterRecipe(8, 8, ATTENTION, 6e-3),
-    AdapterRecipe(16, 16, ("q_proj", "v_proj"), 4e-3, uses_rslora=True),
+    AdapterRecipe(8, 12, ("q_proj", "v_proj"), 4e-3, uses_rslora=True),
 )
-"""Ranks, targets and scalings differ on purpose; the tasks take these in turns."""
+"""Ranks, targets, scalings and number formats differ on purpose; the tasks take these in turns."""
 
 
 class BankedLinear(nn.Module):
@@ -128,6 +129,10 @@ class Bank:
             optimizer.zero_grad()
             per_lora.sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+        if recipe.is_half:
+            with torch.no_grad():
+                for parameter in parameters:
+                    parameter.copy_(parameter.bfloat16())
 
     def share_right(self, texts: Sequence[Sequence[Encoded]], *, pad: int) -> list[float]:
         """Exact match of each LoRA on its own examples, the same number for each."""
@@ -141,10 +146,11 @@ class Bank:
         from safetensors.torch import save_file
 
         recipe = self.recipe
+        dtype = torch.bfloat16 if recipe.is_half else torch.float32
         tensors = {}
         for name, layer in self.layers.items():
-            tensors[f"base_model.model.{name}.lora_A.weight"] = layer.a.detach()[number].clone()
-            tensors[f"base_model.model.{name}.lora_B.weight"] = layer.b.detach()[number].clone()
+            tensors[f"base_model.model.{name}.lora_A.weight"] = layer.a.detach()[number].to(dtype, copy=True)
+            tensors[f"base_model.model.{name}.lora_B.weight"] = layer.b.detach()[number].to(dtype, copy=True)
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config = LoraConfig(
             r=recipe.rank,

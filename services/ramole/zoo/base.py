@@ -65,8 +65,8 @@ class BaseRecipe:
     batch: int = 32
     prompt_weight: float = 0.05
     phases: tuple[Phase, ...] = (
-        Phase(steps=3000, fit=0.95, plain=0.4, lr=(3e-3, 1.5e-3), pairs=0.0, chatter=0.0),
-        Phase(steps=1300, fit=0.9, plain=0.3, lr=(1.5e-3, 3e-4), pairs=0.2),
+        Phase(steps=5000, fit=0.95, plain=0.4, lr=(3e-3, 1.5e-3), pairs=0.0, chatter=0.0),
+        Phase(steps=2200, fit=0.9, plain=0.3, lr=(1.5e-3, 3e-4), pairs=0.2),
         Phase(steps=350, fit=0.3, plain=0.5, lr=(3e-4, 5e-5)),
     )
 
