@@ -1,4 +1,4 @@
-"""How k experts become one update of a module: weighting x merge x k x tau x scale.
+"""How k experts become one update of a module: weighting x merge x k x tau x spread x scale.
 
 For one module and one token x, with u_i = A_i x and weights a_i (an expert that does not touch the module is
 A_i = B_i = 0 there: it keeps its weight and adds nothing):
@@ -9,13 +9,13 @@ A_i = B_i = 0 there: it keeps its weight and adds nothing):
 | weighting         | a                                                       |
 |-------------------|---------------------------------------------------------|
 | UNIFORM           | 1 / k                                                   |
-| SIMILARITY        | softmax(similarity / tau)                               |
+| SIMILARITY        | p = (1 - spread) softmax(similarity / tau) + spread / k |
 | ROUTER            | softmax(s), s_i = <A_r x, B_r^T B_i u_i> / sqrt(Q)      |
-| ROUTER_WITH_PRIOR | softmax(s + log softmax(similarity / tau))              |
+| ROUTER_WITH_PRIOR | softmax(s + log p)                                      |
 | EXPLICIT          | the weights of the request, exactly as given            |
 
 The paper's names are presets, SELECTION, MIXTURE, FUSION, RAMOLE (Zhao et al., "Retrieval-Augmented Mixture of LoRA
-Experts for Uploadable Machine Learning"), beside two of our own.
+Experts for Uploadable Machine Learning"), beside three of our own.
 """
 
 from __future__ import annotations
@@ -53,12 +53,20 @@ class Merge(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """One point of the axes above. `k` is the number of experts to retrieve, 0 = the bare base model."""
+    """One point of the axes above.
+
+    Attributes:
+        k: experts to retrieve, 0 = the bare base model.
+        tau: temperature of the similarities.
+        spread: what the k experts share alike, in [0, 1]: a hedge against a nearest one that is wrong.
+        scale: multiplies the whole update.
+    """
 
     weighting: Weighting = Weighting.ROUTER
     merge: Merge = Merge.OUTPUTS
     k: int = 3
     tau: float = 0.05
+    spread: float = 0.0
     scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -68,6 +76,8 @@ class Composition:
             raise InvalidInput(
                 f"tau = {self.tau}", field="composition.tau", remedy="use a finite value above 0, e.g. 0.05"
             )
+        if not 0 <= self.spread <= 1:
+            raise InvalidInput(f"spread = {self.spread}", field="composition.spread", remedy="use 0 to 1")
         if not math.isfinite(self.scale):
             raise InvalidInput(f"scale = {self.scale}", field="composition.scale", remedy="use a finite value")
 
@@ -79,6 +89,7 @@ PRESETS: dict[str, Composition] = {
     "ramole": Composition(Weighting.ROUTER, Merge.OUTPUTS, k=3),
     "ramole_prior": Composition(Weighting.ROUTER_WITH_PRIOR, Merge.OUTPUTS, k=3, tau=0.01),
     "similarity": Composition(Weighting.SIMILARITY, Merge.OUTPUTS, k=3, tau=0.02),
+    "hedged": Composition(Weighting.SIMILARITY, Merge.OUTPUTS, k=5, tau=0.005, spread=0.35),
 }
 
 

@@ -23,7 +23,7 @@ from ramole.core.composition import PRESETS, Composition
 PAPER_INSTRUCTION = "Represent the sentence for similar task retrieval: "
 
 
-Preset = Literal["selection", "mixture", "fusion", "ramole", "ramole_prior", "similarity"]
+Preset = Literal["selection", "mixture", "fusion", "ramole", "ramole_prior", "similarity", "hedged"]
 
 
 class _Section(BaseModel):

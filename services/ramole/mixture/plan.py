@@ -28,8 +28,7 @@ class RequestMixture:
 
     Attributes:
         slots: slot of each expert, never 0.
-        logits: request-level logits: 0 for UNIFORM and ROUTER, similarity / tau for SIMILARITY, its log softmax for
-            ROUTER_WITH_PRIOR.
+        logits: request-level logits: log p for SIMILARITY and ROUTER_WITH_PRIOR, else 0.
         weights: used as they are when `is_explicit`.
         scales: multiply each expert's output; the composition's scale is folded in.
         is_routed: add the router's score to the logits, per token and module.
@@ -50,16 +49,10 @@ class RequestMixture:
         """Resolves a composition for experts that are resident in `slots` (same order)."""
         if not experts:
             return cls()
-        scaled = [expert.similarity / composition.tau for expert in experts]
-        match composition.weighting:
-            case Weighting.SIMILARITY:
-                logits = scaled
-            case Weighting.ROUTER_WITH_PRIOR:
-                top = max(scaled)
-                norm = top + math.log(sum(math.exp(s - top) for s in scaled))
-                logits = [s - norm for s in scaled]
-            case _:
-                logits = [0.0] * len(experts)
+        if composition.weighting in (Weighting.SIMILARITY, Weighting.ROUTER_WITH_PRIOR):
+            logits = _log_prior([expert.similarity / composition.tau for expert in experts], composition.spread)
+        else:
+            logits = [0.0] * len(experts)
         return cls(
             slots=tuple(slots),
             logits=tuple(logits),
@@ -163,3 +156,12 @@ def build_step_plan(mixtures: Sequence[RequestMixture], lengths: Sequence[int]) 
         is_explicit=np.array([m.is_explicit for m in mixtures], np.bool_),
         merges_parameters=np.array([m.merges_parameters for m in mixtures], np.bool_),
     )
+
+
+def _log_prior(scaled: list[float], spread: float) -> list[float]:
+    """log((1 - spread) softmax(scaled) + spread / k)."""
+    top = max(scaled)
+    norm = top + math.log(sum(math.exp(s - top) for s in scaled))
+    if spread == 0:
+        return [s - norm for s in scaled]
+    return [math.log((1 - spread) * math.exp(s - norm) + spread / len(scaled)) for s in scaled]

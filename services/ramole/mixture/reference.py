@@ -64,10 +64,9 @@ def _weights(
         return [expert.weight for expert in experts]
     logits = torch.zeros(len(experts), dtype=torch.float64)
     scaled = torch.tensor([expert.similarity / composition.tau for expert in experts], dtype=torch.float64)
-    if composition.weighting is Weighting.SIMILARITY:
-        logits += scaled
-    if composition.weighting is Weighting.ROUTER_WITH_PRIOR:
-        logits += torch.log_softmax(scaled, 0)
+    if composition.weighting in (Weighting.SIMILARITY, Weighting.ROUTER_WITH_PRIOR):
+        nearest = torch.softmax(scaled, 0)
+        logits += torch.log((1 - composition.spread) * nearest + composition.spread / len(experts))
     if composition.weighting.is_routed and len(experts) > 1:
         if router is None:
             raise ValueError("a routed weighting needs a router")

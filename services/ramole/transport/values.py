@@ -25,6 +25,7 @@ _PRESETS = {
     common_pb2.PRESET_RAMOLE: "ramole",
     common_pb2.PRESET_RAMOLE_PRIOR: "ramole_prior",
     common_pb2.PRESET_SIMILARITY: "similarity",
+    common_pb2.PRESET_HEDGED: "hedged",
 }
 
 
@@ -56,6 +57,7 @@ def composition_from_pb(message: common_pb2.Composition, default: Composition) -
         merge=merge,
         k=message.k if message.HasField("k") else base.k,
         tau=message.tau if message.HasField("tau") else base.tau,
+        spread=message.spread if message.HasField("spread") else base.spread,
         scale=message.scale if message.HasField("scale") else base.scale,
     )
 
@@ -67,6 +69,7 @@ def composition_to_pb(composition: Composition) -> common_pb2.Composition:
         merge=_MERGES_OUT[composition.merge],
         k=composition.k,
         tau=composition.tau,
+        spread=composition.spread,
         scale=composition.scale,
     )
 

@@ -39,6 +39,8 @@ class _PresetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Preset.ValueTy
     """As RAMOLE, with log softmax(similarity / tau) added to the router's logits, tau = 0.01."""
     PRESET_SIMILARITY: _Preset.ValueType  # 6
     """Mean of the experts' outputs, weighted by softmax(similarity / tau) with tau = 0.02."""
+    PRESET_HEDGED: _Preset.ValueType  # 7
+    """As SIMILARITY with five adapters, tau = 0.005 and spread = 0.35."""
 
 class Preset(_Preset, metaclass=_PresetEnumTypeWrapper):
     """Named points of the composition axes. The first four are the paper's."""
@@ -57,6 +59,8 @@ PRESET_RAMOLE_PRIOR: Preset.ValueType  # 5
 """As RAMOLE, with log softmax(similarity / tau) added to the router's logits, tau = 0.01."""
 PRESET_SIMILARITY: Preset.ValueType  # 6
 """Mean of the experts' outputs, weighted by softmax(similarity / tau) with tau = 0.02."""
+PRESET_HEDGED: Preset.ValueType  # 7
+"""As SIMILARITY with five adapters, tau = 0.005 and spread = 0.35."""
 Global___Preset: _TypeAlias = Preset  # noqa: Y015
 
 class _Weighting:
@@ -70,11 +74,11 @@ class _WeightingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Weighting.V
     WEIGHTING_UNIFORM: _Weighting.ValueType  # 1
     """1 / k."""
     WEIGHTING_SIMILARITY: _Weighting.ValueType  # 2
-    """softmax(similarity / tau)."""
+    """p = (1 - spread) softmax(similarity / tau) + spread / k."""
     WEIGHTING_ROUTER: _Weighting.ValueType  # 3
     """softmax(s) with the RouterLoRA's score s, per token and module."""
     WEIGHTING_ROUTER_WITH_PRIOR: _Weighting.ValueType  # 4
-    """softmax(s + log softmax(similarity / tau))."""
+    """softmax(s + log p)."""
     WEIGHTING_EXPLICIT: _Weighting.ValueType  # 5
     """WeightedAdapter.weight, exactly as given. Needs named adapters."""
 
@@ -86,11 +90,11 @@ WEIGHTING_UNSPECIFIED: Weighting.ValueType  # 0
 WEIGHTING_UNIFORM: Weighting.ValueType  # 1
 """1 / k."""
 WEIGHTING_SIMILARITY: Weighting.ValueType  # 2
-"""softmax(similarity / tau)."""
+"""p = (1 - spread) softmax(similarity / tau) + spread / k."""
 WEIGHTING_ROUTER: Weighting.ValueType  # 3
 """softmax(s) with the RouterLoRA's score s, per token and module."""
 WEIGHTING_ROUTER_WITH_PRIOR: Weighting.ValueType  # 4
-"""softmax(s + log softmax(similarity / tau))."""
+"""softmax(s + log p)."""
 WEIGHTING_EXPLICIT: Weighting.ValueType  # 5
 """WeightedAdapter.weight, exactly as given. Needs named adapters."""
 Global___Weighting: _TypeAlias = Weighting  # noqa: Y015
@@ -208,6 +212,7 @@ class Composition(_message.Message):
     K_FIELD_NUMBER: _builtins.int
     TAU_FIELD_NUMBER: _builtins.int
     SCALE_FIELD_NUMBER: _builtins.int
+    SPREAD_FIELD_NUMBER: _builtins.int
     preset: Global___Preset.ValueType
     weighting: Global___Weighting.ValueType
     merge: Global___Merge.ValueType
@@ -217,6 +222,8 @@ class Composition(_message.Message):
     """Temperature of the similarities, above 0."""
     scale: _builtins.float
     """Multiplies the whole update."""
+    spread: _builtins.float
+    """Share of the weight that all adapters get alike, 0 to 1; SIMILARITY and ROUTER_WITH_PRIOR only."""
     def __init__(
         self,
         *,
@@ -226,21 +233,26 @@ class Composition(_message.Message):
         k: _builtins.int | None = ...,
         tau: _builtins.float | None = ...,
         scale: _builtins.float | None = ...,
+        spread: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_scale", b"_scale", "_tau", b"_tau", "k", b"k", "scale", b"scale", "tau", b"tau"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_scale", b"_scale", "_spread", b"_spread", "_tau", b"_tau", "k", b"k", "scale", b"scale", "spread", b"spread", "tau", b"tau"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_scale", b"_scale", "_tau", b"_tau", "k", b"k", "merge", b"merge", "preset", b"preset", "scale", b"scale", "tau", b"tau", "weighting", b"weighting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_scale", b"_scale", "_spread", b"_spread", "_tau", b"_tau", "k", b"k", "merge", b"merge", "preset", b"preset", "scale", b"scale", "spread", b"spread", "tau", b"tau", "weighting", b"weighting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
     _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
     _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
     _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
+    _WhichOneofReturnType__spread: _TypeAlias = _typing.Literal["spread"]  # noqa: Y015
+    _WhichOneofArgType__spread: _TypeAlias = _typing.Literal["_spread", b"_spread"]  # noqa: Y015
     _WhichOneofReturnType__tau: _TypeAlias = _typing.Literal["tau"]  # noqa: Y015
     _WhichOneofArgType__tau: _TypeAlias = _typing.Literal["_tau", b"_tau"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__k) -> _WhichOneofReturnType__k | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__spread) -> _WhichOneofReturnType__spread | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tau) -> _WhichOneofReturnType__tau | None: ...
 

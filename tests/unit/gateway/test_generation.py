@@ -45,13 +45,13 @@ async def test_a_plain_prompt_is_embedded_searched_and_executed_with_what_was_fo
 
 
 async def test_every_axis_and_sampling_parameter_reaches_the_executor(world: World) -> None:
-    composition = Composition(Weighting.SIMILARITY, Merge.PARAMETERS, k=2, tau=0.25, scale=0.5)
+    composition = Composition(Weighting.SIMILARITY, Merge.PARAMETERS, k=2, tau=0.25, spread=0.5, scale=0.5)
     sampling = Sampling(max_tokens=7, stop=("x",), temperature=0.5, seed=3, logprobs=True)
     answer = await world.client.complete("go", composition=composition, sampling=sampling)
     (request,) = world.executor.requests
     assert answer.routing.composition == composition
     assert len(request.experts) == 2
-    assert request.composition.tau == 0.25
+    assert (request.composition.tau, request.composition.spread) == (0.25, 0.5)
     assert (request.sampling.max_tokens, request.sampling.seed, list(request.sampling.stop)) == (7, 3, ["x"])
 
 
@@ -169,6 +169,7 @@ BAD: list[tuple[Request, type[RamoleError], str]] = [
     (Request(prompt="x", composition=common_pb2.Composition(k=9)), InvalidInput, "composition.k"),
     (Request(prompt="x", composition=common_pb2.Composition(tau=0)), InvalidInput, "composition.tau"),
     (Request(prompt="x", composition=common_pb2.Composition(tau=float("nan"))), InvalidInput, "composition.tau"),
+    (Request(prompt="x", composition=common_pb2.Composition(spread=1.5)), InvalidInput, "composition.spread"),
     (Request(prompt="x", composition=common_pb2.Composition(scale=float("inf"))), InvalidInput, "composition.scale"),
     (Request(prompt="x", composition=common_pb2.Composition(preset=99)), InvalidInput, "composition.preset"),  # type: ignore[arg-type]
     (Request(prompt="x", composition=common_pb2.Composition(weighting=99)), InvalidInput, "composition.weighting"),  # type: ignore[arg-type]

@@ -86,6 +86,7 @@ compositions = st.builds(
     weighting=st.sampled_from(Weighting),
     merge=st.sampled_from(Merge),
     tau=st.sampled_from([0.02, 0.1, 1.0]),
+    spread=st.sampled_from([0.0, 0.35, 1.0]),
     scale=st.sampled_from([1.0, 0.5, -1.3]),
 )
 experts = st.builds(
