@@ -122,8 +122,13 @@ def train_retriever(
     base: Annotated[str, typer.Option(help="'minilm', a folder or a hub id of a sentence-transformers model.")] = "",
     mode: Annotated[str, typer.Option(help="lora, full, or none: only whiten.")] = "lora",
     whiten: Annotated[
-        bool | None, typer.Option(help="Add the closed-form linear map; default: only with --mode none.")
+        bool | None,
+        typer.Option(help="Add the closed-form linear map; default: with --mode none or --fingerprint."),
     ] = None,
+    fingerprint: Annotated[
+        str,
+        typer.Option(help="The base model that answers ('zoo', a folder or hub id): read its hidden states as well."),
+    ] = "",
     share: Annotated[float, typer.Option(help="Of the adapters to train with.", min=0, max=1)] = 0.4,
     rounds: Annotated[int, typer.Option(help="How often each task is shown.", min=1)] = 20,
     batch: Annotated[int, typer.Option(help="Tasks of a step at most.", min=2)] = 32,
@@ -170,7 +175,8 @@ def train_retriever(
                 checkpoint_steps=checkpoint_steps,
             ),
             share=share,
-            is_whitened=mode == Mode.NONE if whiten is None else whiten,
+            is_whitened=(mode == Mode.NONE or bool(fingerprint)) if whiten is None else whiten,
+            fingerprint=str(load_zoo().base_path) if fingerprint == "zoo" else fingerprint,
             instruction=PAPER_INSTRUCTION if instruction is None else instruction,
             seed=seed,
             device=device,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ramole.core.errors import Corrupt, NotFound, WrongState
 from ramole.embedding import retriever as artefacts
+from ramole.embedding.fingerprint import Fingerprint
 from ramole.embedding.retriever import LinearMap, Mode, Retriever, read_retriever, sha256_of, unit_rows
 
 if TYPE_CHECKING:
@@ -38,28 +39,45 @@ class Encoder:
         encoder_id: identity of model and instruction; see `identify`.
         instruction: put in front of every text.
         linear_map: changes every vector; None = none.
+        fingerprint: the base model, whose view of a text is put beside the encoder's; None = none.
     """
 
     def __init__(
-        self, model: SentenceTransformer, encoder_id: str, instruction: str, linear_map: LinearMap | None = None
+        self,
+        model: SentenceTransformer,
+        encoder_id: str,
+        instruction: str,
+        linear_map: LinearMap | None = None,
+        fingerprint: Fingerprint | None = None,
     ) -> None:
         self._model = model
         self._instruction = instruction
         self._linear_map = linear_map
+        self._fingerprint = fingerprint
         self.encoder_id = encoder_id
-        self.dim = int(model.get_embedding_dimension())
+        read = int(model.get_embedding_dimension()) + (fingerprint.dim if fingerprint else 0)
+        self.dim = read
+        if linear_map is not None:
+            self.dim, mapped = linear_map.matrix.shape
+            if mapped != read:
+                raise WrongState(
+                    f"the retriever maps vectors of {mapped} dimensions, the encoder makes {read}",
+                    field=artefacts.FIELD,
+                    remedy="train a retriever for this encoder",
+                )
 
     @classmethod
-    def load(cls, name: str, *, instruction: str, threads: int, retriever: str = "") -> Encoder:
+    def load(cls, name: str, *, instruction: str, threads: int, retriever: str = "", base_model: str = "") -> Encoder:
         """Loads `name` on the CPU: `MINILM`, a folder, or a hub id. Blocks for seconds; sets torch's thread count.
 
         Args:
             retriever: folder of what was trained on top of the encoder; it brings its own instruction. '' = nothing.
+            base_model: folder or hub id of the model that answers, for a retriever that reads its hidden states.
 
         Raises:
             NotFound: no such folder, and the hub does not give it.
             Corrupt: the shipped model or a file of the retriever is not the one that it should be.
-            WrongState: no model that can be loaded without pickle, or the retriever belongs to another one.
+            WrongState: no model that can be loaded without pickle, or the retriever belongs to another encoder or base.
         """
         import torch
 
@@ -72,10 +90,8 @@ class Encoder:
         _check_base(trained, name, folder)
         model = open_model(name, folder)
         trained.merge_into(model)
-        encoder_id = identify(trained.base, folder, trained.instruction, trained.files)
-        encoder = cls(model, encoder_id, trained.instruction, trained.linear_map)
-        _check_dim(trained, encoder.dim)
-        return encoder
+        encoder_id = identify(trained.base, folder, trained.instruction, trained.parts)
+        return cls(model, encoder_id, trained.instruction, trained.linear_map, _fingerprint(trained, base_model))
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """Embeds n texts, each behind the instruction: ``[n, dim]``, rows of length 1.
@@ -92,6 +108,8 @@ class Encoder:
             show_progress_bar=False,
         ).astype(np.float32)
         unit = unit_rows(vectors, field="embedding.encoder")
+        if self._fingerprint is not None:
+            unit = np.concatenate([unit, self._fingerprint.encode(texts)], axis=1)
         return unit if self._linear_map is None else self._linear_map(unit)
 
 
@@ -182,10 +200,15 @@ def _check_base(trained: Retriever, name: str, folder: Path) -> None:
         )
 
 
-def _check_dim(trained: Retriever, dim: int) -> None:
-    if trained.linear_map is not None and trained.linear_map.centre.size != dim:
+def _fingerprint(trained: Retriever, base_model: str) -> Fingerprint | None:
+    mark = trained.fingerprint
+    if mark is None:
+        return None
+    folder = locate(base_model) if base_model else None
+    if folder is None or digest_of(folder) != mark.base_sha256:
         raise WrongState(
-            f"the retriever maps vectors of {trained.linear_map.centre.size} dimensions, the encoder makes {dim}",
+            f"the retriever reads a base model with digest {mark.base_sha256[:12]}, not {base_model or 'none'!r}",
             field=artefacts.FIELD,
-            remedy="train a retriever for this encoder",
+            remedy="serve the base model that it was trained for, or train a retriever for this one",
         )
+    return Fingerprint.open(folder, mark.layers)

@@ -3,7 +3,9 @@
 retriever.json       format, mode, base encoder and its digest, instruction, files with digests; tasks, seed, figures
 lora/                mode "lora": a PEFT folder; its update is added to the base encoder's weights
 encoder/             mode "full": a whole sentence-transformers model, which replaces the base encoder
-map.safetensors      optional, any mode: matrix W [d, d] and centre g [d]; e becomes W (e - g), scaled to length 1
+map.safetensors      optional, any mode: matrix W [m, d] and centre g [d]; e becomes W (e - g), scaled to length 1
+
+With a fingerprint (`fingerprint.py`) e is the encoder's vector and the base model's beside it; the map is then a must.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,11 +58,19 @@ def unit_rows(vectors: Floats, *, field: str) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
+class FingerprintOf:
+    """The base model whose hidden states a retriever reads: its content digest, and which layers."""
+
+    base_sha256: str
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LinearMap:
     """A change of the metric, the same for adapters and prompts.
 
     Attributes:
-        matrix: W, [d, d].
+        matrix: W, [m, d].
         centre: g, [d].
     """
 
@@ -68,7 +78,7 @@ class LinearMap:
     centre: Floats
 
     def __call__(self, vectors: Floats) -> Floats:
-        """[n, d] -> rows of length 1, [n, d]."""
+        """[n, d] -> rows of length 1, [n, m]."""
         mapped = (vectors - self.centre) @ self.matrix.T
         return unit_rows(mapped.astype(np.float32, copy=False), field=FIELD)
 
@@ -80,6 +90,7 @@ class Retriever:
     Attributes:
         base, base_sha256: name and content digest of the encoder that it was trained on.
         instruction: put in front of every text.
+        fingerprint: the base model that is read as well; None = none.
         files: digests by path in the folder, of all that decides about vectors.
         about: the rest of the manifest: recipe, tasks, seed, figures.
     """
@@ -92,6 +103,13 @@ class Retriever:
     linear_map: LinearMap | None
     files: Mapping[str, str]
     about: Mapping[str, Any]
+    fingerprint: FingerprintOf | None = None
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Digests by name of everything beside the encoder that decides about vectors."""
+        mark = self.fingerprint
+        return {**self.files, **({"fingerprint": f"{mark.base_sha256} {mark.layers}"} if mark else {})}
 
     def merge_into(self, model: SentenceTransformer) -> None:
         """Adds the LoRA, if there is one, to the weights of the base encoder.
@@ -142,8 +160,10 @@ def read_retriever(folder: Path) -> Retriever:
         for name, digest in files.items():
             if not (folder / name).is_file() or sha256_of(folder / name) != digest:
                 raise Corrupt(f"{name} of the retriever is damaged or missing", field=FIELD, remedy=_TRAIN_AGAIN)
+        mark = manifest.pop("fingerprint", None)
         return Retriever(
             folder=folder,
+            fingerprint=mark and FingerprintOf(str(mark["base_sha256"]), tuple(map(int, mark["layers"]))),
             mode=Mode(manifest.pop("mode")),
             base=manifest.pop("base"),
             base_sha256=manifest.pop("base_sha256"),
@@ -189,6 +209,7 @@ def save_retriever(artefact: Retriever, model: SentenceTransformer) -> Retriever
         "base_sha256": done.base_sha256,
         "instruction": done.instruction,
         "files": done.files,
+        **({"fingerprint": asdict(done.fingerprint)} if done.fingerprint else {}),
         **done.about,
     }
     # Last: a folder without it is no retriever.
@@ -214,6 +235,6 @@ def _read_map(path: Path) -> LinearMap:
 
     tensors = load_file(path)
     matrix, centre = tensors["matrix"], tensors["centre"]
-    if centre.ndim != 1 or matrix.shape != (centre.size, centre.size):
+    if centre.ndim != 1 or matrix.ndim != 2 or matrix.shape[1] != centre.size:
         raise ValueError(f"{MAP} holds a matrix {matrix.shape} and a centre {centre.shape}")
     return LinearMap(matrix.astype(np.float32), centre.astype(np.float32))

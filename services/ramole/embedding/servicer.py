@@ -39,9 +39,9 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
             WrongState: it cannot be loaded.
         """
         options = self._settings.embedding
-        loaded = [await asyncio.to_thread(_load, options, options.threads)]
+        loaded = [await asyncio.to_thread(_load, options, options.threads, self._settings.base_model)]
         if options.previous is not None:
-            loaded.append(await asyncio.to_thread(_load, options.previous, options.threads))
+            loaded.append(await asyncio.to_thread(_load, options.previous, options.threads, self._settings.base_model))
         for encoder in loaded:
             batcher = MicroBatcher(encoder.encode, max_batch=options.max_batch, window_s=options.batch_window_s)
             batcher.start()
@@ -97,8 +97,14 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
         )
 
 
-def _load(options: EmbeddingSettings | PreviousEncoder, threads: int) -> Encoder:
-    return Encoder.load(options.encoder, instruction=options.instruction, threads=threads, retriever=options.retriever)
+def _load(options: EmbeddingSettings | PreviousEncoder, threads: int, base_model: str) -> Encoder:
+    return Encoder.load(
+        options.encoder,
+        instruction=options.instruction,
+        threads=threads,
+        retriever=options.retriever,
+        base_model=base_model,
+    )
 
 
 def _check_texts(texts: list[str]) -> None:

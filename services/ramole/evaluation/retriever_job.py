@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from ramole.core.errors import InvalidInput
 from ramole.core.settings import PAPER_INSTRUCTION
-from ramole.embedding.encoder import MINILM, Encoder, locate, open_model
-from ramole.embedding.retriever import MANIFEST, LinearMap, Mode, Retriever
+from ramole.embedding.encoder import MINILM, Encoder, digest_of, locate, open_model
+from ramole.embedding.fingerprint import Fingerprint
+from ramole.embedding.retriever import MANIFEST, FingerprintOf, LinearMap, Mode, Retriever
 from ramole.evaluation.retrieval import Scoring, bm25_scores, compare, score, tfidf_scores
 from ramole.training.retriever import RetrieverRecipe, save, train_encoder
 from ramole.training.texts import AdapterTexts, choose, read_texts
@@ -36,6 +37,7 @@ class RetrieverJob:
         adapters: folder of PEFT folders with their texts, see `training.texts`.
         share: of the adapters to train with; the others are the unseen ones.
         is_whitened: whether the artefact gets a linear map.
+        fingerprint: folder or hub id of the base model, to read its hidden states as well; '' = the encoder alone.
     """
 
     adapters: Path
@@ -44,6 +46,7 @@ class RetrieverJob:
     recipe: RetrieverRecipe = field(default_factory=RetrieverRecipe)
     share: float = 0.4
     is_whitened: bool = False
+    fingerprint: str = ""
     instruction: str = PAPER_INSTRUCTION
     seed: int = 0
     device: str = "cpu"
@@ -72,6 +75,8 @@ def run_retriever_job(job: RetrieverJob, *, progress: Progress = lambda what, fr
         raise InvalidInput(f"there is a retriever in {str(job.out)!r}", field="--out", remedy="give another folder")
     if job.recipe.mode is Mode.NONE and not job.is_whitened:
         raise InvalidInput("nothing is left to train", field="--mode", remedy="train the encoder, or whiten")
+    if job.fingerprint and not job.is_whitened:
+        raise InvalidInput("two views without a common metric", field="--no-whiten", remedy="leave it out")
     texts = read_texts(job.adapters)
     tasks = choose(texts, job.share, seed=job.seed)
     names = {task.name for task in tasks}
@@ -92,6 +97,13 @@ def run_retriever_job(job: RetrieverJob, *, progress: Progress = lambda what, fr
         for name, one in ((ZERO_SHOT, plain), ("tuned", model))
         if name == ZERO_SHOT or job.recipe.mode is not Mode.NONE
     }
+    mark: FingerprintOf | None = None
+    if job.fingerprint:
+        folder = locate(job.fingerprint)
+        base = Fingerprint.open(folder)
+        mark = FingerprintOf(digest_of(folder), base.layers)
+        both = Encoder(model, "", job.instruction, fingerprint=base)
+        vectors["fingerprint"] = embed(both, texts, lambda fraction: progress("measuring", fraction))
     maps = {
         name: fit_whitening([one for one, seen in zip(v.samples, is_seen, strict=True) if seen])
         for name, v in vectors.items()
@@ -109,6 +121,7 @@ def run_retriever_job(job: RetrieverJob, *, progress: Progress = lambda what, fr
         tasks=tasks,
         seed=job.seed,
         figures=figures,
+        fingerprint=mark,
     )
 
 

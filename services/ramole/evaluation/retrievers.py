@@ -59,7 +59,13 @@ def open_retriever(encoder: str, subject: Subject, *, trained: str = "") -> Retr
     from ramole.core.settings import PAPER_INSTRUCTION
     from ramole.embedding.encoder import Encoder
 
-    loaded = Encoder.load(encoder, instruction=PAPER_INSTRUCTION, threads=torch.get_num_threads(), retriever=trained)
+    loaded = Encoder.load(
+        encoder,
+        instruction=PAPER_INSTRUCTION,
+        threads=torch.get_num_threads(),
+        retriever=trained,
+        base_model=str(subject.base),
+    )
     return Retriever.build(loaded.encode, [entry.samples for entry in subject.entries])
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ramole.core.errors import InvalidInput, WrongState
 from ramole.embedding.encoder import digest_of, locate, open_model
-from ramole.embedding.retriever import LinearMap, Mode, Retriever, save_retriever
+from ramole.embedding.retriever import FingerprintOf, LinearMap, Mode, Retriever, save_retriever
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -108,6 +108,7 @@ def save(
     tasks: Sequence[AdapterTexts],
     seed: int,
     figures: dict[str, Any],
+    fingerprint: FingerprintOf | None = None,
 ) -> Retriever:
     """Writes the artefact and removes the checkpoints. Raises InvalidInput when there is one already."""
     about = {
@@ -118,7 +119,15 @@ def save(
         "figures": figures,
     }
     artefact = Retriever(
-        out_dir, recipe.mode, base, digest_of(locate(base)), instruction, linear_map, files={}, about=about
+        out_dir,
+        recipe.mode,
+        base,
+        digest_of(locate(base)),
+        instruction,
+        linear_map,
+        files={},
+        about=about,
+        fingerprint=fingerprint,
     )
     done = save_retriever(artefact, model)
     shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)

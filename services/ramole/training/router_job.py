@@ -243,7 +243,11 @@ def _encoder(job: RouterJob) -> Embed:
     from ramole.embedding.encoder import Encoder
 
     encoder = Encoder.load(
-        job.encoder, instruction=PAPER_INSTRUCTION, threads=torch.get_num_threads(), retriever=job.retriever
+        job.encoder,
+        instruction=PAPER_INSTRUCTION,
+        threads=torch.get_num_threads(),
+        retriever=job.retriever,
+        base_model=job.base,
     )
     return lambda texts: encoder.encode(list(texts))
 

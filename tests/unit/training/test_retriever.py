@@ -196,20 +196,40 @@ def test_no_step_holds_a_false_negative() -> None:
     assert steps != pairs(many, RetrieverRecipe(rounds=5, batch=4), seed=4)
 
 
+def within_task_scatter(samples: list[np.ndarray], made: LinearMap) -> np.ndarray:
+    rest = np.concatenate([(one - one.mean(0)) @ made.matrix.T for one in samples])
+    return rest.T @ rest / (len(rest) - len(samples))
+
+
 def test_whitening_makes_the_common_within_task_scatter_round() -> None:
     rng = np.random.default_rng(0)
     shape = rng.normal(size=(6, 6)).astype(np.float32)
-    centres = rng.normal(size=(50, 1, 6)).astype(np.float32)
-    samples = list(centres + rng.normal(size=(50, 40, 6)).astype(np.float32) @ shape.T)
+    centres = rng.normal(size=(20, 1, 6)).astype(np.float32)
+    samples = list(centres + rng.normal(size=(20, 40, 6)).astype(np.float32) @ shape.T)
     made = fit_whitening(samples, shrinkage=0.0)
-    rest = np.concatenate([(one - one.mean(0)) @ made.matrix.T for one in samples])
-    scatter = rest.T @ rest / (50 * 39)
+    scatter = within_task_scatter(samples, made)
     assert np.allclose(scatter / scatter[0, 0], np.eye(6), atol=1e-3)
     assert np.allclose(np.mean([one.mean(0) for one in samples], axis=0), made.centre, atol=1e-4)
     flat = fit_whitening(samples, shrinkage=1e6)
     assert np.allclose(flat.matrix / flat.matrix[0, 0], np.eye(6), atol=1e-3)
     with pytest.raises(InvalidInput, match="no-whiten"):
         fit_whitening([np.ones((3, 4), np.float32)])
+
+
+def test_with_many_tasks_directions_count_by_how_much_tasks_differ_in_them() -> None:
+    rng = np.random.default_rng(0)
+    stretch = np.array([9.0, 3.0, 1.0, 0, 0, 0], np.float32)
+    centres = rng.normal(size=(200, 1, 6)).astype(np.float32) * stretch
+    samples = list(centres + rng.normal(size=(200, 40, 6)).astype(np.float32))
+    made = fit_whitening(samples, shrinkage=0.0)
+    scatter = within_task_scatter(samples, made)
+    # The formula of `fit_whitening` with U = 1: the scatter within is the unit matrix already.
+    between = stretch**2 + 1 / 40
+    expected = (between / (between + between.mean())) ** 0.5
+    assert np.allclose(np.diag(scatter), expected, rtol=0.15)
+    assert np.allclose(scatter, np.diag(np.diag(scatter)), atol=0.02)
+    few = [one[:, :3].repeat(40, axis=1) + rng.normal(size=(40, 120)).astype(np.float32) for one in samples[:40]]
+    assert fit_whitening(few).matrix.shape == (39, 120)
 
 
 def test_a_map_that_kills_a_vector_is_an_error() -> None:

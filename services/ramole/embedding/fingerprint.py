@@ -1,0 +1,91 @@
+"""What the base model itself makes of a prompt: its hidden states where the answer begins.
+
+A sentence encoder knows what a text is about; the model that will answer knows what it is asked to do. The second view
+tells tasks apart that share all their words (the first item of a list, the second one), and adapters need not be known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ramole.core.errors import WrongState
+from ramole.embedding.retriever import unit_rows
+
+NUM_LAYERS = 4
+FIELD = "base_model"
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """A causal language model as an encoder. Not thread-safe.
+
+    Attributes:
+        model: a transformer without its head, in evaluation mode.
+        tokenizer: adds what a served prompt has around it.
+        layers: whose outputs are read, from 1.
+    """
+
+    model: Any
+    tokenizer: Any
+    layers: tuple[int, ...]
+
+    @classmethod
+    def open(cls, folder: Path, layers: Sequence[int] = ()) -> Self:
+        """Loads the model in a folder on the CPU.
+
+        Args:
+            layers: () = `NUM_LAYERS` of them, evenly spread, the last included.
+
+        Raises:
+            WrongState: no model that can be loaded without pickle, or it has not these layers.
+        """
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # a server's log is no terminal
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            model = AutoModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise WrongState(
+                f"the base model cannot be loaded: {error}", field=FIELD, remedy="give a causal LM with safetensors"
+            ) from error
+        depth = int(model.config.num_hidden_layers)
+        spread = {math.ceil(depth * i / NUM_LAYERS) for i in range(1, NUM_LAYERS + 1)}
+        chosen = tuple(layers) or tuple(sorted(spread))
+        if not all(1 <= layer <= depth for layer in chosen):
+            raise WrongState(f"the base model has {depth} layers, not {max(chosen)}", field=FIELD, remedy="train again")
+        return cls(model.eval().requires_grad_(False), tokenizer, chosen)
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        return len(self.layers) * int(self.model.config.hidden_size)
+
+    def encode(self, texts: list[str]) -> NDArray[np.float32]:
+        """``[n, dim]``: the last token's state after each layer, each of length 1, side by side.
+
+        A text longer than the model's window is cut there. All texts run in one batch.
+        """
+        import torch
+
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        ids = [self.tokenizer(text, truncation=limit is not None, max_length=limit)["input_ids"] for text in texts]
+        lengths = torch.tensor([len(one) for one in ids])
+        batch = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long)
+        for row, one in enumerate(ids):
+            batch[row, : len(one)] = torch.tensor(one)
+        # Padding is on the right: what comes before cannot see it.
+        mask = (torch.arange(batch.shape[1]) < lengths[:, None]).long()
+        with torch.inference_mode():
+            states = self.model(batch, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states
+        rows = torch.arange(len(ids))
+        parts = [states[layer][rows, lengths - 1].float().numpy() for layer in self.layers]
+        return np.concatenate([unit_rows(part, field=FIELD) for part in parts], axis=1)
