@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -81,8 +82,9 @@ async def run_demo(
         started_s: `time.monotonic` at the start of the whole demo, for the total.
         compares_presets: ask the mixed batch under every preset as well.
     """
-    # Nobody can stand in for the one that comes late, and its skill is new to the router.
-    unseen = next(adapter for adapter in zoo.adapters if adapter.is_new_skill and not adapter.siblings)
+    # The first that nobody can stand in for, of a skill that neither router nor retriever was trained with.
+    sizes = Counter(adapter.cluster for adapter in zoo.adapters)
+    unseen = next(adapter for adapter in zoo.adapters if adapter.is_new_skill and sizes[adapter.cluster] == 1)
     known = [adapter for adapter in zoo.adapters if adapter is not unseen]
     examples = [adapter.prompts[i] for i in range(len(known[0].prompts)) for adapter in known][:NUM_PROMPTS]
     async with RamoleClient(address) as client:

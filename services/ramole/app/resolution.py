@@ -16,7 +16,7 @@ def resolve(settings: Settings) -> Settings:
         WrongState: a routed default preset without a router.
     """
     changes: dict[str, Any] = {"data_dir": settings.data_dir.absolute()}
-    router = settings.executor.router
+    router, retriever = settings.executor.router, settings.embedding.retriever
     if settings.base_model == "zoo":
         from ramole.zoo.catalog import load_zoo
 
@@ -24,16 +24,18 @@ def resolve(settings: Settings) -> Settings:
         changes["base_model"] = str(zoo.base_path)
         changes["base_id"] = settings.base_id or zoo.base_id
         router = str(zoo.router_path) if router == "auto" else router
+        retriever = "zoo" if retriever == "auto" else retriever
     else:
         changes["base_model"] = _absolute(settings.base_model)
         changes["base_id"] = settings.base_id or settings.base_model
         router = "" if router == "auto" else router
+        retriever = "" if retriever == "auto" else retriever
     changes["executor"] = settings.executor.model_copy(update={"router": _absolute(router)})
     embedding = settings.embedding
     previous = embedding.previous
     changes["embedding"] = embedding.model_copy(
         update={
-            "retriever": _retriever(embedding.retriever),
+            "retriever": _retriever(retriever),
             "previous": previous and previous.model_copy(update={"retriever": _retriever(previous.retriever)}),
         }
     )

@@ -43,7 +43,7 @@ class GatewaySettings(_Section):
     """The public port."""
 
     server: ServerSettings = ServerSettings(port=50051, max_inflight=1024)
-    preset: Preset = Field(default="similarity", description="composition of requests that name none")
+    preset: Preset = Field(default="hedged", description="composition of requests that name none")
     max_prompt_chars: int = Field(default=32_768, ge=1)
     deadline_s: float = Field(default=120.0, gt=0, description="for calls whose client sets none")
 
@@ -67,7 +67,9 @@ class EmbeddingSettings(_Section):
     server: ServerSettings = ServerSettings()
     encoder: str = Field(default="minilm", description="'minilm' (shipped by a package) or any path or model id")
     retriever: str = Field(
-        default="", description="folder of a trained retriever, 'zoo' = the shipped one, '' = the encoder as it is"
+        default="auto",
+        description="folder of a trained retriever, '' = the encoder as it is, 'zoo' = the shipped one, "
+        "'auto' = that for the shipped base model",
     )
     instruction: str = Field(default=PAPER_INSTRUCTION, description="a trained retriever brings its own")
     previous: PreviousEncoder | None = Field(

@@ -18,10 +18,12 @@ from ramole.transport.server import GrpcServer
 from ramole.v1.embedding_pb2 import DescribeEncoderRequest, EmbedRequest
 from ramole.v1.embedding_pb2_grpc import EmbeddingStub
 
+PLAIN = Settings(embedding=EmbeddingSettings(retriever=""))
+
 
 @pytest.fixture
 async def stub() -> AsyncIterator[EmbeddingStub]:
-    server = GrpcServer(EmbeddingService(Settings()), ServerSettings())
+    server = GrpcServer(EmbeddingService(PLAIN), ServerSettings())
     await server.start()
     async with grpc.aio.insecure_channel(server.address) as channel:
         yield EmbeddingStub(channel)
@@ -51,7 +53,7 @@ async def test_bad_requests_name_the_text(texts: list[str], field: str, stub: Em
 
 
 async def test_before_the_start_it_is_unavailable() -> None:
-    service = EmbeddingService(Settings())
+    service = EmbeddingService(PLAIN)
     with pytest.raises(Unavailable):
         await service.Embed(EmbedRequest(texts=["x"]), None)  # type: ignore[arg-type]
     with pytest.raises(Unavailable):
@@ -61,7 +63,7 @@ async def test_before_the_start_it_is_unavailable() -> None:
 
 
 async def test_the_previous_encoder_answers_beside_the_new_one() -> None:
-    options = EmbeddingSettings(instruction="New: ", previous=PreviousEncoder(instruction="Old: "))
+    options = EmbeddingSettings(retriever="", instruction="New: ", previous=PreviousEncoder(instruction="Old: "))
     server = GrpcServer(EmbeddingService(Settings(embedding=options)), ServerSettings())
     await server.start()
     previous = identify("minilm", locate("minilm"), "Old: ")
@@ -82,7 +84,7 @@ async def test_the_previous_encoder_answers_beside_the_new_one() -> None:
 
 
 async def test_an_encoder_that_does_not_exist_fails_the_start() -> None:
-    service = EmbeddingService(Settings(embedding=EmbeddingSettings(encoder="/no/such/folder")))
+    service = EmbeddingService(Settings(embedding=EmbeddingSettings(retriever="", encoder="/no/such/folder")))
     with pytest.raises(NotFound, match=r"embedding\.encoder"):
         await service.start()
     await service.close()

@@ -279,11 +279,14 @@ def test_texts_that_do_not_fit_are_refused(
 
 
 def test_the_shipped_retriever_fits_the_shipped_encoder(plain: Encoder) -> None:
-    settings = resolve(Settings(embedding=EmbeddingSettings(retriever="zoo")))
-    shipped = Encoder.load(MINILM, instruction="", threads=1, retriever=settings.embedding.retriever)
+    settings = resolve(Settings())
+    assert settings == resolve(Settings(embedding=EmbeddingSettings(retriever="zoo")))
+    assert resolve(Settings(base_model="elsewhere")).embedding.retriever == ""
+    retriever, base_model = settings.embedding.retriever, settings.base_model
+    shipped = Encoder.load(MINILM, instruction="", threads=1, retriever=retriever, base_model=base_model)
     assert shipped.encoder_id != plain.encoder_id
     assert np.isfinite(shipped.encode(PROBES)).all()
-    figures = read_retriever(Path(settings.embedding.retriever)).about["figures"]
+    figures = read_retriever(Path(retriever)).about["figures"]
     assert figures["trained"]["unseen"]["top1_gain"]["low"] > 0
 
 

@@ -15,10 +15,13 @@ from ramole.core.errors import Corrupt, NotFound
 from ramole.lora.reader import read_layout
 from ramole.zoo.catalog import Zoo, load_zoo
 from ramole.zoo.manifest import Manifest
-from ramole.zoo.tasks import Split
+from ramole.zoo.recipes import PRESETS
+from ramole.zoo.splits import make_pairs, split_all
+from ramole.zoo.tasks import Split, siblings
 
-MAX_BYTES = 8 * 2**20
-CHECKED = ("hotel-sentiment", "pet-sentence", "english-to-french")
+MAX_BYTES = 8_000_000
+RECIPE = PRESETS["shipped"]
+CHECKED = ("hotel-sentiment", "cable-convert", "animal-french")
 NUM_CHECKED_PROMPTS = 4
 ABSOLUTE_PATH = re.compile(r'"(/|[A-Za-z]:\\\\)\w+[/\\]')
 
@@ -34,8 +37,10 @@ def manifest(zoo: Zoo) -> Manifest:
 
 
 def test_the_zoo_is_complete(zoo: Zoo) -> None:
-    assert len(zoo.adapters) == 20
-    assert len({adapter.cluster for adapter in zoo.adapters}) >= 7
+    assert len(zoo.adapters) == 48
+    assert len({adapter.cluster for adapter in zoo.adapters}) >= 10
+    assert all(zoo.of(split) for split in Split)
+    assert any(adapter.siblings for adapter in zoo.adapters)
     for adapter in zoo.adapters:
         assert len(adapter.samples) == 20
         assert len(adapter.prompts) == 16
@@ -61,6 +66,20 @@ def test_the_manifest_covers_every_file(zoo: Zoo, manifest: Manifest) -> None:
     assert found - noted == {"manifest.json"}
 
 
+def test_the_data_was_made_by_this_code(zoo: Zoo, manifest: Manifest) -> None:
+    assert manifest.header["recipe"] == RECIPE.digest
+    seed = manifest.header["seed"]
+    for adapter, data in zip(zoo.adapters, split_all(RECIPE.tasks, seed=seed), strict=True):
+        task = data.task
+        assert (adapter.name, adapter.split, adapter.group) == (task.name, task.split, task.group)
+        assert adapter.siblings == siblings(task, RECIPE.tasks)
+        assert adapter.samples == data.samples
+        assert adapter.train == data.train[-len(adapter.train) :]
+        assert adapter.dev == data.dev
+        assert adapter.prompts == data.test
+    assert list(zoo.pairs) == make_pairs(RECIPE.tasks, seed=seed)
+
+
 def test_adapters_differ_in_shape(zoo: Zoo) -> None:
     layouts = [
         read_layout(
@@ -74,13 +93,17 @@ def test_adapters_differ_in_shape(zoo: Zoo) -> None:
     dtypes = {pair.a.dtype for layout in layouts for pair in layout.pairs.values()}
     assert ranks == {4, 8, 16}
     assert {len(names) for names in targets} == {2, 4, 7}
-    assert dtypes == {torch.float32}
+    assert dtypes == {torch.float32, torch.bfloat16}
 
 
-def test_the_figures_hold_what_the_zoo_promises(zoo: Zoo) -> None:
-    for adapter in zoo.adapters:
-        assert adapter.exact_match >= 0.9, adapter.name
-        assert adapter.base_exact_match <= 0.1, adapter.name
+def test_the_figures_hold_what_the_zoo_promises(zoo: Zoo, manifest: Manifest) -> None:
+    figures = manifest.figures("world")
+    assert figures["all"]["base"] <= 0.15
+    assert figures["all"]["own"] >= 0.85
+    assert figures["all"]["stand-in"] >= figures["all"]["base"] + 0.1
+    assert figures["all"]["own"] == pytest.approx(
+        sum(adapter.exact_match for adapter in zoo.adapters) / len(zoo.adapters), abs=1e-3
+    )
 
 
 def test_the_router_names_its_base_and_its_tasks(zoo: Zoo, manifest: Manifest) -> None:
