@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.numpy import save
 
 from ramole.adapters.records import NewAdapter
 from ramole.adapters.store import Store
+from ramole.core.errors import Unavailable
 from ramole.core.names import DEFAULT_TENANT, AdapterName, AdapterRef
 from ramole.lora.admission import AdmissionLimits, admit
 from ramole.lora.base import BaseShapes
@@ -158,6 +160,26 @@ def fill_index(
     try:
         for name in client.list_collections():
             client.flush(name)
+    finally:
+        client.close()
+
+
+def wait_until_sealed(uri: str, num_rows: int, *, timeout_s: float = 180.0) -> None:
+    """Returns once a Milvus server searches all rows of each collection in sealed segments: some 20 s after a flush.
+
+    Until then it searches growing ones, which takes about twice as long.
+
+    Raises:
+        Unavailable: it still does not after `timeout_s`.
+    """
+    client = MilvusClient(uri, timeout=_TIMEOUT_S, dedicated=True)
+    deadline = time.monotonic() + timeout_s
+    try:
+        for name in client.list_collections():
+            while sum(one.num_rows for one in client.list_loaded_segments(name)) < num_rows:
+                if time.monotonic() > deadline:
+                    raise Unavailable("the Milvus server has not sealed its segments in time", remedy="try again")
+                time.sleep(0.5)
     finally:
         client.close()
 

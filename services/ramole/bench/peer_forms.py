@@ -12,6 +12,7 @@ import torch
 
 from ramole.mixture.formulas import ExpertRows, expert_weights
 from ramole.mixture.plan import FloatArray, StepPlan
+from ramole.mixture.step import packed
 
 if TYPE_CHECKING:
     from ramole.mixture.layer import MixtureLinear
@@ -50,6 +51,7 @@ class LoopForm(_PeerForm):
 
     def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
         """y[tokens] += a B (A x[tokens]) for each adapter."""
+        x, y = packed(x), packed(y)
         for slot, tokens, weights in self._parts:
             u = (x[tokens] @ module.lora_a[slot].T) * weights.to(x.dtype)
             y.index_add_(0, tokens, u @ module.lora_b[slot])
@@ -60,6 +62,7 @@ class GatherForm(_PeerForm):
 
     def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
         """y_t += sum_i a_i B_i A_i x_t."""
+        x, y = packed(x), packed(y)
         a = module.lora_a[self._slots].flatten(1, 2)  # [T, k R, d]
         u = torch.bmm(a, x.unsqueeze(-1)).view(*self._slots.shape, -1)
         h = (u * self._weights.to(x.dtype).unsqueeze(-1)).flatten(1)
@@ -77,6 +80,7 @@ class DenseForm(_PeerForm):
 
     def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
         """y += (M o (x A^T)) B over all p adapters."""
+        x, y = packed(x), packed(y)
         u = x @ module.lora_a[self._index].flatten(0, 1).T
         h = u.view(x.shape[0], len(self._adapters), -1) * self._mask.to(x.dtype).unsqueeze(-1)
         y += h.flatten(1) @ module.lora_b[self._index].flatten(0, 1)

@@ -20,7 +20,7 @@ import torch
 from pymilvus import MilvusClient
 from threadpoolctl import threadpool_limits
 
-from ramole.bench.fleet import Vectors, fill_index, make_refs, random_vectors
+from ramole.bench.fleet import Vectors, fill_index, make_refs, random_vectors, wait_until_sealed
 from ramole.bench.repository_options import SearchCase
 from ramole.bench.timing import interleave, ratio
 from ramole.core.names import DEFAULT_TENANT
@@ -55,9 +55,9 @@ def run_search_case(case: SearchCase, server: str) -> dict[str, Any]:
             folder = stack.enter_context(TemporaryDirectory(prefix="ramole-bench-"))
             lite = LiteServer.open(Path(folder) / "index.db")
             stack.callback(lite.close)
-            contestants[LITE] = _through_index(lite.uri, case, vectors, stack)
+            contestants[LITE] = _through_index(lite.uri, case, vectors, stack, is_server=False)
         if case.on_server and server:
-            contestants[SERVER] = _through_index(_database(server, case.name), case, vectors, stack)
+            contestants[SERVER] = _through_index(_database(server, case.name), case, vectors, stack, is_server=True)
         contestants[NUMPY] = _numpy(vectors[:: case.num_bases], case.num_bases, case.k)
         if find_spec("faiss") is not None:
             contestants[FAISS] = _faiss(vectors[:: case.num_bases], case.num_bases, case.k)
@@ -94,11 +94,13 @@ def _database(server: str, name: str) -> str:
     return f"{server}/{name}"
 
 
-def _through_index(uri: str, case: SearchCase, vectors: Vectors, stack: ExitStack) -> Search:
+def _through_index(uri: str, case: SearchCase, vectors: Vectors, stack: ExitStack, *, is_server: bool) -> Search:
     refs = make_refs(case.num_rows)
     numbers = {ref: number for number, ref in enumerate(refs)}
     bases = [_base(i) for i in range(case.num_bases)]
     fill_index(uri, refs, bases, vectors, _ENCODER, IndexType.HNSW if case.is_hnsw else IndexType.FLAT)
+    if is_server:
+        wait_until_sealed(uri, case.num_rows)
     index = VectorIndex.open(uri)
     stack.callback(index.close)
 

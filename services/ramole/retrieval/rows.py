@@ -24,6 +24,8 @@ from ramole.retrieval.vectors import unit_mean, unit_samples
 REF_FIELDS = ["tenant", "name", "version", "digest"]
 
 _ROWS_PER_CALL = 1000
+_MAX_FOUND = 16_384
+"""Rows of one query at most: Milvus's own limit."""
 _SETTLE_POLL_S = 0.02
 
 
@@ -81,10 +83,9 @@ class Rows:
             Unavailable: they could not be seen in time.
         """
         refs = [row.ref for row in prepared.rows]
-        sizes = [len(samples) for samples in prepared.samples]
         # Not `upsert`: Milvus 2.3 puts an upserted row into the partition of another base model (milvus#30772), where
         # no search that names its own looks for it. A crash in between is repaired from the store.
-        self._delete(generation, dict(zip(refs, sizes, strict=True)))
+        self._delete_leftovers(generation, refs)
         samples: list[dict[str, Any]] = []
         means: list[dict[str, Any]] = []
         for row, vectors, mean in zip(prepared.rows, prepared.samples, prepared.means, strict=True):
@@ -173,6 +174,30 @@ class Rows:
             timeout=self._timeout_s,
         )
         return {ref_of(row): row["num_samples"] for row in found}
+
+    def _delete_leftovers(self, generation: Generation, refs: Sequence[AdapterRef]) -> None:
+        """Takes out what there is of some versions, also where a crash has left half of it.
+
+        Deletes only what is there: each deletion, of nothing as well, makes the searches of a server slower.
+        """
+        versions = {(ref.tenant, ref.name, ref.version) for ref in refs}
+        numbers = ", ".join(str(number) for number in sorted({ref.version for ref in refs}))
+        leftovers = f"({versions_of(map(_name, refs))}) and version in [{numbers}]"
+        for collection in (generation.means, generation.samples):
+            while True:
+                found = self._client.query(
+                    collection,
+                    filter=leftovers,
+                    output_fields=["pk", "tenant", "name", "version"],
+                    limit=_MAX_FOUND,
+                    consistency_level="Strong",
+                    timeout=self._timeout_s,
+                )
+                keys = [row["pk"] for row in found if (row["tenant"], row["name"], row["version"]) in versions]
+                if keys:
+                    self._client.delete(collection, ids=keys, timeout=self._timeout_s)
+                if len(found) < _MAX_FOUND or not keys:
+                    break
 
     def _delete(self, generation: Generation, versions: Mapping[AdapterRef, int]) -> None:
         keys = [str(ref) for ref in versions]
