@@ -24,7 +24,7 @@ from ramole.mixture.formulas import masked_softmax
 from ramole.mixture.layer import MixtureLinear
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import FloatArray, StepPlan, build_step_plan
-from ramole.mixture.step import Step
+from ramole.mixture.step import Step, packed
 from ramole.training.lm import Batch, Encoded, answer_loss, collate
 
 
@@ -54,6 +54,7 @@ class PoolForm:
 
     def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
         """See `Form`."""
+        x, y = packed(x), packed(y)
         mask = self.usable(module)
         if not mask.any():
             return

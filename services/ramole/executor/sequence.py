@@ -84,11 +84,14 @@ class Sequence:
         weights = weights[:, : len(self.experts)]
         if self.usage_weights is None or self.usage_counts is None:
             self.usage_weights, self.usage_counts = weights.copy(), counts.copy()
-        else:
+            return
+        if len(weights) != len(self.usage_weights):
             # Layers appear when an adapter first touches them: grow towards the larger of the two.
             grow = max(len(weights), len(self.usage_weights))
-            self.usage_weights = _grown(self.usage_weights, grow) + _grown(weights, grow)
-            self.usage_counts = _grown(self.usage_counts, grow) + _grown(counts, grow)
+            self.usage_weights, weights = _grown(self.usage_weights, grow), _grown(weights, grow)
+            self.usage_counts, counts = _grown(self.usage_counts, grow), _grown(counts, grow)
+        self.usage_weights += weights
+        self.usage_counts += counts
 
     def mean_weights(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Mean weight of each expert over all tokens and modules, [k], and by transformer layer, [L, k]."""

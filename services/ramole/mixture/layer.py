@@ -129,8 +129,7 @@ class MixtureLinear(nn.Module):
         step = self._context.step
         if step is None:
             return y
-        flat = x.reshape(-1, x.shape[-1])
-        step.form_for(flat.shape[0]).add(flat, y.view(flat.shape[0], -1), self)
+        step.form_for(x.numel() // x.shape[-1]).add(x, y, self)
         return y
 
 

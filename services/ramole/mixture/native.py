@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ramole.mixture.plan import FloatArray, IntArray, StepPlan
-from ramole.mixture.step import Layout
+from ramole.mixture.step import Layout, packed
 from ramole.mixture.torch_form import TorchForm
 
 if TYPE_CHECKING:
@@ -106,15 +106,18 @@ class NativeForm:
         b, k = plan.slots.shape
         lengths = np.array(plan.lengths, np.int64)
         is_short = lengths <= max_segment_tokens(torch.get_num_threads())
-        self.others: list[int] = np.flatnonzero(~is_short & (plan.slots != 0).any(1)).tolist()
+        uses_any = (plan.slots != 0).any(1)
+        self.others: list[int] = np.flatnonzero(uses_any & ~is_short).tolist()
         self._kernel = kernel
         self._plan = plan
         self._torch: TorchForm | None = None
         self._usage: FloatArray = np.zeros((num_modules, b, k), np.float32)
         self._scratch = scratch
-        requests = np.flatnonzero(is_short & (plan.slots != 0).any(1))
-        flags = np.stack([plan.is_routed, plan.is_explicit, plan.merges_parameters], 1).astype(np.int64)
-        starts = np.concatenate([[0], np.cumsum(lengths)])
+        requests = np.flatnonzero(uses_any & is_short)
+        flags = np.empty((b, 3), np.int64)
+        flags[:, 0], flags[:, 1], flags[:, 2] = plan.is_routed, plan.is_explicit, plan.merges_parameters
+        starts = np.zeros(b + 1, np.int64)
+        np.cumsum(lengths, out=starts[1:])
         self._owned = (requests, starts, plan.slots, flags, plan.logits, plan.weights, plan.scales, self._usage)
         self._table = np.array([*(array.ctypes.data for array in self._owned), b, k, len(requests)], np.int64)
         self._addresses = self._table.ctypes.data, self._scratch.ctypes.data
@@ -132,7 +135,7 @@ class NativeForm:
             return
         self.add_short(x, y, module.native)
         if self.others:
-            self._rest(x.device).add_segments(x, y, module, self.others)
+            self._rest(x.device).add_segments(packed(x), packed(y), module, self.others)
 
     def add_short(self, x: torch.Tensor, y: torch.Tensor, module: NativeModule) -> None:
         """The kernel's share: the short segments. x and y must fit it."""

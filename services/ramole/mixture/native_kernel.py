@@ -24,7 +24,7 @@ SIGNATURE = types.void(INTS, INTS, FLOATS, FLOATS, types.int64)
 # Neither nnan nor ninf: a poisoned adapter must poison exactly its own rows, and a softmax may meet infinities.
 BLOCK = 4  # tokens that share what is loaded of an adapter
 TILE = 256  # output columns that stay in the nearest cache meanwhile
-CHUNK = 64  # columns between two shares of what is asked for ahead
+LINE, HEAD, PAGE = 16, 64, 1024  # floats of a cache line, of what is asked for in a page, and of a page
 
 FASTMATH = {"reassoc", "nsz", "contract", "arcp"}
 
@@ -60,111 +60,39 @@ def _prefetch_line(_typing: Any, table: Any, at: Any) -> Any:
 
 @njit(fastmath=FASTMATH)
 def _prefetch(table: Any, at: Any, count: Any) -> None:
-    """Asks for table[at : at + count] ahead of its use: at decode its way from memory is most of the time."""
-    for i in range(at, at + count, 16):
-        _prefetch_line(table, i)
+    """Asks for the head of each page of table[at : at + count] ahead of its use.
 
-
-@njit(fastmath=FASTMATH)
-def _prefetch_share(table: Any, rows: Any, first: Any, stop: Any, width: Any, start: Any, end: Any) -> None:
-    """Asks for columns start to end of table[rows[first:stop]]; the rows have `width` columns."""
-    for n in range(first, stop):
-        _prefetch(table, rows[n] * width + start, end - start)
-
-
-@njit(fastmath=FASTMATH)
-def _rows_of(at: Any, k: Any, slots: Any, ranks: Any, slot_rank: Any, rows: Any) -> int:
-    """Writes which rows of lora_a and lora_b the experts slots[at : at + k] fill; returns how many."""
-    n = 0
-    for j in range(at, at + k):
-        for i in range(ranks[slots[j]]):
-            rows[n] = slots[j] * slot_rank + i
-            n += 1
-    return n
-
-
-@njit(fastmath=FASTMATH)
-def _shrink(
-    table: Any,
-    rows: Any,
-    num_rows: Any,
-    x: Any,
-    at: Any,
-    d: Any,
-    out: Any,
-    later: Any,
-    ahead: Any,
-    num_ahead: Any,
-    o: Any,
-) -> None:
-    """out[n] = <table[rows[n]], x[at : at + d]>, four rows at a time so that x is read once for them.
-
-    Asks for later[ahead], rows of width o, in even shares on the way: memory and arithmetic then work at once.
+    At decode the way from memory is most of the time. The processor fetches ahead by itself once it sees a stream, but
+    only inside a page; asking for every line would fill its queue and hold up the arithmetic.
     """
-    n = 0
-    while n + 4 <= num_rows:
-        r0, r1, r2, r3 = rows[n] * d, rows[n + 1] * d, rows[n + 2] * d, rows[n + 3] * d
-        s0 = s1 = s2 = s3 = types.float32(0)
-        for first in range(0, d, CHUNK):
-            stop = min(first + CHUNK, d)
-            _prefetch_share(later, ahead, n, min(n + 4, num_ahead), o, first * o // d, stop * o // d)
-            for i in range(first, stop):
-                value = x[at + i]
-                s0 += table[r0 + i] * value
-                s1 += table[r1 + i] * value
-                s2 += table[r2 + i] * value
-                s3 += table[r3 + i] * value
-        out[n], out[n + 1], out[n + 2], out[n + 3] = s0, s1, s2, s3
-        n += 4
-    _prefetch_share(later, ahead, n, num_ahead, o, 0, o)
-    while n < num_rows:
-        r0 = rows[n] * d
-        s0 = types.float32(0)
+    for page in range(at, at + count, PAGE):
+        for i in range(page, page + HEAD, LINE):
+            _prefetch_line(table, i)
+
+
+@njit(fastmath=FASTMATH)
+def _shrink(table: Any, rows: Any, num_rows: Any, x: Any, at: Any, d: Any, out: Any) -> None:
+    """out[n] = <table[rows[n]], x[at : at + d]>, row by row: one stream from memory."""
+    for n in range(num_rows):
+        row = rows[n] * d
+        total = types.float32(0)
         for i in range(d):
-            s0 += table[r0 + i] * x[at + i]
-        out[n] = s0
-        n += 1
+            total += table[row + i] * x[at + i]
+        out[n] = total
 
 
 @njit(fastmath=FASTMATH)
-def _expand(
-    table: Any,
-    rows: Any,
-    num_rows: Any,
-    h: Any,
-    y: Any,
-    at: Any,
-    o: Any,
-    later: Any,
-    ahead: Any,
-    num_ahead: Any,
-    d: Any,
-) -> None:
-    """y[at : at + o] += sum_n h[n] table[rows[n]], four rows at a time so that y is read and written once for them.
-
-    Asks for later[ahead], rows of width d, on the way.
-    """
-    n = 0
-    while n + 4 <= num_rows:
-        r0, r1, r2, r3 = rows[n] * o, rows[n + 1] * o, rows[n + 2] * o, rows[n + 3] * o
-        h0, h1, h2, h3 = h[n], h[n + 1], h[n + 2], h[n + 3]
-        for first in range(0, o, CHUNK):
-            stop = min(first + CHUNK, o)
-            _prefetch_share(later, ahead, n, min(n + 4, num_ahead), d, first * d // o, stop * d // o)
-            for i in range(first, stop):
-                y[at + i] += h0 * table[r0 + i] + h1 * table[r1 + i] + h2 * table[r2 + i] + h3 * table[r3 + i]
-        n += 4
-    _prefetch_share(later, ahead, n, num_ahead, d, 0, d)
-    while n < num_rows:
-        r0, h0 = rows[n] * o, h[n]
+def _expand(table: Any, rows: Any, num_rows: Any, h: Any, y: Any, at: Any, o: Any) -> None:
+    """y[at : at + o] += sum_n h[n] table[rows[n]], row by row."""
+    for n in range(num_rows):
+        row, factor = rows[n] * o, h[n]
         for i in range(o):
-            y[at + i] += h0 * table[r0 + i]
-        n += 1
+            y[at + i] += factor * table[row + i]
 
 
 @njit(fastmath=FASTMATH)
 def _shrink_4(table: Any, rows: Any, num_rows: Any, x: Any, at: Any, d: Any, out: Any, stride: Any) -> None:
-    """The same for BLOCK tokens, out[t * stride + n]: each value of a row is loaded once for all of them."""
+    """The same for BLOCK tokens, out[t * stride + n], four rows at a time: each value is loaded once for all."""
     x0, x1, x2, x3 = at, at + d, at + 2 * d, at + 3 * d
     n = 0
     while n + 4 <= num_rows:
@@ -320,7 +248,7 @@ def _merge(u: Any, a: Any, scales: Any, at: Any, slots: Any, ranks: Any, num_exp
 def scratch_bytes(k: int, slot_rank: int, router_rank: int) -> int:
     """Room that `add_rows` needs beside its arguments."""
     floats = BLOCK * (k * slot_rank + router_rank + TILE) + slot_rank + k
-    return 8 * (2 * k * slot_rank + router_rank) + 4 * floats
+    return 8 * (k * slot_rank + router_rank) + 4 * floats
 
 
 def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
@@ -345,9 +273,8 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
 
     width = k * slot_rank
     rows = _ints(scratch)  # [k R]: which rows of lora_a and lora_b the request uses
-    next_rows = _ints(scratch + 8 * width)  # [k R]: the same of the request after it
-    router_rows = _ints(scratch + 16 * width)  # [Q]
-    u_at = scratch + 8 * (2 * width + router_rank)
+    router_rows = _ints(scratch + 8 * width)  # [Q]
+    u_at = scratch + 8 * (width + router_rank)
     q_at = u_at + 4 * BLOCK * width
     mean_at = q_at + 4 * BLOCK * router_rank
     u, q = _floats(u_at), _floats(q_at)  # [BLOCK, k R], becomes h; [BLOCK, Q]
@@ -356,27 +283,23 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
     for i in range(router_rank):
         router_rows[i] = i
 
-    num_next = 0
-    if num_requests:
-        num_next = _rows_of(requests[0] * k, k, slots, ranks, slot_rank, next_rows)
     for place in range(num_requests):
         request = requests[place]
         at = request * k
-        rows, next_rows, num_rows, num_next = next_rows, rows, num_next, 0
-        if place + 1 < num_requests:
-            num_next = _rows_of(requests[place + 1] * k, k, slots, ranks, slot_rank, next_rows)
+        num_rows = num_experts = 0
+        for j in range(k):
+            slot = slots[at + j]
+            num_experts += slot != 0
+            for i in range(ranks[slot]):
+                rows[num_rows] = slot * slot_rank + i
+                num_rows += 1
         if num_rows == 0:
             continue
-        num_experts = 0
-        for j in range(k):
-            num_experts += slots[at + j] != 0
         is_routed, is_explicit = flags[3 * request] != 0, flags[3 * request + 1] != 0
         merges_parameters = flags[3 * request + 2] != 0
         token, stop = starts[request], starts[request + 1]
-        # One token's arithmetic takes about as long as its adapters' way from memory: the two are interleaved.
-        is_single = token + 1 == stop
-        if not is_single:
-            _prefetch_share(lora_b, rows, 0, num_rows, o, 0, o)
+        for j in range(k):
+            _prefetch(lora_b, slots[at + j] * slot_rank * o, ranks[slots[at + j]] * o)
         while token < stop:
             num_tokens = BLOCK if token + BLOCK <= stop else 1
             if num_tokens == BLOCK:
@@ -384,9 +307,9 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
                 if is_routed:
                     _shrink_4(router_a, router_rows, router_rank, x, token * d, d, q, router_rank)
             else:
-                _shrink(lora_a, rows, num_rows, x, token * d, d, u, lora_b, rows, num_rows if is_single else 0, o)
+                _shrink(lora_a, rows, num_rows, x, token * d, d, u)
                 if is_routed:
-                    _shrink(router_a, router_rows, router_rank, x, token * d, d, q, router_a, router_rows, 0, d)
+                    _shrink(router_a, router_rows, router_rank, x, token * d, d, q)
             for t in range(num_tokens):
                 own_u, own_q = _floats(u_at + 4 * t * width), _floats(q_at + 4 * t * router_rank)
                 for j in range(num_experts):
@@ -403,11 +326,12 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
                     _merge(own_u, a, scales, at, slots, ranks, num_experts, mean)
                 else:
                     _scale(own_u, a, scales, at, slots, ranks, num_experts)
-            if token + num_tokens == stop and not is_single:
-                _prefetch_share(lora_a, next_rows, 0, num_next, d, 0, d)
+            if token + num_tokens == stop and place + 1 < num_requests:
+                for j in range(k):
+                    slot = slots[requests[place + 1] * k + j]
+                    _prefetch(lora_a, slot * slot_rank * d, ranks[slot] * d)
             if num_tokens == BLOCK:
                 _expand_4(lora_b, rows, num_rows, u, width, y, token * o, o, tile)
             else:
-                num_ahead = num_next if is_single else 0
-                _expand(lora_b, rows, num_rows, u, y, token * o, o, lora_a, next_rows, num_ahead, d)
+                _expand(lora_b, rows, num_rows, u, y, token * o, o)
             token += num_tokens

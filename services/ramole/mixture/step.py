@@ -23,13 +23,22 @@ class Form(Protocol):
         """Rows that `add` takes: the plan's tokens, or more where a form is padded to a fixed size."""
 
     def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
-        """Adds the whole step's update of one module to y [T, o], in place, from x [T, d]."""
+        """Adds the whole step's update of one module to y [..., o], in place, from x [..., d].
+
+        The leading axes are the T packed tokens; y is contiguous. Views cost as much as a small kernel: who needs two
+        axes makes them (`packed`).
+        """
 
     def usage(self) -> FloatArray:
         """What the experts got in the modules that have run, summed over the tokens of each request: [modules, b, k].
 
         Requests whose experts do not touch a module hold anything there.
         """
+
+
+def packed(tensor: torch.Tensor) -> torch.Tensor:
+    """[..., n] -> [T, n], without a copy where that can be."""
+    return tensor if tensor.dim() == 2 else tensor.reshape(-1, tensor.shape[-1])
 
 
 Layout = Callable[[StepPlan, int], Form]

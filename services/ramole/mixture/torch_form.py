@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from ramole.mixture.formulas import ExpertRows, combine, expert_weights, route
 from ramole.mixture.plan import FloatArray, StepPlan
-from ramole.mixture.step import Layout
+from ramole.mixture.step import Layout, packed
 
 if TYPE_CHECKING:
     from ramole.mixture.layer import MixtureLinear
@@ -38,6 +38,7 @@ class TorchForm:
 
     def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
         """See `Form`. While the router is trained only segments are computed: they carry gradients."""
+        x, y = packed(x), packed(y)
         if self.plan.num_decode > 1 and not module.router_a.requires_grad:
             self.add_decode(x, y, module)
             self.add_segments(x, y, module, range(self.plan.num_decode, self.plan.num_requests))

@@ -11,7 +11,7 @@ import torch
 
 from ramole.mixture import triton_kernels
 from ramole.mixture.plan import FloatArray, IntArray, StepPlan
-from ramole.mixture.step import Layout
+from ramole.mixture.step import Layout, packed
 from ramole.mixture.tiles import NARROW, WIDE, Tiles, cut_tiles
 from ramole.mixture.torch_form import TorchForm
 
@@ -123,6 +123,7 @@ class TritonForm:
 
     def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
         """See `Form`. Gradients and other dtypes than the slots' are left to torch."""
+        x, y = packed(x), packed(y)
         if module.router_a.requires_grad or y.requires_grad or not x.dtype == y.dtype == module.lora_a.dtype:
             self._rest().add(x, y, module)
             return
