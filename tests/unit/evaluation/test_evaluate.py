@@ -38,11 +38,12 @@ def test_evaluate_own_adapters(zoo: Zoo, adapters: Path, tmp_path: Path) -> None
     assert found["default"] in found["iid"]
     assert found["iid"]["perfect"]["score"] == found["iid"]["selection"]["score"] > 0.8
     assert found["iid"]["base"]["score"] < 0.2
-    assert found["ood"]["selection"]["score"] < 0.5
+    # Some of the six can stand in for each other.
+    assert found["ood"]["selection"]["score"] < found["iid"]["selection"]["score"] - 0.2
     for value in found["iid"].values():
         assert value["low"] <= value["score"] <= value["high"]
-    assert set(found["retriever"]["zero_shot"]) == {"seen"}
-    assert set(found["retriever"]["zero_shot"]["seen"]) == {"top1", "top3", "top5", "top8"}
+    assert set(found["retriever"]["zero_shot"]) == {"seen", "unseen"}
+    assert all(set(group) == {"top1", "top3", "top5", "top8"} for group in found["retriever"]["zero_shot"].values())
     assert {"bm25", "tfidf", "zero_shot max"} <= set(figures["retrieval"])
     assert figures["two_skill"]["num_pairs"] == 1
     assert [row["num_adapters"] for row in figures["growth"]] == [6]
