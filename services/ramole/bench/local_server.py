@@ -42,9 +42,12 @@ class LocalServer:
             Unavailable: it ended instead.
         """
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAMOLE_")}
-        environment |= {"RAMOLE_DATA_DIR": str(self._data_dir), "RAMOLE_GATEWAY__SERVER__PORT": "0"}
-        # Fleets are indexed under random vectors as wide as the sentence encoder's.
-        environment |= {"RAMOLE_EMBEDDING__RETRIEVER": ""}
+        environment |= {
+            "RAMOLE_DATA_DIR": str(self._data_dir),
+            "RAMOLE_GATEWAY__SERVER__PORT": "0",
+            # Fleets are indexed under random vectors as wide as the sentence encoder's.
+            "RAMOLE_EMBEDDING__RETRIEVER": "",
+        }
         command = [sys.executable, "-c", _PROGRAM]
         start_s = time.perf_counter()
         with self._log.open("ab") as log:

@@ -18,6 +18,7 @@ from ramole.core.errors import WrongState
 from ramole.core.settings import EmbeddingSettings, Settings
 from ramole.embedding.encoder import MINILM, Encoder
 from ramole.embedding.fingerprint import Fingerprint
+from ramole.embedding.retriever import read_retriever
 from ramole.embedding.servicer import EmbeddingService
 from ramole.v1.embedding_pb2 import EmbedRequest
 from ramole.zoo.catalog import ADAPTERS, load_zoo
@@ -77,8 +78,6 @@ async def test_the_service_reads_the_base_that_it_serves(trained: Path, base: Pa
     served = np.array([vector.values for vector in answer.vectors])
     plain = Encoder.load(MINILM, instruction=settings.embedding.instruction, threads=1)
     expected = np.concatenate([plain.encode(TEXTS), Fingerprint.open(base).encode(TEXTS)], axis=1)
-    from ramole.embedding.retriever import read_retriever
-
     linear_map = read_retriever(trained).linear_map
     assert linear_map is not None
     assert np.abs(served - linear_map(expected)).max() < 1e-4
