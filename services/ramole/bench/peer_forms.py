@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class _PeerForm:
     """What every peer needs of a plan: the slots [T, k] of each token and their weights [T, k], 0 = no expert."""
 
+    sums_steps = True
+
     def __init__(self, plan: StepPlan, num_modules: int, device: torch.device) -> None:
         if plan.is_routed.any() or plan.merges_parameters.any():
             raise ValueError("a peer form takes request-level weights and OUTPUTS only")

@@ -31,6 +31,8 @@ from ramole.training.lm import Batch, Encoded, answer_loss, collate
 class PoolForm:
     """y += sum_i a_i B_i A_i x over a whole pool, with a [T, S] from `weigh`; S slots."""
 
+    sums_steps = True  # nobody asks what its experts got
+
     def __init__(self, plan: StepPlan, batch: Batch) -> None:
         self.plan = plan
         self._length = batch.ids.shape[1]

@@ -229,6 +229,7 @@ class Engine:
             sequence.finish_reason = FinishReason.LENGTH
         self._updates.append(Update(sequence, choice.token, choice.logprob, is_last=sequence.is_finished))
         if sequence.is_finished:
+            self._runner.settle()  # whoever gets the last update reads what the experts got
             self.cancel(sequence.id)
 
     def _account(self, plan: StepPlan) -> None:

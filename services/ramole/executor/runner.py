@@ -10,16 +10,17 @@ import torch
 
 from ramole.core.errors import WrongState
 from ramole.executor import attention
+from ramole.executor.batch import Batch
 from ramole.executor.kv_rows import KvRows
 from ramole.executor.sampler import Choice, choose_tokens
 from ramole.executor.scheduler import Schedule
-from ramole.executor.sequence import Sequence, row_of
+from ramole.executor.sequence import row_of
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.dispatch import layout_for
 from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
-from ramole.mixture.plan import RequestMixture, StepPlan, build_step_plan
-from ramole.mixture.step import Layout, Step
+from ramole.mixture.plan import StepPlan
+from ramole.mixture.step import Layout
 
 if TYPE_CHECKING:
     from ramole.executor.graphs import DecodeGraphs
@@ -70,6 +71,7 @@ class ModelRunner:
             device=self.device,
         )
         self.uses_graphs = uses_graphs
+        self._batch: Batch | None = None
         self._graphs: DecodeGraphs | None = None
         if self.device.type == "cuda":
             from ramole.executor.graphs import DecodeGraphs
@@ -79,42 +81,55 @@ class ModelRunner:
     @torch.inference_mode()
     def place(self, slot: int, weights: AdapterWeights) -> None:
         """Writes an adapter into a slot. Call between steps only."""
+        self.settle()
         self.mixture.write(slot, weights)
 
     @torch.inference_mode()
     def clear(self, slot: int) -> None:
         """Zeroes a slot. Call between steps only."""
+        self.settle()
         self.mixture.clear(slot)
 
     @torch.inference_mode()
     def run(self, schedule: Schedule) -> tuple[list[Choice | None], StepPlan]:
-        """One forward for every sequence of the schedule; records the experts' weights on the sequences.
+        """One forward for every sequence of the schedule.
 
         Returns:
             The next token of each sequence (None while its prompt is not complete), and the plan.
         """
         sequences, chunks = schedule.sequences, schedule.chunks
-        plan = build_step_plan([s.mixture or RequestMixture() for s in sequences], chunks)
-        if self.uses_graphs and self._graphs is not None and plan.num_decode == plan.num_requests:
-            logits, step = self._graphs.run(plan, sequences)
+        if self._batch is None or not self._batch.fits(schedule):
+            self.settle()
+            self._batch = Batch.of(schedule)
+        batch = self._batch
+        if self.uses_graphs and self._graphs is not None and batch.is_decode:
+            logits, batch.step = self._graphs.run(batch.plan, sequences)
         else:
-            logits, step = self._forward(plan, sequences)
+            if batch.step is None and batch.plan.num_adapters:
+                batch.step = self.mixture.step(batch.plan)
+            logits = self._forward(batch)
+        batch.num_steps += 1
         for sequence, chunk in zip(sequences, chunks, strict=True):
             self.kv.lengths[row_of(sequence)] = sequence.num_cached + chunk
-        if step is not None:
-            weights, counts = self.mixture.usage(step)
-            for i, sequence in enumerate(sequences):
-                if sequence.experts:
-                    sequence.add_usage(weights[:, i], counts[:, i])
         # A prompt that is not complete has no next token; choosing one would advance its random state.
         complete = [i for i, s in enumerate(sequences) if s.num_cached + chunks[i] >= len(s.prompt)]
         choices: list[Choice | None] = [None] * len(sequences)
         for i, choice in zip(complete, choose_tokens(logits[complete], [sequences[i] for i in complete]), strict=True):
             choices[i] = choice
-        return choices, plan
+        return choices, batch.plan
 
-    def _forward(self, plan: StepPlan, sequences: Ordered[Sequence]) -> tuple[torch.Tensor, Step | None]:
-        """Logits of each sequence's last token, [b, V], and the step behind them (None when nobody uses adapters)."""
+    def settle(self) -> None:
+        """Records the experts' weights of the steps since the batch last changed on its sequences.
+
+        Call it before these are read; slots that change do so themselves.
+        """
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            batch.book(self.mixture)
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        """Logits of each sequence's last token, [b, V]."""
+        plan, sequences = batch.plan, batch.sequences
         ids: list[int] = []
         positions: list[int] = []
         for sequence, chunk in zip(sequences, plan.lengths, strict=True):
@@ -137,14 +152,14 @@ class ModelRunner:
             is_prefix=rows == list(range(n)),
         )
         last = self._tensor([stop - 1 for _, stop in plan.segments])
-        with attention.packed(tokens), self.mixture.running(plan) as step:
-            logits = self.model(
+        with attention.packed(tokens), self.mixture.running_step(batch.step):
+            logits: torch.Tensor = self.model(
                 input_ids=self._tensor(ids)[None],
                 position_ids=self._tensor(positions)[None],
                 use_cache=False,
                 logits_to_keep=last,
             ).logits[0]
-        return logits, step
+        return logits
 
     def _tensor(self, values: Ordered[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)

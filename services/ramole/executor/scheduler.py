@@ -34,6 +34,11 @@ class Schedule:
     sequences: list[Sequence] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
 
+    @property
+    def num_tokens(self) -> int:
+        """Of the whole step."""
+        return sum(self.chunks)
+
 
 class Scheduler:
     """FIFO with overtaking of what cannot run yet, token budget, decode first."""

@@ -98,6 +98,8 @@ class NativeModule:
 class NativeForm:
     """One step as the kernel reads it; what the kernel cannot take goes to a `TorchForm`, made when it is needed."""
 
+    sums_steps = True
+
     def __init__(self, kernel: Kernel, plan: StepPlan, num_modules: int, scratch: IntArray) -> None:
         """Lays a plan out; segments of up to `max_segment_tokens` are the kernel's.
 

@@ -19,6 +19,10 @@ class Form(Protocol):
     """One way to compute the mixture, holding one plan in the shape that it needs."""
 
     @property
+    def sums_steps(self) -> bool:
+        """Whether the same plan may run again, `usage` then being the sum over all runs; False = over the last one."""
+
+    @property
     def num_tokens(self) -> int:
         """Rows that `add` takes: the plan's tokens, or more where a form is padded to a fixed size."""
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class TorchForm:
     """Decode rows all together, longer segments one by one."""
 
+    sums_steps = True
+
     def __init__(self, plan: StepPlan, num_modules: int, device: torch.device) -> None:
         self.plan = plan
         self._rows = ExpertRows.of(plan, device)

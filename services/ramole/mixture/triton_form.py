@@ -43,6 +43,8 @@ BLOCKS = {
 class TritonForm:
     """One step as the kernels read it, in tensors of fixed size that other plans can be written into."""
 
+    sums_steps = False
+
     def __init__(
         self,
         device: torch.device,

@@ -155,6 +155,35 @@ def test_usage_reports_sum_to_one_for_a_softmax() -> None:
         assert layers.sum(1) == pytest.approx([1, 1], abs=1e-5)
 
 
+def test_usage_is_the_same_however_often_the_batch_changes() -> None:
+    together, alone = requests(1, 24), requests(1, 24)
+    world, other = make_world(), make_world()
+    world.run(*together)
+    for sequence, twin in zip(together, alone, strict=True):
+        other.run(twin)
+        assert sequence.mean_weights()[0] == pytest.approx(twin.mean_weights()[0], abs=1e-5)
+
+
+def test_usage_counts_every_token_of_every_touched_module_once() -> None:
+    world = make_world()
+    sequences = [Sequence(str(i), [5] * (i + 1), 3 + 2 * i, (Expert("a2"), Expert("a6"))) for i in range(4)]
+    world.run(*sequences)
+    for sequence in sequences:
+        assert sequence.usage_counts is not None
+        computed = len(sequence.prompt) + len(sequence.tokens) - 1  # nobody computes the last token
+        assert sequence.usage_counts.tolist() == [7 * computed, 7 * computed, 0]
+
+
+def test_a_batch_that_only_decodes_is_laid_out_once() -> None:
+    world = make_world()
+    mixture = world.engine._runner.mixture
+    laid_out = []
+    layout = mixture._layout
+    mixture._layout = lambda plan, modules: laid_out.append(plan) or layout(plan, modules)
+    world.run(*[Sequence(str(i), [5, 6], 9, (Expert(f"a{i}"),)) for i in range(3)])
+    assert len(laid_out) == 2  # the prompts, then the rest
+
+
 @pytest.mark.parametrize(
     ("sequence", "error", "field"),
     [

@@ -1,0 +1,56 @@
+"""A batch: sequences that run together, laid out once for all the steps until one of them leaves or another joins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ramole.executor.scheduler import Schedule
+from ramole.executor.sequence import Sequence
+from ramole.mixture.mixture import Mixture
+from ramole.mixture.plan import RequestMixture, StepPlan, build_step_plan
+from ramole.mixture.step import Step
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """What a schedule says about adapters. While the same sequences decode, each step would say the same.
+
+    Attributes:
+        sequences: in packed order.
+        step: the plan as the forms compute it; None when nobody uses adapters, or before it was laid out.
+        num_steps: how often it ran.
+    """
+
+    sequences: list[Sequence]
+    plan: StepPlan
+    step: Step | None = None
+    num_steps: int = 0
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> Batch:
+        """Plans a schedule."""
+        mixtures = [sequence.mixture or RequestMixture() for sequence in schedule.sequences]
+        return cls(schedule.sequences, build_step_plan(mixtures, schedule.chunks))
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether every sequence has one token."""
+        return self.plan.num_decode == self.plan.num_requests
+
+    def fits(self, schedule: Schedule) -> bool:
+        """Whether a schedule may run as this batch once more."""
+        return (
+            self.is_decode
+            and (self.step is None or self.step.form.sums_steps)
+            and len(schedule.sequences) == schedule.num_tokens == len(self.sequences)
+            and all(a is b for a, b in zip(schedule.sequences, self.sequences, strict=True))
+        )
+
+    def book(self, mixture: Mixture) -> None:
+        """Adds to the sequences what their experts got in all steps of the batch."""
+        if self.step is None:
+            return
+        weights, counts = mixture.usage(self.step)
+        for i, sequence in enumerate(self.sequences):
+            if sequence.experts:
+                sequence.add_usage(weights[:, i], self.num_steps * counts[:, i])
