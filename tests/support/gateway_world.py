@@ -333,15 +333,20 @@ class World:
 
     async def start_gateway(self) -> None:
         """Starts the gateway and connects the client."""
+        self.client = await self.add_gateway()
+        self.log.clear()
+
+    async def add_gateway(self) -> RamoleClient:
+        """One more gateway before the same neighbours; a client of it."""
         peers = Peers(Addresses(*(DirectoryPicker(self._directory, room) for room in Addresses.rooms())))
         self._stack.push_async_callback(peers.close)
         server = GrpcServer(GatewayService(self.settings, peers), self.settings.gateway.server, default_timeout_s=30.0)
-        self.servers["gateway"] = server
+        self.servers.setdefault("gateway", server)
         self._stack.push_async_callback(server.stop)
         await server.start()
-        self.client = RamoleClient(server.address)
-        self._stack.push_async_callback(self.client.close)
-        self.log.clear()
+        client = RamoleClient(server.address)
+        self._stack.push_async_callback(client.close)
+        return client
 
     async def stop(self) -> None:
         """Everything."""

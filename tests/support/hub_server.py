@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -57,7 +58,7 @@ def hub_server(repo: str, files: dict[str, bytes], revision: str = "v1") -> Iter
             self._send(code, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
 
         def _file(self, data: bytes) -> None:
-            headers = {"X-Repo-Commit": COMMIT, "ETag": '"e"', "Accept-Ranges": "bytes"}
+            headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{sha256(data).hexdigest()}"', "Accept-Ranges": "bytes"}
             first, _, last = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
             if not first:
                 return self._send(200, data, headers)

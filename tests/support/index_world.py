@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ramole.client import ReindexProgress
+from ramole.client import RamoleClient, ReindexProgress
 from ramole.core.errors import WrongState
 from ramole.retrieval.servicer import RetrievalService
 from ramole.v1 import embedding_pb2
@@ -51,12 +51,12 @@ class LiveWorld(World):
         for i in range(num):
             self.adapters.add(f"n{i}")
 
-    async def find(self, i: int) -> str:
-        route = await self.client.route(f"prompt n{i}", k=1)
+    async def find(self, i: int, client: RamoleClient | None = None) -> str:
+        route = await (client or self.client).route(f"prompt n{i}", k=1)
         [adapter] = route.adapters
         return adapter.ref.name if adapter.similarity > 0.99 else f"only {adapter.ref} at {adapter.similarity}"
 
-    async def reindex(self) -> ReindexProgress:
-        async for step in self.client.reindex():
+    async def reindex(self, client: RamoleClient | None = None) -> ReindexProgress:
+        async for step in (client or self.client).reindex():
             last = step
         return last

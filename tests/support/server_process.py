@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 class ServerProcess:
-    """A running `ramole serve`; `address` is its public port."""
+    """A running `ramole serve`; `address` is its public port, `metrics_port` Prometheus' one."""
 
     def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None) -> None:
         self.data_dir = data_dir
@@ -33,7 +33,13 @@ class ServerProcess:
         self.address = f"127.0.0.1:{self.port}"
         self._log_path = data_dir.parent / f"serve-{self.port}.log"
         self._log = self._log_path.open("wb")
-        self._env = {"RAMOLE_DATA_DIR": str(data_dir), "RAMOLE_GATEWAY__SERVER__PORT": str(self.port), **(env or {})}
+        self.metrics_port = free_port()
+        self._env = {
+            "RAMOLE_DATA_DIR": str(data_dir),
+            "RAMOLE_GATEWAY__SERVER__PORT": str(self.port),
+            "RAMOLE_METRICS__PORT": str(self.metrics_port),
+            **(env or {}),
+        }
         self.process = subprocess.Popen(
             [Path(sys.executable).with_name("ramole"), "serve", *options],
             env=os.environ | self._env,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from threading import RLock
 
 from ramole.adapters.records import AdapterRecord
+from ramole.core.errors import AlreadyExists, Conflict, NotFound
 from ramole.core.names import AdapterName, AdapterRef
 
 Position = tuple[str, str, int]
@@ -31,7 +32,7 @@ class Catalog:
 
     Args:
         records: what is there already.
-        last_versions: numbers that are used, see `use_versions`.
+        last_versions: the highest number that each name ever had; removed versions count.
     """
 
     def __init__(
@@ -96,6 +97,44 @@ class Catalog:
                 default=None,
             )
 
+    def at(self, ref: AdapterRef) -> AdapterRecord:
+        """The version with this digest, in any state. Raises NotFound."""
+        record = self.get(AdapterName(ref.tenant, ref.name, ref.version))
+        if record is None or record.ref != ref:
+            raise NotFound(f"there is no {ref} with digest {ref.digest}", field="adapter")
+        return record
+
+    def check_expected(self, name: AdapterName, expected: int | None) -> None:
+        """Compare-and-swap: raises Conflict unless the latest live version is the expected one (0: none, None: any)."""
+        latest = self.get(AdapterName(name.tenant, name.name))
+        version = 0 if latest is None else latest.ref.version
+        if expected not in (None, version):
+            raise Conflict(
+                f"{name.tenant}/{name.name} is at version {version}, not {expected}",
+                field="expected_version",
+                remedy="read the adapter again and retry",
+            )
+
+    def known(self, draft: AdapterRecord) -> AdapterRecord | None:
+        """The version that answers an upload which asks for nothing new.
+
+        Raises:
+            AlreadyExists: the idempotency key belongs to another upload.
+            Conflict: see `check_expected`.
+        """
+        keyed = self.by_idempotency_key(draft.ref.tenant, draft.idempotency_key)
+        if keyed is not None:
+            if not keyed.is_same_upload(draft):
+                raise AlreadyExists(
+                    f"idempotency key {draft.idempotency_key!r} was used for {keyed.ref}",
+                    field="idempotency_key",
+                    remedy="use a fresh key for every new upload",
+                )
+            return keyed
+        self.check_expected(draft.name, draft.expected_version)
+        latest = self.get(draft.name)
+        return latest if latest is not None and latest.is_same_upload(draft) else None
+
     def live_versions(self, name: AdapterName) -> list[AdapterRecord]:
         """All live versions of a name, oldest first."""
         with self._lock:
@@ -114,10 +153,10 @@ class Catalog:
         """All live versions, ordered."""
         return list(self.page(None, len(self._order) + 1, lambda record: record.is_live))
 
-    def last_version(self, name: AdapterName) -> int:
-        """The highest number ever given, of removed versions too; 0 if none."""
+    def next_version(self, name: AdapterName) -> int:
+        """The number that the next version of a name gets: one above all that were ever given."""
         with self._lock:
-            return max((self._last_version.get(name, 0), *self._versions.get(name, {})))
+            return 1 + max((self._last_version.get(name, 0), *self._versions.get(name, {})))
 
     def by_idempotency_key(self, tenant: str, key: str) -> AdapterRecord | None:
         """The version that an upload with this key made."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,18 @@ class AdapterRecord:
         """The same version, live."""
         return replace(self, state=State.LIVE)
 
+    def restaged(self, version: int, expected_version: int | None) -> AdapterRecord:
+        """The content and samples of this version, made now, staged as another version of its name."""
+        return replace(
+            self,
+            ref=replace(self.ref, version=version),
+            state=State.STAGED,
+            created_at=datetime.now(UTC),
+            idempotency_key="",
+            expected_version=expected_version,
+            source=str(self.ref),
+        )
+
     def is_same_upload(self, other: AdapterRecord) -> bool:
         """Whether a client that sends `other` asks for what this version already is."""
         return self._content() == other._content()
@@ -98,6 +110,23 @@ class NewAdapter:
     config_json: bytes
     tensors_path: Path
     source: str = ""
+
+    def staged(self, version: int) -> AdapterRecord:
+        """This upload as a version made now, without its samples."""
+        return AdapterRecord(
+            ref=AdapterRef(self.name.tenant, self.name.name, version, self.digest),
+            base_model=self.base_model,
+            state=State.STAGED,
+            is_public=self.is_public,
+            report=self.report,
+            num_bytes=self.num_bytes,
+            num_samples=len(self.samples),
+            samples_sha256=samples_sha256(self.samples),
+            created_at=datetime.now(UTC),
+            idempotency_key=self.idempotency_key,
+            expected_version=self.expected_version,
+            source=self.source,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,15 @@ from prometheus_client import CollectorRegistry
 from ramole.adapters.audit import AuditLog
 from ramole.adapters.codec import header_from_pb, page_token, position_from_token, record_to_pb, version_to_pb
 from ramole.adapters.contents import Contents
-from ramole.adapters.quotas import Quotas
-from ramole.adapters.records import AdapterRecord, NewAdapter
-from ramole.adapters.sources import MAX_URI_CHARS, check_source, fetch
+from ramole.adapters.housekeeping import Housekeeping
+from ramole.adapters.ingest import Ingest
+from ramole.adapters.records import AdapterRecord
+from ramole.adapters.sources import MAX_URI_CHARS
 from ramole.adapters.store import Store
-from ramole.adapters.upload import ReceivedUpload, Upload
+from ramole.adapters.upload import Upload
 from ramole.core.errors import InvalidInput, NotFound, RamoleError, Unavailable
 from ramole.core.names import AdapterName, check_digest
 from ramole.core.settings import Settings
-from ramole.lora.admission import AdmissionLimits, admit
 from ramole.lora.base import BaseShapes, read_base_shapes
 from ramole.observability.tiers import TierMetrics
 from ramole.tiers.disk import DiskTier
@@ -38,13 +38,6 @@ MAX_COMMENT_CHARS = 256
 # A page ends early rather than outgrow a gRPC message.
 PAGE_BYTES = 2 * 2**20
 
-# Each admission holds a whole adapter in memory.
-_MAX_ADMISSIONS = 2
-_MAX_FETCHES = 4
-
-# Housekeeping is cheap but for the listing of all objects.
-_HOUSEKEEPING_S = 3600.0
-
 _LOCK_PAUSE_S = 0.1
 _LOCK_MARGIN_S = 1.0
 
@@ -57,12 +50,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class _Opened:
     store: Store
     contents: Contents
-    base: BaseShapes
-
-    def forget(self, digest: str) -> None:
-        """Frees the disk tier of a content that no version has any more."""
-        if not self.store.has_digest(digest):
-            self.contents.drop(digest)
+    ingest: Ingest
+    housekeeping: Housekeeping
 
 
 class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
@@ -77,20 +66,11 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     def __init__(self, settings: Settings, base: BaseShapes | None = None) -> None:
         self._settings = settings
         self._base = base
-        # A wider adapter would be stored and then fit no slot of the executors.
-        self._limits = AdmissionLimits(
-            min(settings.adapters.max_rank, settings.executor.slot_rank),
-            max_relative_norm=settings.adapters.max_relative_norm,
-            base_revision=settings.base_revision,
-        )
-        self._admissions = asyncio.Semaphore(_MAX_ADMISSIONS)
-        self._fetches = asyncio.Semaphore(_MAX_FETCHES)
-        self._quotas = Quotas(settings.adapters)
         self._audit = AuditLog(settings.data_dir / "audit.jsonl")
         self._machine = machine_id()
         self.registry = CollectorRegistry()
         self._opened: _Opened | None = None
-        self._housekeeping: asyncio.Task[None] | None = None
+        self._keeping_house: asyncio.Task[None] | None = None
         self._inflight = 0
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -110,15 +90,16 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         store = await self._open_store()
         disk = await asyncio.to_thread(DiskTier, settings.cache_dir, settings.cache.disk_bytes)
         contents = Contents(store, disk, TierMetrics(self.registry), negative_s=settings.cache.negative_s)
-        self._opened = _Opened(store, contents, base)
-        self._housekeeping = asyncio.create_task(self._keep_house(self._opened))
+        housekeeping = Housekeeping(settings.adapters, store, contents, self._audit)
+        self._opened = _Opened(store, contents, Ingest(settings, store, base), housekeeping)
+        self._keeping_house = asyncio.create_task(housekeeping.run())
 
     async def close(self) -> None:
         """Lets another process open the store."""
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
+        if self._keeping_house is not None:
+            self._keeping_house.cancel()
             with suppress(asyncio.CancelledError):
-                await self._housekeeping
+                await self._keeping_house
         if self._opened is not None:
             await asyncio.to_thread(self._opened.contents.close)
             store = self._opened.store
@@ -149,15 +130,12 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                     async for request in request_iterator:
                         if request.HasField("header"):
                             entry.adapter = request.header.adapter[:200]
-                            self._check_quota(opened, request.header.adapter)
+                            opened.ingest.check_quota(request.header.adapter)
                         await _receive(upload, request)
                     if upload.source:
                         entry.detail = upload.source[:MAX_URI_CHARS]
-                        async with self._fetches:
-                            await asyncio.to_thread(self._fetch, upload)
-                    received = await asyncio.to_thread(upload.finish)
-                    async with self._admissions:
-                        record, is_created = await self._commit(opened, received)
+                        await opened.ingest.fetch(upload)
+                    record, is_created = await opened.ingest.stage(upload)
                     entry.refs = [record.ref]
         finally:
             self._inflight -= 1
@@ -166,10 +144,9 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     async def Restage(self, request: adapters_pb2.RollbackAdapterRequest, context: Context) -> adapters_pb2.PutResponse:
         """Stages the content of an older version as the next one."""
         opened = self._ready()
-        expected = request.expected_version if request.HasField("expected_version") else None
         async with self._audit.entry("rollback", request.adapter) as entry:
             name = AdapterName.parse(request.adapter)
-            record, is_created = await asyncio.to_thread(opened.store.restage, name, expected)
+            record, is_created = await asyncio.to_thread(opened.store.restage, name, _expected(request))
             entry.refs, entry.detail = [record.ref], str(name)
         return adapters_pb2.PutResponse(record=record_to_pb(record), created=is_created)
 
@@ -182,7 +159,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             entry.refs, entry.detail = [ref], record.source
         # What is live stays acknowledged, whatever becomes of older versions.
         try:
-            await self._expire(opened, record.name)
+            await opened.housekeeping.expire(record.name)
         except (RamoleError, OSError) as error:
             _log.warning("older versions of %s expire later: %s", record.name, error)
         return adapters_pb2.PublishResponse(record=record_to_pb(record))
@@ -194,7 +171,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         async with self._audit.entry("discard", str(ref)) as entry:
             entry.refs = [ref]
             await asyncio.to_thread(opened.store.discard, ref)
-        opened.forget(ref.digest)
+        opened.housekeeping.forget(ref.digest)
         return adapters_pb2.DiscardResponse()
 
     async def GetAdapter(
@@ -258,10 +235,12 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         async with self._audit.entry(action, request.adapter) as entry:
             entry.detail = request.comment
             name = AdapterName.parse(request.adapter)
-            removed = await asyncio.to_thread(opened.store.delete, name, reason=reason, comment=request.comment)
+            removed = await asyncio.to_thread(
+                opened.store.delete, name, reason=reason, comment=request.comment, expected_version=_expected(request)
+            )
             entry.refs = removed
         for ref in removed:
-            opened.forget(ref.digest)
+            opened.housekeeping.forget(ref.digest)
         return adapters_pb2.DeleteAdapterResponse(removed=[ref_to_pb(ref) for ref in removed])
 
     async def Fetch(
@@ -292,40 +271,6 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             raise Unavailable("the adapter store is still opening", remedy="retry in a moment")
         return self._opened
 
-    def _fetch(self, upload: Upload) -> None:
-        options = self._settings.adapters
-        check_source(upload.source, options.sources)
-        fetch(upload.source, options.source_options, upload.write_fetched)
-
-    def _check_quota(self, opened: _Opened, adapter: str) -> None:
-        """Refuses an upload at its header, before the bytes travel; `Store.put` asks again."""
-        name = AdapterName.parse(adapter, field="header.adapter")
-        self._quotas.begin_upload(name.tenant)
-        self._quotas.check(name.tenant, opened.store.usage_with(name))
-
-    async def _expire(self, opened: _Opened, name: AdapterName | None = None) -> None:
-        """Applies retention, to one name or to all. Only the latest version of a name is in the index."""
-        options = self._settings.adapters
-        if not options.keep_versions and not options.keep_days:
-            return
-        async with self._audit.entry("expire", str(name or "")) as entry:
-            entry.refs = await asyncio.to_thread(
-                opened.store.expire, keep_versions=options.keep_versions, keep_days=options.keep_days, name=name
-            )
-        for ref in entry.refs:
-            opened.forget(ref.digest)
-
-    async def _keep_house(self, opened: _Opened) -> None:
-        while True:
-            try:
-                await self._expire(opened)
-                num_freed = await asyncio.to_thread(opened.store.sweep)
-                await asyncio.to_thread(opened.store.save_catalog)
-                _log.info("housekeeping", extra={"fields": {"objects_freed": num_freed}})
-            except (RamoleError, OSError) as error:
-                _log.warning("housekeeping is put off: %s", error)
-            await asyncio.sleep(_HOUSEKEEPING_S)
-
     async def _open_store(self) -> Store:
         options = self._settings.adapters
         loop = asyncio.get_running_loop()
@@ -340,40 +285,6 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                     raise
             await asyncio.sleep(_LOCK_PAUSE_S)
 
-    async def _commit(self, opened: _Opened, received: ReceivedUpload) -> tuple[AdapterRecord, bool]:
-        """Admits and stores in a thread. A caller that is gone meanwhile leaves no version behind."""
-        work = asyncio.create_task(asyncio.to_thread(self._admit_and_put, opened, received))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            # The thread cannot be stopped, and needs the spooled file until it ends.
-            with suppress(RamoleError):
-                record, is_created = await work
-                if is_created:
-                    await asyncio.to_thread(opened.store.discard, record.ref)
-            raise
-
-    def _admit_and_put(self, opened: _Opened, received: ReceivedUpload) -> tuple[AdapterRecord, bool]:
-        header = received.header
-        admission = admit(
-            received.config_json, received.tensors(), opened.base, self._limits, base_model=header.base_model
-        )
-        new = NewAdapter(
-            name=header.name,
-            base_model=opened.base.base_id,
-            is_public=header.is_public,
-            samples=header.samples,
-            idempotency_key=header.idempotency_key,
-            expected_version=header.expected_version,
-            report=admission.report,
-            num_bytes=received.num_bytes,
-            digest=received.digest,
-            source=header.source,
-            config_json=received.config_json,
-            tensors_path=received.tensors_path,
-        )
-        return opened.store.put(new, lambda usage: self._quotas.check(header.name.tenant, usage))
-
 
 async def _receive(upload: Upload, request: adapters_pb2.UploadRequest) -> None:
     match request.WhichOneof("part"):
@@ -383,3 +294,7 @@ async def _receive(upload: Upload, request: adapters_pb2.UploadRequest) -> None:
             await asyncio.to_thread(upload.write, request.chunk.file, request.chunk.data)
         case _:
             raise InvalidInput("an empty message", field="part", remedy="send a header or a chunk")
+
+
+def _expected(request: adapters_pb2.RollbackAdapterRequest | adapters_pb2.DeleteAdapterRequest) -> int | None:
+    return request.expected_version if request.HasField("expected_version") else None

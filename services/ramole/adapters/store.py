@@ -12,7 +12,6 @@ complete before a manifest names it, and freed after the last one is gone. Only 
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import shutil
 from collections import Counter
@@ -22,19 +21,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any
-from uuid import uuid4
+from typing import Any
 
 from ramole.adapters.catalog import Accept, Catalog, Position, Usage
 from ramole.adapters.files import Files, open_files
 from ramole.adapters.manifests import Loaded, Manifests
 from ramole.adapters.objects import Objects
-from ramole.adapters.records import AdapterRecord, NewAdapter, Removal, State, samples_sha256
-from ramole.core.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unavailable, WrongState
+from ramole.adapters.records import AdapterRecord, NewAdapter, Removal
+from ramole.adapters.retention import expired
+from ramole.adapters.writer import FolderLock, Writer, taken_over
+from ramole.core.errors import InvalidInput, NotFound, Unavailable, WrongState
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.lora.content import Content
-
-_WRITER = "writer"
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +62,7 @@ class Store:
         opened: what opening found.
     """
 
-    def __init__(self, scratch: Path, files: Files, lock: IO[bytes], loaded: Loaded, writer: str) -> None:
+    def __init__(self, scratch: Path, files: Files, lock: FolderLock, writer: Writer, loaded: Loaded) -> None:
         self.scratch = scratch
         self.opened = Opened(len(loaded.records), loaded.num_read, loaded.num_finished, loaded.num_unreadable)
         self._files = files
@@ -72,12 +70,11 @@ class Store:
         self._objects = Objects(files)
         self._manifests = Manifests(files)
         self._catalog = Catalog(loaded.records, loaded.last_versions)
-        self._file_lock = lock
+        self._lock = lock
         self._writing = Lock()
         # Samples of staged versions; digests that an upload is about to use.
         self._staged: dict[AdapterRef, tuple[str, ...]] = {}
         self._held: Counter[str] = Counter()
-        self._is_closed = False
         self._is_catalog_old = loaded.num_read > 0 or loaded.num_finished > 0
 
     @classmethod
@@ -94,16 +91,14 @@ class Store:
             WrongState: the URI cannot be used.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _locked(folder)
+        lock = FolderLock(folder)
         try:
             scratch = folder / "scratch"
             if scratch.exists():
                 shutil.rmtree(scratch)
             scratch.mkdir()
             files = open_files(uri, options or {}, folder=folder, scratch=scratch)
-            writer = uuid4().hex
-            files.write(_WRITER, writer.encode())
-            store = cls(scratch, files, lock, Manifests(files).load(), writer)
+            store = cls(scratch, files, lock, Writer(files), Manifests(files).load())
         except BaseException:
             lock.close()
             raise
@@ -113,8 +108,8 @@ class Store:
     def close(self) -> None:
         """Lets other processes open the store. Nothing changes it from here any more."""
         with self._writing:
-            self._is_closed = True
-            self._file_lock.close()
+            self._writer.close()
+            self._lock.close()
 
     def put(self, new: NewAdapter, check_usage: Callable[[Usage], None] | None = None) -> tuple[AdapterRecord, bool]:
         """Stores the next version of a name as staged.
@@ -132,15 +127,15 @@ class Store:
         """
         with self._holding(new.digest):
             with self._writing:
-                known = self._known(self._draft(new))
+                known = self._catalog.known(new.staged(self._catalog.next_version(new.name)))
                 is_stored = self._catalog.has_digest(new.digest)
             if known is not None:
                 return replace(known, samples=new.samples), False
             if not is_stored:
                 self._objects.add(new.digest, new.config_json, new.tensors_path)
             with self._writing:
-                draft = self._draft(new)
-                known = self._known(draft)
+                draft = new.staged(self._catalog.next_version(new.name))
+                known = self._catalog.known(draft)
                 if known is None:
                     if check_usage is not None:
                         check_usage(self._catalog.usage_with(new.name, new.digest, new.num_bytes))
@@ -168,17 +163,8 @@ class Store:
         with self._writing:
             if self._catalog.get(name) is None:
                 raise _not_found(name)
-            version = self._catalog.last_version(old.name) + 1
-            draft = replace(
-                old,
-                ref=replace(old.ref, version=version),
-                state=State.STAGED,
-                created_at=datetime.now(UTC),
-                idempotency_key="",
-                expected_version=expected_version,
-                source=str(old.ref),
-            )
-            known = self._known(draft)
+            draft = old.restaged(self._catalog.next_version(old.name), expected_version)
+            known = self._catalog.known(draft)
             if known is None:
                 self._staged[draft.ref] = old.samples
                 self._catalog.put(replace(draft, samples=()))
@@ -193,10 +179,10 @@ class Store:
             Unavailable: another server has opened the store since.
         """
         with self._writing:
-            record = self._at(ref)
+            record = self._catalog.at(ref)
             if record.is_live:
                 return self.with_samples(record)
-            self._check_expected(record)
+            self._catalog.check_expected(record.name, record.expected_version)
             record = record.published()
             full = replace(record, samples=self._staged[ref])
             with self._changing():
@@ -205,7 +191,7 @@ class Store:
                 except FileExistsError:
                     # Perhaps by an earlier try of this call, whose answer was lost.
                     if self._manifests.read(ref) != full:
-                        raise _taken_over() from None
+                        raise taken_over() from None
             del self._staged[ref]
             self._catalog.put(record)
             return full
@@ -214,7 +200,7 @@ class Store:
         """Drops a staged version. Missing is fine. Raises WrongState when it is live."""
         with self._writing:
             try:
-                record = self._at(ref)
+                record = self._catalog.at(ref)
             except NotFound:
                 return
             if record.is_live:
@@ -234,17 +220,14 @@ class Store:
             name: whose; None = of all names.
         """
         oldest = datetime.now(UTC) - timedelta(days=keep_days) if keep_days else None
-        expired = []
+        gone: list[AdapterRef] = []
         with self._writing:
             names = [name] if name is not None else sorted({record.name for record in self._catalog.live()})
             for one in names:
-                older = self._catalog.live_versions(one)[:-1]
-                surplus = max(0, len(older) + 1 - keep_versions) if keep_versions else 0
-                for index, record in enumerate(older):
-                    if index < surplus or (oldest is not None and record.created_at < oldest):
-                        self._remove(record, "expired", "")
-                        expired.append(record.ref)
-        return expired
+                for record in expired(self._catalog.live_versions(one), keep_versions=keep_versions, oldest=oldest):
+                    self._remove(record, "expired", "")
+                    gone.append(record.ref)
+        return gone
 
     def history(self, name: AdapterName) -> list[AdapterRecord | Removal]:
         """All versions of a name that are or were live, newest first. Raises NotFound when there is none."""
@@ -262,14 +245,23 @@ class Store:
         """Whether a live version is the one that its name stands for."""
         return self._catalog.is_latest(record)
 
-    def delete(self, name: AdapterName, *, reason: str = "deleted", comment: str = "") -> list[AdapterRef]:
+    def delete(
+        self,
+        name: AdapterName,
+        *,
+        reason: str = "deleted",
+        comment: str = "",
+        expected_version: int | None = None,
+    ) -> list[AdapterRef]:
         """Removes one live version, or all live versions when none is pinned.
 
         Raises:
             NotFound: there is none.
+            Conflict: expected_version is not the latest live version.
             Unavailable: another server has opened the store since.
         """
         with self._writing:
+            self._catalog.check_expected(name, expected_version)
             versions = self._catalog.live_versions(AdapterName(name.tenant, name.name))
             records = [record for record in versions if name.version in (0, record.ref.version)]
             if not records:
@@ -327,56 +319,8 @@ class Store:
         """Writes the copy of all manifests that makes the next start quick, if there is something new to it."""
         if self._is_catalog_old:
             self._is_catalog_old = False
-            self._check_writer()
+            self._writer.check()
             self._manifests.save_catalog(self._catalog.live())
-
-    def _draft(self, new: NewAdapter) -> AdapterRecord:
-        version = self._catalog.last_version(new.name) + 1
-        return AdapterRecord(
-            ref=AdapterRef(new.name.tenant, new.name.name, version, new.digest),
-            base_model=new.base_model,
-            state=State.STAGED,
-            is_public=new.is_public,
-            report=new.report,
-            num_bytes=new.num_bytes,
-            num_samples=len(new.samples),
-            samples_sha256=samples_sha256(new.samples),
-            created_at=datetime.now(UTC),
-            idempotency_key=new.idempotency_key,
-            expected_version=new.expected_version,
-            source=new.source,
-        )
-
-    def _known(self, draft: AdapterRecord) -> AdapterRecord | None:
-        """The version that answers an upload which asks for nothing new."""
-        keyed = self._catalog.by_idempotency_key(draft.ref.tenant, draft.idempotency_key)
-        if keyed is not None:
-            if not keyed.is_same_upload(draft):
-                raise AlreadyExists(
-                    f"idempotency key {draft.idempotency_key!r} was used for {keyed.ref}",
-                    field="idempotency_key",
-                    remedy="use a fresh key for every new upload",
-                )
-            return keyed
-        self._check_expected(draft)
-        latest = self._catalog.get(draft.name)
-        return latest if latest is not None and latest.is_same_upload(draft) else None
-
-    def _check_expected(self, record: AdapterRecord) -> None:
-        latest = self._catalog.get(record.name)
-        version = 0 if latest is None else latest.ref.version
-        if record.expected_version not in (None, version):
-            raise Conflict(
-                f"{record.name} is at version {version}, not {record.expected_version}",
-                field="expected_version",
-                remedy="read the adapter again and retry",
-            )
-
-    def _at(self, ref: AdapterRef) -> AdapterRecord:
-        record = self._catalog.get(AdapterName(ref.tenant, ref.name, ref.version))
-        if record is None or record.ref != ref:
-            raise NotFound(f"there is no {ref} with digest {ref.digest}", field="adapter")
-        return record
 
     def _remove(self, record: AdapterRecord, reason: str, comment: str) -> None:
         with self._changing():
@@ -410,47 +354,9 @@ class Store:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Around every lasting change: what another server may not have seen when it opened is not acknowledged.
-
-        The check before keeps a replaced server from doing harm; the one after makes the answer true. A server that
-        opens the store first makes itself the writer and then reads: it sees all that passed the second check.
-        """
-        self._check_writer()
         self._is_catalog_old = True
-        yield
-        self._check_writer()
-
-    def _check_writer(self) -> None:
-        if self._is_closed:
-            raise Unavailable("the store is closed", remedy="retry with back-off")
-        try:
-            writer = self._files.read(_WRITER).decode()
-        except FileNotFoundError:
-            writer = ""
-        if writer != self._writer:
-            raise _taken_over()
-
-
-def _locked(folder: Path) -> IO[bytes]:
-    lock = (folder / "lock").open("wb")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise Unavailable(
-            f"the store {folder} is open in another process",
-            field="data_dir",
-            remedy="stop it, or give every server a data_dir of its own",
-        ) from None
-    return lock
-
-
-def _taken_over() -> Unavailable:
-    return Unavailable(
-        "another server has opened this store",
-        field="adapters.store_uri",
-        remedy="retry with that one; two servers that run at once need a store each",
-    )
+        with self._writer.changing():
+            yield
 
 
 def _not_found(name: AdapterName) -> NotFound:

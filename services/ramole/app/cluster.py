@@ -53,7 +53,7 @@ class RaySystem:
         """Starts Ray and all applications; returns when the gateway serves. Takes half a minute on two cores."""
         check_port(settings.gateway.server)
         try:
-            await _in_thread(self._start_ray)
+            await _in_thread(self._start_ray, settings.metrics.port)
             await _in_thread(_deploy, settings)
             self._address = await _gateway_address()
         except BaseException:
@@ -70,7 +70,7 @@ class RaySystem:
                     shutil.rmtree(self._folder, ignore_errors=True)
                     self._folder = None
 
-    def _start_ray(self) -> None:
+    def _start_ray(self, metrics_port: int) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         import ray
 
@@ -84,6 +84,7 @@ class RaySystem:
             num_cpus=8,  # logical: the services bring their own thread limits
             include_dashboard=False,
             object_store_memory=100 * 2**20,
+            _metrics_export_port=metrics_port or None,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )

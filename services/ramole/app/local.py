@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from ramole.core.settings import Settings
+from ramole.observability.export import Exposition, serve_metrics
 from ramole.transport.peers import Addresses, Peers
 from ramole.transport.picker import DirectoryPicker
 from ramole.transport.server import GrpcServer
@@ -33,11 +34,14 @@ class LocalSystem:
         """
         peers = Peers(Addresses(*(DirectoryPicker(self._directory, room) for room in Addresses.rooms())))
         self._stack.push_async_callback(peers.close)
+        exposition = Exposition()
         try:
+            self._stack.callback(serve_metrics(exposition, settings.metrics))
             for room, server in _servers(settings, peers).items():
                 await server.start()
                 self._stack.push_async_callback(server.stop)
                 self._directory[room] = server.address
+                exposition.add(room, server.registry)
         except BaseException:
             await self.stop()
             raise

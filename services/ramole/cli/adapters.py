@@ -19,6 +19,9 @@ adapters_app = typer.Typer(help="The repository.")
 
 Adapter = Annotated[str, typer.Argument(help="name, tenant/name or tenant/name@version.")]
 Comment = Annotated[str, typer.Option(help="Why; kept in the history.")]
+Expected = Annotated[
+    int | None, typer.Option("--expected-version", help="Only if this is the latest version of the name.", min=0)
+]
 
 
 def upload(
@@ -29,6 +32,10 @@ def upload(
     name: Annotated[str, typer.Option(help="name or tenant/name; default: the folder's name; needed with a URI.")] = "",
     base_model: Annotated[str, typer.Option(help="Default: as adapter_config.json says.")] = "",
     public: Annotated[bool, typer.Option("--public", help="Other tenants may retrieve it.")] = False,
+    expected: Annotated[
+        int | None,
+        typer.Option("--expected-version", help="Only if this is the latest version; 0 = the name is new.", min=0),
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Upload one adapter; it is used by the next fitting prompt."""
@@ -38,7 +45,12 @@ def upload(
         async with RamoleClient(address) as client:
             with bar(f"uploading {folder}"):
                 return await client.upload(
-                    folder, _read_samples(samples), adapter=name, base_model=base_model, is_public=public
+                    folder,
+                    _read_samples(samples),
+                    adapter=name,
+                    base_model=base_model,
+                    is_public=public,
+                    expected_version=expected,
                 )
 
     done = run(main)
@@ -161,6 +173,7 @@ def download(
 @adapters_app.command()
 def rollback(
     adapter: Annotated[str, typer.Argument(help="tenant/name@version: what the next version shall be like.")],
+    expected: Expected = None,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Make an older version the latest again, as a new version."""
@@ -168,33 +181,37 @@ def rollback(
 
     async def main() -> Uploaded:
         async with RamoleClient(address) as client:
-            return await client.rollback(adapter)
+            return await client.rollback(adapter, expected_version=expected)
 
     done = run(main)
     print(f"{done.record.ref} is {'live' if done.is_created else 'like that already'}, from {adapter}")
 
 
 @adapters_app.command()
-def delete(adapter: Adapter, comment: Comment = "", address: Address = DEFAULT_ADDRESS) -> None:
+def delete(
+    adapter: Adapter, comment: Comment = "", expected: Expected = None, address: Address = DEFAULT_ADDRESS
+) -> None:
     """Delete one version, or all of a name; running requests finish."""
     from ramole.client import RamoleClient
 
     async def main() -> list[str]:
         async with RamoleClient(address) as client:
-            return [str(ref) for ref in await client.delete(adapter, comment=comment)]
+            return [str(ref) for ref in await client.delete(adapter, comment=comment, expected_version=expected)]
 
     for ref in run(main):
         print(f"{ref} is deleted")
 
 
 @adapters_app.command()
-def revoke(adapter: Adapter, comment: Comment = "", address: Address = DEFAULT_ADDRESS) -> None:
+def revoke(
+    adapter: Adapter, comment: Comment = "", expected: Expected = None, address: Address = DEFAULT_ADDRESS
+) -> None:
     """Delete one version, or all of a name, and abort running requests that use it."""
     from ramole.client import RamoleClient, Revoked
 
     async def main() -> Revoked:
         async with RamoleClient(address) as client:
-            return await client.revoke(adapter, comment=comment)
+            return await client.revoke(adapter, comment=comment, expected_version=expected)
 
     done = run(main)
     for ref in done.refs:

@@ -200,7 +200,8 @@ def train_retriever(
 
 
 def _experts(adapters: Path | None, zoo: Path | None) -> tuple[RouterAdapter, ...]:
-    from ramole.evaluation.subject import peft_folders, read_entry
+    from ramole.evaluation.subject import read_entry
+    from ramole.training.folders import peft_folders
     from ramole.training.router_job import RouterAdapter
     from ramole.zoo.catalog import Split, load_zoo
 

@@ -267,21 +267,28 @@ class RamoleClient:
         )
         return Uploaded(record_from_pb(answer.record), answer.created)
 
-    async def delete(self, adapter: str, *, comment: str = "") -> tuple[AdapterRef, ...]:
-        """Removes one version, or all of a name; running requests finish. The comment is kept in the history."""
+    async def delete(
+        self, adapter: str, *, comment: str = "", expected_version: int | None = None
+    ) -> tuple[AdapterRef, ...]:
+        """Removes one version, or all of a name; running requests finish. The comment is kept in the history.
+
+        Raises:
+            NotFound: there is no such version.
+            Conflict: `expected_version` is not the latest.
+        """
         answer = await self._gateway.unary(
             lambda c: GatewayStub(c).DeleteAdapter,
-            adapters_pb2.DeleteAdapterRequest(adapter=adapter, comment=comment),
+            adapters_pb2.DeleteAdapterRequest(adapter=adapter, comment=comment, expected_version=expected_version),
             timeout_s=self._timeout_s,
             may_retry=False,
         )
         return tuple(ref_from_pb(ref) for ref in answer.removed)
 
-    async def revoke(self, adapter: str, *, comment: str = "") -> Revoked:
+    async def revoke(self, adapter: str, *, comment: str = "", expected_version: int | None = None) -> Revoked:
         """As `delete`, but running requests that use the adapter end with Cancelled."""
         answer = await self._gateway.unary(
             lambda c: GatewayStub(c).RevokeAdapter,
-            gateway_pb2.RevokeAdapterRequest(adapter=adapter, comment=comment),
+            gateway_pb2.RevokeAdapterRequest(adapter=adapter, comment=comment, expected_version=expected_version),
             timeout_s=self._timeout_s,
             may_retry=False,
         )

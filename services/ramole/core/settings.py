@@ -140,6 +140,13 @@ class CacheSettings(_Section):
     negative_s: float = Field(default=5.0, ge=0, description="how long a broken adapter is not tried again")
 
 
+class MetricsSettings(_Section):
+    """Where Prometheus reads. On Ray its agent answers on all interfaces, with ``ray_`` before every name."""
+
+    host: str = Field(default="127.0.0.1", description="of the endpoint without Ray")
+    port: int = Field(default=0, ge=0, le=65535, description="of /metrics over HTTP; 0 = none")
+
+
 class ExecutorSettings(_Section):
     """The engine."""
 
@@ -181,6 +188,7 @@ class Settings(BaseSettings):
     adapters: AdapterSettings = AdapterSettings()
     executor: ExecutorSettings = ExecutorSettings()
     cache: CacheSettings = CacheSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @property
     def cache_dir(self) -> Path:

@@ -8,6 +8,7 @@ import ray.util
 from ray import serve
 
 from ramole.core.settings import Settings
+from ramole.transport.ray_metrics import RayMetrics
 from ramole.transport.replica import Replica, build_service, deployment_options
 from ramole.transport.service import Service
 
@@ -17,7 +18,9 @@ def build(settings: Settings) -> serve.Application:
     server = settings.embedding.server
     options = deployment_options("Embedding", server)
     replica = serve.deployment(**options)(Replica)
-    return replica.bind(partial(build_service, make_service, settings), server, ray.util.get_node_ip_address)
+    return replica.bind(
+        partial(build_service, make_service, settings), server, ray.util.get_node_ip_address, RayMetrics
+    )
 
 
 def make_service(settings: Settings) -> Service:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ramole.core.errors import InvalidInput, NotFound
-from ramole.mixture.router import CONFIG, MANIFEST
-from ramole.zoo.catalog import PROMPTS, SAMPLES, Zoo
+from ramole.core.errors import InvalidInput
+from ramole.mixture.router import MANIFEST
+from ramole.training.folders import PROMPTS, peft_folders, read_json, read_samples
+from ramole.zoo.catalog import Zoo
 from ramole.zoo.splits import Example
 
 
@@ -97,25 +98,10 @@ def folder_subject(base: Path, adapters: Path, *, tests: Path | None = None, rou
     return Subject(adapters.name, base, _mark(entries, routers), two, tuple(routers))
 
 
-def peft_folders(adapters: Path) -> list[Path]:
-    """The PEFT folders in a folder, by name. Raises NotFound when there is none."""
-    folders = sorted(path.parent for path in adapters.glob(f"*/{CONFIG}"))
-    if not folders:
-        raise NotFound(
-            f"no PEFT folder in {adapters.name!r}", field="--adapters", remedy=f"give a folder of folders with {CONFIG}"
-        )
-    return folders
-
-
 def read_entry(folder: Path) -> Entry:
     """One PEFT folder with its texts; `prompts.json` may be missing. Raises NotFound or InvalidInput."""
-    path = folder / SAMPLES
-    if not path.is_file():
-        raise NotFound(f"no {SAMPLES} in {folder.name!r}", field="--adapters", remedy="a JSON list of typical inputs")
-    samples = _read_json(path)
-    if not (isinstance(samples, list) and samples and all(isinstance(sample, str) for sample in samples)):
-        raise InvalidInput(f"{path} holds no list of strings", field="--adapters", remedy="give typical inputs")
-    prompts = _read_json(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
+    samples = read_samples(folder)
+    prompts = read_json(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
     try:
         train, tests = (
             tuple(Example(str(e["prompt"]), str(e["answer"])) for e in prompts.get(part, ()))
@@ -127,7 +113,7 @@ def read_entry(folder: Path) -> Entry:
             field="--adapters",
             remedy='{"train": [{"prompt": ..., "answer": ...}, ...], "test": [...]}',
         ) from None
-    return Entry(folder.name, "all", folder, tuple(samples), train, tests)
+    return Entry(folder.name, "all", folder, samples, train, tests)
 
 
 def read_prompts(path: Path, names: Iterable[str]) -> tuple[dict[str, list[Example]], list[tuple[Example, str, str]]]:
@@ -177,10 +163,3 @@ def mark_retriever(subject: Subject, tasks: Iterable[str]) -> Subject:
 def _mark(entries: tuple[Entry, ...], routers: Sequence[Path]) -> tuple[Entry, ...]:
     trained = trained_tasks(routers[0]) if routers else frozenset()
     return tuple(replace(entry, is_trained=entry.name in trained) for entry in entries)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise InvalidInput(f"{path} is not JSON: {error}", field="--adapters", remedy="see the zoo's folders") from None

@@ -9,6 +9,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from ramole.core.settings import Settings
+from ramole.transport.ray_metrics import RayMetrics
 from ramole.transport.replica import Replica, build_service, deployment_options, serve_peers
 from ramole.transport.service import Service
 
@@ -24,7 +25,9 @@ def build(settings: Settings) -> serve.Application:
     if settings.executor.device.startswith("cuda"):
         options["ray_actor_options"]["num_gpus"] = 1
     replica = serve.deployment(**options)(Replica)
-    return replica.bind(partial(build_service, make_service, settings), server, ray.util.get_node_ip_address)
+    return replica.bind(
+        partial(build_service, make_service, settings), server, ray.util.get_node_ip_address, RayMetrics
+    )
 
 
 def make_service(settings: Settings) -> Service:

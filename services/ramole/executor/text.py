@@ -68,11 +68,16 @@ class TextCodec:
         self.eos_token_ids = frozenset(eos_token_ids)
 
     @classmethod
-    def load(cls, path: str, generation_config: Any) -> TextCodec:
-        """Loads the tokenizer that belongs to a base model. `generation_config` names its end tokens."""
+    def load(cls, path: str, generation_config: Any, *, revision: str = "") -> TextCodec:
+        """Loads the tokenizer of a base model: of a folder, or of a hub id at a revision (empty = its default).
+
+        `generation_config` names the end tokens.
+        """
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, local_files_only=Path(path).is_dir(), revision=revision or "main"
+        )
         eos = getattr(generation_config, "eos_token_id", None)
         if eos is None:
             eos = tokenizer.eos_token_id

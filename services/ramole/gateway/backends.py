@@ -166,9 +166,13 @@ class Backends:
             if not token:
                 return
 
-    async def delete(self, name: AdapterName, *, is_revocation: bool, comment: str) -> tuple[AdapterRef, ...]:
-        """Removes versions from the store. Raises NotFound when there is none."""
-        request = adapters_pb2.DeleteAdapterRequest(adapter=str(name), is_revocation=is_revocation, comment=comment)
+    async def delete(
+        self, name: AdapterName, *, is_revocation: bool, comment: str, expected_version: int | None
+    ) -> tuple[AdapterRef, ...]:
+        """Removes versions from the store. Raises NotFound when there is none, Conflict as an upload does."""
+        request = adapters_pb2.DeleteAdapterRequest(
+            adapter=str(name), is_revocation=is_revocation, comment=comment, expected_version=expected_version
+        )
         answer = await self._peers.adapters.DeleteAdapter(request)
         return tuple(ref_from_pb(ref) for ref in answer.removed)
 

@@ -8,6 +8,7 @@ import ray.util
 from ray import serve
 
 from ramole.core.settings import Settings
+from ramole.transport.ray_metrics import RayMetrics
 from ramole.transport.replica import Replica, build_service, deployment_options, serve_peers
 from ramole.transport.service import Service
 
@@ -21,6 +22,7 @@ def build(settings: Settings) -> serve.Application:
         partial(build_service, make_service, settings),
         server,
         ray.util.get_node_ip_address,
+        RayMetrics,
         settings.gateway.deadline_s,
     )
 

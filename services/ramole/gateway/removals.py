@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ramole.core.errors import NotFound, RamoleError
+from ramole.core.errors import Conflict, NotFound, RamoleError
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.finisher import Finisher
@@ -22,24 +22,37 @@ class Removals:
         self._uploads = uploads
         self._finisher = finisher
 
-    async def remove(self, name: AdapterName, *, abort: bool, comment: str = "") -> Removed:
+    async def remove(
+        self, name: AdapterName, *, abort: bool, comment: str = "", expected_version: int | None = None
+    ) -> Removed:
         """Removes one version, or all of a name.
 
         Args:
             abort: whether requests that run with it end with CANCELLED; otherwise they finish.
             comment: why; kept in the history.
+            expected_version: only if this is the latest version of the name.
 
         Raises:
             NotFound: there is no such adapter.
+            Conflict: `expected_version` is not the latest.
             RamoleError: a service failed; the same call can simply be made again.
         """
-        return await self._finisher.finish(self._remove(name, abort, comment))
+        return await self._finisher.finish(self._remove(name, abort, comment, expected_version))
 
-    async def _remove(self, name: AdapterName, abort: bool, comment: str) -> Removed:
+    async def _remove(self, name: AdapterName, abort: bool, comment: str, expected_version: int | None) -> Removed:
         refs = await self._versions(name)
-        for ref in refs:
-            await self._backends.unindex(ref)
-        removed = await self._backends.delete(name, is_revocation=abort, comment=comment)
+        latest = await self._backends.find(AdapterName(name.tenant, name.name))
+        if expected_version is None or (latest is not None and latest.ref.version == expected_version):
+            for ref in refs:
+                await self._backends.unindex(ref)
+        try:
+            removed = await self._backends.delete(
+                name, is_revocation=abort, comment=comment, expected_version=expected_version
+            )
+        except Conflict:
+            # Nothing is removed; if the name got another version just now, what left the index comes back.
+            await self._uploads.restore(name)
+            raise
         for ref in set(removed) - set(refs):  # uploaded in between
             await self._backends.unindex(ref)
         aborted = await self._evict(removed, abort)

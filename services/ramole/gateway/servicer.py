@@ -30,6 +30,7 @@ from ramole.gateway.reindex import Reindexing
 from ramole.gateway.removals import Removals
 from ramole.gateway.routing import Router
 from ramole.gateway.uploads import Uploads
+from ramole.gateway.values import Removed
 from ramole.transport.context import current_call, enter_call
 from ramole.transport.peers import Peers
 from ramole.transport.values import ref_to_pb
@@ -161,7 +162,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
     ) -> adapters_pb2.DeleteAdapterResponse:
         """Removes versions; running requests finish."""
         _identify(context)
-        removed = await self._removals.remove(AdapterName.parse(request.adapter), abort=False, comment=request.comment)
+        removed = await self._remove(request, abort=False)
         return adapters_pb2.DeleteAdapterResponse(removed=[ref_to_pb(ref) for ref in removed.refs])
 
     async def RevokeAdapter(
@@ -169,7 +170,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
     ) -> gateway_pb2.RevokeAdapterResponse:
         """Removes versions; running requests that use them are aborted."""
         _identify(context)
-        removed = await self._removals.remove(AdapterName.parse(request.adapter), abort=True, comment=request.comment)
+        removed = await self._remove(request, abort=True)
         refs = [ref_to_pb(ref) for ref in removed.refs]
         return gateway_pb2.RevokeAdapterResponse(removed=refs, aborted=removed.aborted)
 
@@ -182,6 +183,13 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
                 yield gateway_pb2.ReindexProgress(
                     generation=step.generation, encoder_id=step.encoder_id, done=step.done, total=step.total
                 )
+
+    async def _remove(
+        self, request: adapters_pb2.DeleteAdapterRequest | gateway_pb2.RevokeAdapterRequest, *, abort: bool
+    ) -> Removed:
+        expected = request.expected_version if request.HasField("expected_version") else None
+        name = AdapterName.parse(request.adapter)
+        return await self._removals.remove(name, abort=abort, comment=request.comment, expected_version=expected)
 
     async def Describe(self, request: gateway_pb2.DescribeRequest, context: Context) -> gateway_pb2.DescribeResponse:
         """The served base model, limits and load."""

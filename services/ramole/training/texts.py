@@ -1,22 +1,15 @@
-"""The texts of a folder of adapters, as the retriever needs them.
-
-Each PEFT folder in it holds `samples.json`, a JSON list of typical inputs. A zoo's folders hold more, which may be
-missing: `prompts.json` ({"train" | "dev" | "test": [{"prompt": ...}, ...]}) and `task.json` ({"cluster", "split"}).
-"""
+"""The texts of a folder of adapters, as the retriever needs them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
-from ramole.core.errors import InvalidInput, NotFound
-from ramole.lora.config import CONFIG_FILE
+from ramole.core.errors import InvalidInput
+from ramole.training.folders import PROMPTS, TASK, peft_folders, read_json, read_samples
 
-SAMPLES, PROMPTS, TASK = "samples.json", "prompts.json", "task.json"
 MIN_SAMPLES = 2
 TRAIN = "train"
 _HELD_OUT_SHARE = 0.2
@@ -49,12 +42,7 @@ def read_texts(folder: Path) -> list[AdapterTexts]:
         NotFound: no PEFT folder, or one without samples.
         InvalidInput: a file is malformed, or holds too few samples.
     """
-    folders = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
-    if not folders:
-        raise NotFound(
-            f"no PEFT folder in {str(folder)!r}", field="--adapters", remedy=f"give a folder of folders with {SAMPLES}"
-        )
-    return [_read_adapter(path) for path in folders]
+    return [_read_adapter(path) for path in peft_folders(folder)]
 
 
 def choose(texts: Sequence[AdapterTexts], share: float, *, seed: int) -> list[AdapterTexts]:
@@ -76,18 +64,12 @@ def choose(texts: Sequence[AdapterTexts], share: float, *, seed: int) -> list[Ad
 
 
 def _read_adapter(folder: Path) -> AdapterTexts:
-    path = folder / SAMPLES
-    if not path.is_file():
-        raise NotFound(f"no {SAMPLES} in {folder.name!r}", field="--adapters", remedy="give a JSON list of inputs")
-    samples = _read(path)
-    if not isinstance(samples, list) or not all(isinstance(text, str) and text.strip() for text in samples):
-        raise InvalidInput(f"{path} holds no list of texts", field="--adapters", remedy="give typical inputs")
-    samples = list(dict.fromkeys(samples))
-    task = _read(folder / TASK) if (folder / TASK).is_file() else {}
-    prompts = _read(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
+    samples = read_samples(folder)
+    task = read_json(folder / TASK) if (folder / TASK).is_file() else {}
+    prompts = read_json(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
     try:
         cluster, split = str(task.get("cluster", folder.name)), str(task.get("split", TRAIN))
-        queries = [str(entry["prompt"]) for entry in prompts.get("test", ())]
+        queries = tuple(str(entry["prompt"]) for entry in prompts.get("test", ()))
     except (AttributeError, KeyError, TypeError) as error:
         raise InvalidInput(
             f"{PROMPTS} or {TASK} of {folder.name!r} can not be read: {error!r}",
@@ -103,11 +85,4 @@ def _read_adapter(folder: Path) -> AdapterTexts:
             field="--adapters",
             remedy=f"give at least {MIN_SAMPLES}, better 20",
         )
-    return AdapterTexts(folder.name, cluster, split, tuple(samples), tuple(queries))
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise InvalidInput(f"{path} is not JSON: {error}", field="--adapters", remedy="repair the file") from None
+    return AdapterTexts(folder.name, cluster, split, samples, queries)

@@ -5,12 +5,14 @@ Serve places, scales, watches and stops the replica; the calls themselves never 
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ramole.core.errors import Unavailable
 from ramole.core.settings import ServerSettings, Settings
+from ramole.observability.export import Exposition, MetricSink, push
 from ramole.observability.logs import setup_logging
 from ramole.transport.peers import Addresses, Peers
 from ramole.transport.picker import ServePicker
@@ -52,6 +54,7 @@ class Replica:
         build: makes the service; runs in the replica's process, so that heavy imports stay out of all others.
         settings: of the replica's server.
         node_ip: tells the address of this machine; used when the server listens on all interfaces.
+        metrics: makes what takes the metrics of the replica.
         default_timeout_s: deadline of calls whose client set none; None = no limit.
     """
 
@@ -60,12 +63,16 @@ class Replica:
         build: Callable[[], Service],
         settings: ServerSettings,
         node_ip: Callable[[], str],
+        metrics: Callable[[], MetricSink],
         default_timeout_s: float | None = None,
     ) -> None:
         self._service = build()
         self._server = GrpcServer(self._service, settings, default_timeout_s=default_timeout_s)
         self._host = node_ip() if settings.host in _ANY_HOST else settings.host
         await self._server.start()
+        exposition = Exposition()
+        exposition.add(self._server.room, self._server.registry)
+        self._pushing = asyncio.create_task(push(exposition, metrics()))
 
     def address(self) -> str:
         """``host:port`` for callers."""
@@ -96,4 +103,5 @@ class Replica:
         server = getattr(self, "_server", None)
         if server is None or not server.is_serving:
             return None
+        self._pushing.cancel()
         return server.stop()  # type: ignore[no-any-return]

@@ -39,6 +39,9 @@ class GrpcServer:
         settings: host, port, limits.
         metrics: receives every call; by default into the service's `registry` if it has one, else into one of its own.
         default_timeout_s: deadline of calls whose client set none; None = no limit.
+
+    Attributes:
+        registry: the service's metrics and those of its calls.
     """
 
     def __init__(
@@ -52,7 +55,8 @@ class GrpcServer:
         self._service = service
         self._settings = settings
         self._admission = Admission(settings.max_inflight)
-        self._metrics = metrics or RpcMetrics(getattr(service, "registry", None) or CollectorRegistry())
+        self.registry = getattr(service, "registry", None) or CollectorRegistry()
+        self._metrics = metrics or RpcMetrics(self.registry)
         self._default_timeout_s = default_timeout_s
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -68,6 +72,11 @@ class GrpcServer:
     def port(self) -> int:
         """The bound port."""
         return self._port
+
+    @property
+    def room(self) -> str:
+        """Short name of the service: ``embedding`` of ``ramole.v1.Embedding``."""
+        return self._service.full_name.rpartition(".")[2].lower()
 
     @property
     def is_serving(self) -> bool:
@@ -126,10 +135,9 @@ class GrpcServer:
         try:
             return server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as error:
-            room = self._service.full_name.rpartition(".")[2].lower()
             raise WrongState(
                 f"cannot listen on {host}:{port}: the port is taken or the host is not this machine's",
-                field=f"{room}.server.port",
+                field=f"{self.room}.server.port",
                 remedy="choose another port, or 0 for any free one",
             ) from error
 

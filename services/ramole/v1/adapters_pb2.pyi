@@ -477,24 +477,30 @@ class DeleteAdapterRequest(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
     IS_REVOCATION_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     """`tenant/name@version` removes one version, `tenant/name` all of them."""
     comment: _builtins.str
     """Why; kept in the history. At most 256 characters."""
     is_revocation: _builtins.bool
     """For the history; set by the gateway, which ignores what a client gives."""
+    expected_version: _builtins.int
+    """Compare-and-swap: only if this is the latest version of the name."""
     def __init__(
         self,
         *,
         adapter: _builtins.str = ...,
         comment: _builtins.str = ...,
         is_revocation: _builtins.bool = ...,
+        expected_version: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "comment", b"comment", "is_revocation", b"is_revocation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "comment", b"comment", "expected_version", b"expected_version", "is_revocation", b"is_revocation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
 
 Global___DeleteAdapterRequest: _TypeAlias = DeleteAdapterRequest  # noqa: Y015
 

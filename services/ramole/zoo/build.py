@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from ramole.training.folders import PROMPTS, SAMPLES, TASK
 from ramole.zoo import adapters, measure, routing
 from ramole.zoo.base import open_base, pretrain, save_base
 from ramole.zoo.catalog import (
@@ -22,10 +23,7 @@ from ramole.zoo.catalog import (
     BASE_STAGE,
     PAIRS,
     PAIRS_STAGE,
-    PROMPTS,
     ROUTER_STAGE,
-    SAMPLES,
-    TASK,
     WORLD_STAGE,
     Zoo,
     load_zoo,

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ramole.training.folders import PROMPTS, SAMPLES, TASK
 from ramole.zoo.manifest import Manifest
 from ramole.zoo.splits import Example, PairPrompt
 from ramole.zoo.tasks import Split
@@ -27,7 +28,7 @@ from ramole.zoo.tasks import Split
 __all__ = ["Example", "PairPrompt", "Split", "Zoo", "ZooAdapter", "load_zoo"]
 
 SHIPPED_RETRIEVER = Path(__file__).parent / "retriever"
-"""A LoRA on the shipped encoder, trained with the training tasks of the full world."""
+"""Reads the shipped base model beside the shipped encoder; fitted on the training tasks of the full world."""
 
 BASE_ID = "ramole/zoo-base"
 BASE_STAGE = "base"
@@ -35,9 +36,6 @@ ROUTER_STAGE = "router"
 PAIRS_STAGE = "pairs"
 WORLD_STAGE = "world"
 ADAPTERS = "adapters"
-TASK = "task.json"
-SAMPLES = "samples.json"
-PROMPTS = "prompts.json"
 PAIRS = "pairs.json"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ramole.client import ReindexProgress
+from ramole.client import RamoleClient, ReindexProgress
 from ramole.core.errors import WrongState
 from support.index_world import LiveWorld
 
@@ -81,6 +81,37 @@ async def test_a_new_encoder_takes_over_under_load(world: LiveWorld, folder: Pat
     assert [each.encoder_id for each in index._generations.all()] == ["new"]
     rows = {row.ref.name for batch in index.rows() for row in batch}
     assert rows == {record.adapter.name for record in world.adapters.live()}
+
+
+async def test_two_gateways_that_rebuild_at_once_help_each_other(world: LiveWorld) -> None:
+    other = await world.add_gateway()
+    world.embedding.loaded = ["new", "old"]
+    over = asyncio.Event()
+    searches = 0
+
+    async def search(client: RamoleClient) -> None:
+        nonlocal searches
+        while not over.is_set():
+            assert await world.find(searches % 24, client) == f"n{searches % 24}"
+            searches += 1
+
+    async def rebuild() -> list[ReindexProgress]:
+        try:
+            return await asyncio.gather(world.reindex(), world.reindex(other))
+        finally:
+            over.set()
+
+    async with asyncio.timeout(120), asyncio.TaskGroup() as group:
+        rebuilt = group.create_task(rebuild())
+        for client in (world.client, other):
+            group.create_task(search(client))
+    assert [done.encoder_id for done in rebuilt.result()] == ["new", "new"]
+    assert searches > 4
+    world.embedding.loaded = ["new"]
+    for i in range(24):
+        assert await world.find(i) == f"n{i}"
+    index = world.retrieval._index  # type: ignore[attr-defined]
+    assert [each.encoder_id for each in index._generations.all()] == ["new"]
 
 
 async def test_without_the_encoder_of_the_index_nothing_is_retrieved_until_it_is_rebuilt(world: LiveWorld) -> None:

@@ -264,7 +264,11 @@ async def test_rollback_and_history(stub: Any, make_files: MakeFiles) -> None:
         stub.Restage(pb.RollbackAdapterRequest(adapter="math@2", expected_version=2)), Conflict, "expected_version"
     )
     await fails(stub.Restage(pb.RollbackAdapterRequest(adapter="math")), InvalidInput, "adapter")
-    await stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="math@2", comment="no good", is_revocation=True))
+    stale = pb.DeleteAdapterRequest(adapter="math@2", expected_version=2)
+    await fails(stub.DeleteAdapter(stale), Conflict, "expected_version")
+    await stub.DeleteAdapter(
+        pb.DeleteAdapterRequest(adapter="math@2", comment="no good", is_revocation=True, expected_version=3)
+    )
     entries = (await stub.GetHistory(pb.GetHistoryRequest(adapter="math"))).entries
     assert [(e.adapter.version, e.source, e.removal, e.comment, e.HasField("removed_at")) for e in entries] == [
         (3, "default/math@1", "", "", False),

@@ -332,6 +332,17 @@ def test_rolling_back_makes_a_new_version(store: Store, place: Any, new: New) ->
     store.close()
 
 
+def test_a_deletion_may_expect_a_version(store: Store, new: New) -> None:
+    publish(store, new(content="a"))
+    publish(store, new(content="b"))
+    for wrong in (0, 1, 3):
+        for which in ("math", "math@1", "math@2"):
+            with pytest.raises(Conflict):
+                store.delete(name(which), expected_version=wrong)
+    assert [ref.version for ref in store.delete(name("math@1"), expected_version=2)] == [1]
+    assert [ref.version for ref in store.delete(name("math"), expected_version=2)] == [2]
+
+
 def test_history_tells_of_versions_that_are_gone(store: Store, place: Any, new: New) -> None:
     for content in "abc":
         publish(store, new(content=content))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ramole.executor.text import TextStream
+from ramole.zoo.catalog import load_zoo
+from support.hub_server import hub_server
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +78,24 @@ def test_a_stop_token_ends_the_answer_before_its_own_text(tokenizer: Any, text: 
     assert stop_token not in taken
     plain = TextStream(tokenizer)
     assert out + stream.flush() == "".join(map(plain.push, taken)) + (plain.flush() if not stream.is_stopped else "")
+
+
+def test_the_tokenizer_has_the_base_models_revision(tmp_path: Path) -> None:
+    base = load_zoo().base_path
+    files = {path.name: path.read_bytes() for path in base.iterdir() if path.suffix == ".json"}
+    # In a process of its own: the endpoint is read when the hub's library is imported.
+    program = (
+        "import sys; from ramole.executor.text import TextCodec;"
+        "print(len(TextCodec.load('org/base', None, revision=sys.argv[1]).encode('the dog')))"
+    )
+    with hub_server("org/base", files, revision="v1") as endpoint:
+        env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path)}
+        pinned, default = (
+            subprocess.run(
+                [sys.executable, "-c", program, revision], env=env, capture_output=True, text=True, check=False
+            )
+            for revision in ("v1", "")
+        )
+    assert pinned.returncode == 0, pinned.stderr
+    assert int(pinned.stdout) > 0
+    assert default.returncode != 0, "the hub knows no default revision"

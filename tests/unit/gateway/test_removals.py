@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from ramole.core.errors import InvalidInput, NotFound, Unavailable
+from ramole.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from support.gateway_world import World
 
 
@@ -73,3 +73,29 @@ async def test_a_deletion_whose_client_leaves_runs_to_its_end(world: World) -> N
     await world.servers["gateway"].stop()
     assert "b@1" not in world.stored | world.findable
     assert world.executor.evicted
+
+
+async def test_only_the_expected_version_is_removed(world: World) -> None:
+    world.retrieval.add(world.adapters.add("b", 2))
+    await world.client.delete("b@2", expected_version=2)
+    await world.client.revoke("c", expected_version=1)
+    assert [request.expected_version for request in world.adapters.removals] == [2, 1]
+    assert "Remove" in world.log
+
+
+async def test_a_removal_that_expected_another_version_touches_nothing(world: World) -> None:
+    world.adapters.failures["DeleteAdapter"] = [Conflict("b is at version 1", field="expected_version")]
+    before = world.stored, world.findable
+    with pytest.raises(Conflict) as raised:
+        await world.client.delete("b", expected_version=7)
+    assert raised.value.field == "expected_version"
+    assert (world.stored, world.findable) == before
+    assert "Remove" not in world.log
+
+
+async def test_a_version_that_comes_between_keeps_its_place_in_the_index(world: World) -> None:
+    world.adapters.failures["DeleteAdapter"] = [Conflict("b is at version 2", field="expected_version")]
+    with pytest.raises(Conflict):
+        await world.client.revoke("b", expected_version=1)
+    assert "b@1" in world.stored & world.findable
+    assert not world.executor.evicted

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
@@ -17,9 +18,23 @@ class Sick(ProbeService):
         raise Unavailable("the engine has failed")
 
 
-async def replica_of(service: ProbeService, host: str = "127.0.0.1") -> Replica:
+class Sink:
+    """Takes a replica's metrics."""
+
+    def __init__(self) -> None:
+        self.labels: dict[str, Mapping[str, str]] = {}
+        self.is_fed = asyncio.Event()
+
+    def set(self, name: str, description: str, labels: Mapping[str, str], value: float) -> None:
+        self.labels[name] = labels
+        self.is_fed.set()
+
+
+async def replica_of(service: ProbeService, host: str = "127.0.0.1", sink: Sink | None = None) -> Replica:
     replica = Replica.__new__(Replica)
-    await replica.__init__(lambda: service, ServerSettings(host=host), lambda: "127.0.0.1")  # type: ignore[misc]
+    await replica.__init__(  # type: ignore[misc]
+        lambda: service, ServerSettings(host=host), lambda: "127.0.0.1", lambda: sink or Sink()
+    )
     return replica
 
 
@@ -50,6 +65,23 @@ async def test_a_replica_reports_load_and_residents(replica: Replica) -> None:
     assert replica.record_routing_stats() == {"adapters": ["a"], "load": 2.0}
     assert replica.record_autoscaling_stats() == {"load": 2.0}
     replica.check_health()
+
+
+async def test_a_replica_hands_its_metrics_over() -> None:
+    sink = Sink()
+    replica = await replica_of(ProbeService(), sink=sink)
+    peers = peers_at(replica.address())
+    await call_unary(peers)
+    sink.is_fed.clear()
+    async with asyncio.timeout(20):
+        while "ramole_rpc_calls_total" not in sink.labels:
+            await sink.is_fed.wait()
+            sink.is_fed.clear()
+    assert sink.labels["ramole_rpc_calls_total"]["service"] == "adapters"
+    await peers.close()
+    drain = replica.__del__()
+    assert drain is not None
+    await drain
 
 
 async def test_the_destructor_drains_once_and_the_replica_is_then_unhealthy() -> None:

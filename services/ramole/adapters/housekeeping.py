@@ -1,0 +1,57 @@
+"""What keeps a store small: retention at every publication, and once an hour all that crashes and time have left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ramole.adapters.audit import AuditLog
+from ramole.adapters.contents import Contents
+from ramole.adapters.store import Store
+from ramole.core.errors import RamoleError
+from ramole.core.names import AdapterName
+from ramole.core.settings import AdapterSettings
+
+# Cheap but for the listing of all objects.
+_PAUSE_S = 3600.0
+
+_log = logging.getLogger(__name__)
+
+
+class Housekeeping:
+    """Frees versions, objects and cached files that nobody needs."""
+
+    def __init__(self, settings: AdapterSettings, store: Store, contents: Contents, audit: AuditLog) -> None:
+        self._settings = settings
+        self._store = store
+        self._contents = contents
+        self._audit = audit
+
+    def forget(self, digest: str) -> None:
+        """Frees the disk tier of a content that no version has any more."""
+        if not self._store.has_digest(digest):
+            self._contents.drop(digest)
+
+    async def expire(self, name: AdapterName | None = None) -> None:
+        """Applies retention, to one name or to all. Only the latest version of a name is in the index."""
+        options = self._settings
+        if not options.keep_versions and not options.keep_days:
+            return
+        async with self._audit.entry("expire", str(name or "")) as entry:
+            entry.refs = await asyncio.to_thread(
+                self._store.expire, keep_versions=options.keep_versions, keep_days=options.keep_days, name=name
+            )
+        for ref in entry.refs:
+            self.forget(ref.digest)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            try:
+                await self.expire()
+                num_freed = await asyncio.to_thread(self._store.sweep)
+                await asyncio.to_thread(self._store.save_catalog)
+                _log.info("housekeeping", extra={"fields": {"objects_freed": num_freed}})
+            except (RamoleError, OSError) as error:
+                _log.warning("housekeeping is put off: %s", error)
+            await asyncio.sleep(_PAUSE_S)

@@ -1,0 +1,47 @@
+"""A folder of adapters on disk: PEFT folders, each with `samples.json`, a JSON list of typical inputs.
+
+More may be there: `prompts.json` ({"train" | "dev" | "test": [{"prompt": ..., "answer": ...}, ...]}) and `task.json`
+({"cluster": ..., "split": ...}).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ramole.core.errors import InvalidInput, NotFound
+from ramole.lora.config import CONFIG_FILE
+
+SAMPLES, PROMPTS, TASK = "samples.json", "prompts.json", "task.json"
+
+
+def peft_folders(adapters: Path) -> list[Path]:
+    """The PEFT folders in a folder, by name. Raises NotFound when there is none."""
+    folders = sorted(path.parent for path in adapters.glob(f"*/{CONFIG_FILE}"))
+    if not folders:
+        raise NotFound(
+            f"no PEFT folder in {str(adapters)!r}",
+            field="--adapters",
+            remedy=f"give a folder of folders, each with {CONFIG_FILE} and {SAMPLES}",
+        )
+    return folders
+
+
+def read_samples(folder: Path) -> tuple[str, ...]:
+    """Different typical inputs of one adapter. Raises NotFound without a file, InvalidInput when it is malformed."""
+    path = folder / SAMPLES
+    if not path.is_file():
+        raise NotFound(f"no {SAMPLES} in {folder.name!r}", field="--adapters", remedy="give a JSON list of inputs")
+    samples = read_json(path)
+    if not (isinstance(samples, list) and samples and all(isinstance(text, str) and text.strip() for text in samples)):
+        raise InvalidInput(f"{path} holds no list of texts", field="--adapters", remedy="give typical inputs")
+    return tuple(dict.fromkeys(samples))
+
+
+def read_json(path: Path) -> Any:
+    """Raises InvalidInput when the file is not JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InvalidInput(f"{path} is not JSON: {error}", field="--adapters", remedy="repair the file") from None
