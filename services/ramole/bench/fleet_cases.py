@@ -53,6 +53,7 @@ class FleetBench:
             for server in servers.values():
                 stack.callback(server.stop)
             starts, rss = self._start(servers)
+            first_use = {name: self._first_use(servers[size], size) for name, size in self._fleets.items()}
             traffic = [self._traffic(servers, is_named=is_named) for is_named in (True, False)]
             uploads = [self._uploads(servers[size], size) for size in (case.num_few, case.num_all)]
             self._progress("upload, then ask")
@@ -70,6 +71,7 @@ class FleetBench:
             "rss_bytes": rss,
             "bytes_per_adapter": (rss[sizes[-1]] - rss[sizes[0]]) / added if added else None,
             "rebuild": rebuild,
+            "first_use_requests_per_s": first_use,
             "traffic": traffic,
             "uploads": uploads,
             "answers": [asdict(answer) for answer in answers],
@@ -100,14 +102,31 @@ class FleetBench:
                 starts[size].append(server.start())
         return starts, {size: server.rss_bytes for size, server in servers.items()}
 
+    @property
+    def _fleets(self) -> dict[str, int]:
+        return {FEW: self._case.num_few, MANY: self._case.num_many}
+
+    def _first_use(self, server: LocalServer, size: int) -> float:
+        """Asks for every adapter once. Afterwards all lie in the host's memory, as S-LoRA's comparison has them.
+
+        Returns:
+            Requests per second, each of which had to fetch its adapter from the store.
+        """
+        case = self._case
+        self._progress(f"first use of {size} adapters")
+        seconds, _ = serve_requests(
+            server.address, range(size), is_named=True, concurrency=case.concurrency, new_tokens=case.new_tokens
+        )
+        return size / seconds
+
     def _traffic(self, servers: dict[int, LocalServer], *, is_named: bool) -> dict[str, Any]:
         """Interleaved rounds over the two fleets, the order turned each time."""
         case = self._case
-        fleets = {FEW: case.num_few, MANY: case.num_many}
+        fleets = self._fleets
         times: Times = {name: [] for name in fleets}
         tokens = dict.fromkeys(fleets, 0)
         distinct: dict[str, set[int]] = {name: set() for name in fleets}
-        for i in range(case.rounds + 1):
+        for i in range(case.rounds):
             for name in sorted(fleets, reverse=bool(i % 2)):
                 self._progress(f"traffic {'by name' if is_named else 'by retrieval'}, {fleets[name]} adapters")
                 numbers = zipf_numbers(case.num_requests, fleets[name], seed=i)
@@ -118,10 +137,9 @@ class FleetBench:
                     concurrency=case.concurrency,
                     new_tokens=case.new_tokens,
                 )
-                if i:
-                    times[name].append(seconds)
-                    tokens[name] += num_tokens
-                    distinct[name] |= set(numbers)
+                times[name].append(seconds)
+                tokens[name] += num_tokens
+                distinct[name] |= set(numbers)
         return {
             "is_named": is_named,
             "fleets": fleets,

@@ -30,12 +30,13 @@ class FleetCase:
     """Whole servers in local mode with many small random adapters of the shipped base model.
 
     Attributes:
-        num_few, num_many: the two fleets whose throughput is compared, at equal slots, rows and cache bytes.
+        num_few, num_many: the two fleets whose throughput is compared, at equal slots, rows and cache bytes, once each
+            adapter has been used.
         num_all: the fleet of the start, the memory and the uploads.
         num_rebuilt: adapters of one more start, which finds no index and must build it; 0 = there is none.
         rank: of every adapter, on the query and value projections of all layers.
         num_starts: starts of each fleet.
-        rounds: of traffic, interleaved, after one that is not counted.
+        rounds: of traffic, interleaved.
         num_requests: of one round; each names one adapter, rank r of them with popularity 1 / r.
         concurrency: requests that are under way at once.
         num_uploads: of random adapters with as many samples as the shipped ones.

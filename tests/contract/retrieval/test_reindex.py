@@ -91,8 +91,10 @@ async def test_two_gateways_that_rebuild_at_once_help_each_other(world: LiveWorl
 
     async def search(client: RamoleClient) -> None:
         nonlocal searches
+        i = 0
         while not over.is_set():
-            assert await world.find(searches % 24, client) == f"n{searches % 24}"
+            assert await world.find(i, client) == f"n{i}"
+            i = (i + 1) % 24
             searches += 1
 
     async def rebuild() -> list[ReindexProgress]:
