@@ -61,7 +61,7 @@ def test_folders_without_what_is_needed_are_refused(zoo: Zoo, tmp_path: Path) ->
     with pytest.raises(NotFound, match=r"samples\.json"):
         folder_subject(zoo.base_path, tmp_path)
     (folder / "samples.json").write_text('{"a": 1}')
-    with pytest.raises(InvalidInput, match="list of strings"):
+    with pytest.raises(InvalidInput, match="list of texts"):
         folder_subject(zoo.base_path, tmp_path)
     (folder / "samples.json").write_text('["a"]')
     (folder / "prompts.json").write_text('[{"prompt": "a"}]')
