@@ -14,6 +14,7 @@ REFERENCE, COMPOSITION, DEFAULT, PEER = "#9aa0a6", "#4c78a8", "#d62728", "#e0a45
 LINES = ("black", "#4c78a8", "#e0a458", "#54a24b", "#8f63b8", "#37b0b0", "#b279a2")
 REFERENCES = ("base", "perfect", "best_of_k")
 PEERS = ("random_gate", "adapter_soup", "lorahub", "arrow", "moe_top1", "moe_top3", "moe_soft", "smear")
+SHAPES = "os^D"
 SETTINGS = {"iid": "in domain", "ood": "out of domain: own adapter hidden"}
 
 
@@ -89,9 +90,9 @@ def gates(found: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Figur
     for number, ((left, right), (preset, gate)) in enumerate(zip(grid, found.items(), strict=True)):
         by_rank, own = np.array(gate["by_rank"]), gate["own"]
         matrix = np.column_stack([by_rank, own]) if own else by_rank
-        places = ["1st", "2nd", "3rd", *(f"{i}th" for i in range(4, 9))][: by_rank.shape[1]] + (["own"] if own else [])
+        places = [str(i + 1) for i in range(by_rank.shape[1])] + (["own"] if own else [])
         image = left.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-        left.set(title=preset, ylabel="layer")
+        left.set(title=f"{preset}, by rank", ylabel="layer")
         left.set_xticks(range(len(places)), places)
         for (layer, place), value in np.ndenumerate(matrix):
             color = "black" if value > 0.6 else "white"
@@ -119,11 +120,10 @@ def adapter_map(found: Mapping[str, Any]) -> Figure:
     color = {name: palette[i] for i, name in enumerate(clusters)}
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots()
-    for name in clusters:
+    for i, name in enumerate(clusters):
         points = np.array([a["xy"] for a in found["adapters"] if a["cluster"] == name])
-        axes.scatter(
-            points[:, 0], points[:, 1], s=90, color=color[name], edgecolor="black", lw=0.8, label=name, zorder=3
-        )
+        look: dict[str, Any] = {"color": color[name], "marker": SHAPES[i // 20 % len(SHAPES)]}
+        axes.scatter(points[:, 0], points[:, 1], s=90, edgecolor="black", lw=0.8, label=name, zorder=3, **look)
     for is_hit, marker, size in ((True, ".", 14), (False, "x", 16)):
         chosen = [q for q in found["queries"] if q["is_hit"] is is_hit]
         if chosen:
@@ -132,7 +132,7 @@ def adapter_map(found: Mapping[str, Any]) -> Figure:
             axes.scatter(points[:, 0], points[:, 1], s=size, marker=marker, color=colors, alpha=0.7, lw=1)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title("adapters (discs) and test prompts (dots; crosses where another adapter is nearer), by cluster")
+    axes.set_title("adapters (outlined) and test prompts (dots; crosses where another adapter is nearer), by cluster")
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
