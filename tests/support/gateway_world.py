@@ -206,6 +206,8 @@ class Embedding(Neighbour, embedding_pb2_grpc.EmbeddingServicer):
 
 
 class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
+    doubt: float | None = None
+
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)
         self.rows: dict[Key, common_pb2.AdapterRef] = {}
@@ -224,7 +226,7 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
         await self.begin("Search")
         rows = sorted(self.rows.values(), key=lambda row: row.name)[: request.k]
         hits = [retrieval_pb2.Hit(adapter=row, similarity=0.5 - 0.125 * i) for i, row in enumerate(rows)]
-        return retrieval_pb2.SearchResponse(hits=hits)
+        return retrieval_pb2.SearchResponse(hits=hits, doubt=self.doubt)
 
     async def Upsert(self, request: retrieval_pb2.UpsertRequest, context: Context) -> retrieval_pb2.UpsertResponse:
         await self.begin("Upsert")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,3 +96,5 @@ def route(
         return
     for a in found.adapters:
         print(f"{a.similarity:+.3f}  {a.ref}")
+    if found.doubt is not None:
+        print(f"doubt that any of them was made for it: {found.doubt:.2f}", file=sys.stderr)

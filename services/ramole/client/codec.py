@@ -50,6 +50,7 @@ def _routing_from_pb(message: gateway_pb2.RoutingReport) -> Routing:
         message.fallback,
         message.embed_s,
         message.search_s,
+        message.doubt if message.HasField("doubt") else None,
     )
 
 
@@ -79,7 +80,12 @@ def routed_from_pb(message: gateway_pb2.RoutedAdapter) -> RoutedAdapter:
 
 def route_from_pb(message: gateway_pb2.RouteResponse) -> Route:
     """What a prompt would get."""
-    return Route(tuple(routed_from_pb(adapter) for adapter in message.adapters), message.embed_s, message.search_s)
+    return Route(
+        tuple(routed_from_pb(adapter) for adapter in message.adapters),
+        message.embed_s,
+        message.search_s,
+        message.doubt if message.HasField("doubt") else None,
+    )
 
 
 def record_from_pb(message: adapters_pb2.AdapterRecord) -> AdapterRecord:

@@ -20,7 +20,10 @@ class RoutedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What a generation uses, best first. `has_fallen_back`: retrieval was down, the base model answers alone."""
+    """What a generation uses, best first. `has_fallen_back`: retrieval was down, the base model answers alone.
+
+    `doubt`: how likely it is that no adapter was made for the prompt, in [0, 1]; None = the repository cannot tell.
+    """
 
     request_id: str
     base_model: str
@@ -29,6 +32,7 @@ class Routing:
     has_fallen_back: bool
     embed_s: float
     search_s: float
+    doubt: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,7 @@ class Route:
     adapters: tuple[RoutedAdapter, ...]
     embed_s: float
     search_s: float
+    doubt: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

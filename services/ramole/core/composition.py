@@ -15,13 +15,13 @@ A_i = B_i = 0 there: it keeps its weight and adds nothing):
 | EXPLICIT          | the weights of the request, exactly as given            |
 
 The paper's names are presets, SELECTION, MIXTURE, FUSION, RAMOLE (Zhao et al., "Retrieval-Augmented Mixture of LoRA
-Experts for Uploadable Machine Learning"), beside three of our own.
+Experts for Uploadable Machine Learning"), beside four of our own.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ramole.core.errors import InvalidInput
@@ -59,6 +59,8 @@ class Composition:
         k: experts to retrieve, 0 = the bare base model.
         tau: temperature of the similarities.
         spread: what the k experts share alike, in [0, 1]: a hedge against a nearest one that is wrong.
+        is_adaptive: whether the repository's doubt that any adapter was made for the prompt takes the place of
+            `spread`, where it can tell (`retrieval/doubt.py`).
         scale: multiplies the whole update.
     """
 
@@ -68,6 +70,7 @@ class Composition:
     tau: float = 0.05
     spread: float = 0.0
     scale: float = 1.0
+    is_adaptive: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.k <= MAX_EXPERTS:
@@ -81,6 +84,10 @@ class Composition:
         if not math.isfinite(self.scale):
             raise InvalidInput(f"scale = {self.scale}", field="composition.scale", remedy="use a finite value")
 
+    def doubting(self, doubt: float | None) -> Composition:
+        """The same for a prompt of which the repository says how much to doubt what it found; None = it cannot tell."""
+        return replace(self, spread=doubt) if self.is_adaptive and doubt is not None else self
+
 
 PRESETS: dict[str, Composition] = {
     "selection": Composition(Weighting.UNIFORM, Merge.OUTPUTS, k=1),
@@ -90,6 +97,7 @@ PRESETS: dict[str, Composition] = {
     "ramole_prior": Composition(Weighting.ROUTER_WITH_PRIOR, Merge.OUTPUTS, k=3, tau=0.01),
     "similarity": Composition(Weighting.SIMILARITY, Merge.OUTPUTS, k=3, tau=0.02),
     "hedged": Composition(Weighting.SIMILARITY, Merge.OUTPUTS, k=5, tau=0.005, spread=0.35),
+    "calibrated": Composition(Weighting.SIMILARITY, Merge.OUTPUTS, k=5, tau=0.005, spread=0.35, is_adaptive=True),
 }
 
 

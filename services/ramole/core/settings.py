@@ -23,7 +23,7 @@ from ramole.core.composition import PRESETS, Composition
 PAPER_INSTRUCTION = "Represent the sentence for similar task retrieval: "
 
 
-Preset = Literal["selection", "mixture", "fusion", "ramole", "ramole_prior", "similarity", "hedged"]
+Preset = Literal["selection", "mixture", "fusion", "ramole", "ramole_prior", "similarity", "hedged", "calibrated"]
 
 
 class _Section(BaseModel):
@@ -43,7 +43,7 @@ class GatewaySettings(_Section):
     """The public port."""
 
     server: ServerSettings = ServerSettings(port=50051, max_inflight=1024)
-    preset: Preset = Field(default="hedged", description="composition of requests that name none")
+    preset: Preset = Field(default="calibrated", description="composition of requests that name none")
     max_prompt_chars: int = Field(default=32_768, ge=1)
     deadline_s: float = Field(default=120.0, gt=0, description="for calls whose client sets none")
 

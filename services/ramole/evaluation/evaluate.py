@@ -133,7 +133,9 @@ class Bench:
     def view(self, retriever: Retriever) -> View:
         """All test prompts with all adapters."""
         similarities = retriever.similarities(self.prompts)
-        return View(np.arange(self.num_tests), self.own, similarities, np.ones(similarities.shape, np.bool_))
+        everything = np.ones(similarities.shape, np.bool_)
+        doubt = retriever.doubt(np.ones(similarities.shape[1], np.bool_))
+        return View(np.arange(self.num_tests), self.own, similarities, everything, retriever.doubt, doubt)
 
     def map(self, retriever: Retriever, view: View, *, per_task: int = 4) -> dict[str, Any]:
         """Adapters and some test prompts of each in two dimensions."""
@@ -163,7 +165,8 @@ class Bench:
             return {}
         questions = list(range(self.num_tests, self.num_tests + len(pairs)))
         similarities = retriever.similarities([pair.example.prompt for pair in pairs])
-        return extras.two_skill(self.methods, questions, [pair.adapters for pair in pairs], similarities)
+        doubt = retriever.doubt(np.ones(similarities.shape[1], np.bool_))
+        return extras.two_skill(self.methods, questions, [pair.adapters for pair in pairs], similarities, doubt)
 
 
 def evaluate_subject(

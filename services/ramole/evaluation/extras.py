@@ -15,6 +15,7 @@ from ramole.evaluation.methods import COMPOSITIONS, Methods, own_k
 from ramole.evaluation.statistics import estimate, task_means
 from ramole.evaluation.views import View, request
 from ramole.mixture.plan import build_step_plan
+from ramole.retrieval.doubt import Doubt
 from ramole.training.lm import answer_scores
 
 FloatArray = npt.NDArray[np.floating]
@@ -23,7 +24,11 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 
 def two_skill(
-    methods: Methods, questions: Sequence[int], pairs: Sequence[tuple[int, int]], similarities: FloatArray
+    methods: Methods,
+    questions: Sequence[int],
+    pairs: Sequence[tuple[int, int]],
+    similarities: FloatArray,
+    doubt: Doubt | None = None,
 ) -> dict[str, Any]:
     """Prompts that need two adapters at once: what their two own adapters give when named, and what retrieval gives.
 
@@ -31,11 +36,16 @@ def two_skill(
 
     Args:
         similarities: of the prompts to all adapters, [n, N].
+        doubt: that of the repository.
     """
     answerer, n = methods.answerer, len(questions)
     groups = np.unique(np.array(pairs), axis=0, return_inverse=True)[1].reshape(-1)
     view = View(
-        np.array(questions), np.array([a for a, _ in pairs]), similarities, np.ones(similarities.shape, np.bool_)
+        np.array(questions),
+        np.array([a for a, _ in pairs]),
+        similarities,
+        np.ones(similarities.shape, np.bool_),
+        doubt=doubt,
     )
     alone = [answerer.outcomes(questions, [request(PRESETS["selection"], [pair[i]]) for pair in pairs]) for i in (0, 1)]
     found: dict[str, list[npt.NDArray[Any]]] = {
@@ -115,7 +125,7 @@ def gate_weights(methods: Methods, view: View, composition: Composition, *, limi
     """
     answerer = methods.answerer
     rows = np.linspace(0, len(view.questions) - 1, min(limit, len(view.questions))).astype(int)
-    view = View(view.questions[rows], view.own[rows], view.similarities[rows], view.allowed[rows])
+    view = view.of_rows(rows)
     if composition.weighting.is_routed:
         name, router = next(iter(methods.routers.items()))
         answerer.use_router(name, router)

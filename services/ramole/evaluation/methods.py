@@ -11,9 +11,8 @@ import numpy.typing as npt
 import torch
 
 from ramole.core.composition import PRESETS, Composition, Merge, Weighting
-from ramole.evaluation import confidence, peers
+from ramole.evaluation import peers
 from ramole.evaluation.answers import Answerer, MakeForm, Outcomes
-from ramole.evaluation.confidence import Confidence
 from ramole.evaluation.lorahub import NUM_SHOTS, search_weights
 from ramole.evaluation.views import View, pool_request, request
 from ramole.lora.weights import AdapterWeights, LoraPair
@@ -21,7 +20,6 @@ from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import RequestMixture, StepPlan
 from ramole.training.lm import Batch
 
-MIN_FIT = 4
 ALONE = PRESETS["selection"]
 COMPOSITIONS: dict[str, Composition] = {
     **PRESETS,
@@ -31,10 +29,8 @@ COMPOSITIONS: dict[str, Composition] = {
 REFERENCES = ("base", "perfect", "best_of_k")
 PEERS = ("arrow", "moe_top1", "moe_top3", "moe_soft", "smear")
 PER_TASK = ("adapter_soup", "lorahub")
-METHODS: tuple[str, ...] = (*REFERENCES, *COMPOSITIONS, "confidence", "random_gate", *PER_TASK, *PEERS)
-USES_K: frozenset[str] = frozenset(
-    {*COMPOSITIONS, "best_of_k", "confidence", "random_gate", "adapter_soup"} - {"selection"}
-)
+METHODS: tuple[str, ...] = (*REFERENCES, *COMPOSITIONS, "random_gate", *PER_TASK, *PEERS)
+USES_K: frozenset[str] = frozenset({*COMPOSITIONS, "best_of_k", "random_gate", "adapter_soup"} - {"selection"})
 """Methods whose result depends on the number of retrieved adapters."""
 
 
@@ -42,8 +38,6 @@ def own_k(name: str) -> int:
     """How many adapters a method retrieves unless told otherwise; 0 = it retrieves none."""
     if name in COMPOSITIONS:
         return COMPOSITIONS[name].k
-    if name == "confidence":
-        return confidence.NUM_EXPERTS
     return 3 if name in USES_K else 0
 
 
@@ -82,7 +76,6 @@ class Methods:
             name
             for name in METHODS
             if not (name in COMPOSITIONS and COMPOSITIONS[name].weighting.is_routed and not self.routers)
-            and not (name == "confidence" and self.trained.sum() < MIN_FIT)
             and (has_shots or name not in ("lorahub", "moe_top1", "moe_top3", "moe_soft", "smear"))
         ]
 
@@ -104,9 +97,6 @@ class Methods:
                 found = self._routed(view, replace(PRESETS["ramole"], k=k), self.random_routers())
             case "adapter_soup":
                 found = [self._soup(view, k, task_similarities)]
-            case "confidence":
-                fitted = Confidence.fit(view.with_own().of_tasks(self.trained))
-                found = [self._outcomes(view, fitted.compose(view, k))]
             case "lorahub":
                 found = [self._hub(view, seed) for seed in range(self.budget.seeds)]
             case _ if name in PEERS:

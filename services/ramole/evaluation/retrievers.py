@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ramole.evaluation.retrieval import Floats, Scoring, bm25_scores, compare, score, tfidf_scores
+from ramole.retrieval.doubt import MIN_ADAPTERS, NUM_ADAPTERS, NUM_SAMPLES, Doubt, own_similarity, profiles
 
 if TYPE_CHECKING:
     from ramole.evaluation.subject import Subject
@@ -42,6 +44,19 @@ class Retriever:
     def similarities(self, prompts: list[str]) -> npt.NDArray[np.float32]:
         """Cosine of each prompt with each adapter, [n, N]."""
         return self.encode(prompts) @ self.centroids.T
+
+    def doubt(self, adapters: npt.NDArray[np.bool_]) -> Doubt | None:
+        """What an index of some of the adapters [N] learns from their samples, as `VectorIndex.calibrate`."""
+        pool = np.flatnonzero(adapters)
+        if len(pool) < MIN_ADAPTERS:
+            return None
+        pairs = []
+        for adapter in Random(len(pool)).sample(pool.tolist(), min(len(pool), NUM_ADAPTERS)):
+            samples = self.samples[adapter]
+            others = -np.sort(-(samples @ self.centroids[pool[pool != adapter]].T), axis=1)
+            for i in range(min(len(samples), NUM_SAMPLES) if len(samples) > 1 else 0):
+                pairs.append(profiles(others[i].tolist(), own_similarity(samples, i, 0)))
+        return Doubt.fit(*zip(*pairs, strict=True)) if pairs else None
 
     def task_similarities(self) -> npt.NDArray[np.float32]:
         """Of each task's samples, on average, to each adapter, [N, N]."""

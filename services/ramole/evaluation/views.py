@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from ramole.core.composition import Composition, Expert
+from ramole.core.composition import MAX_EXPERTS, Composition, Expert
 from ramole.mixture.plan import RequestMixture
+from ramole.retrieval.doubt import Doubt
 
 IntArray = npt.NDArray[np.int64]
+LearnDoubt = Callable[[npt.NDArray[np.bool_]], Doubt | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +25,16 @@ class View:
         own: number of the adapter that was made for each prompt, [n].
         similarities: [n, N].
         allowed: whether a prompt may use an adapter, [n, N].
+        learn_doubt: what a repository of some of the adapters [N] knows about doubt; it does not know the prompts.
+        doubt: that of this repository; None = it cannot tell.
     """
 
     questions: IntArray
     own: IntArray
     similarities: npt.NDArray[np.float32]
     allowed: npt.NDArray[np.bool_]
+    learn_doubt: LearnDoubt | None = None
+    doubt: Doubt | None = None
 
     def nearest(self, k: int) -> list[list[int]]:
         """The k most similar allowed adapters of each prompt, the best first; fewer where fewer are allowed."""
@@ -45,25 +52,34 @@ class View:
         allowed[np.arange(len(self.own)), self.own] = False
         return replace(self, allowed=allowed)
 
-    def with_own(self) -> View:
-        """Nobody's own adapter is hidden."""
-        allowed = self.allowed.copy()
-        allowed[np.arange(len(self.own)), self.own] = True
-        return replace(self, allowed=allowed)
-
     def of_tasks(self, tasks: npt.NDArray[np.bool_]) -> View:
         """The prompts of some tasks [N]; the repository stays as it is."""
         rows = tasks[self.own]
-        return View(self.questions[rows], self.own[rows], self.similarities[rows], self.allowed[rows])
+        return self.of_rows(rows)
+
+    def of_rows(self, rows: npt.NDArray[np.bool_] | IntArray) -> View:
+        """Some of the prompts; the repository stays as it is."""
+        return replace(
+            self,
+            questions=self.questions[rows],
+            own=self.own[rows],
+            similarities=self.similarities[rows],
+            allowed=self.allowed[rows],
+        )
 
     def within(self, adapters: npt.NDArray[np.bool_]) -> View:
         """The repository cut down to some adapters [N], and the prompts whose own adapter is among them."""
-        rows = adapters[self.own]
-        return View(self.questions[rows], self.own[rows], self.similarities[rows], self.allowed[rows] & adapters)
+        cut = self.of_rows(adapters[self.own])
+        doubt = self.learn_doubt(adapters) if self.learn_doubt else None
+        return replace(cut, allowed=cut.allowed & adapters, doubt=doubt)
 
     def compose(self, composition: Composition) -> list[RequestMixture]:
         """What a server would run for each prompt."""
-        return [request(composition, row, self.similarities[i]) for i, row in enumerate(self.nearest(composition.k))]
+        found = []
+        for near, similarities in zip(self.nearest(MAX_EXPERTS), self.similarities, strict=True):
+            doubt = self.doubt([float(similarities[i]) for i in near]) if self.doubt else None
+            found.append(request(composition.doubting(doubt), near[: composition.k], similarities))
+        return found
 
 
 def request(

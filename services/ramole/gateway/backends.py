@@ -53,13 +53,14 @@ class Backends:
 
     async def search(
         self, vector: Sequence[float], encoder_id: str, k: int, *, timeout_s: float | None = None
-    ) -> tuple[Choice, ...]:
-        """The k nearest adapters, best first."""
+    ) -> tuple[tuple[Choice, ...], float | None]:
+        """The k nearest adapters, best first, and how likely it is that none was made for the prompt."""
         request = retrieval_pb2.SearchRequest(
             vector=vector, encoder_id=encoder_id, base_model=self._base_id, tenant=self._tenant, k=k
         )
         answer = await self._peers.retrieval.Search(request, timeout_s=timeout_s)
-        return tuple(Choice(ref_from_pb(hit.adapter), hit.similarity) for hit in answer.hits)
+        choices = tuple(Choice(ref_from_pb(hit.adapter), hit.similarity) for hit in answer.hits)
+        return choices, answer.doubt if answer.HasField("doubt") else None
 
     async def index(
         self, records: Sequence[Record], encoder_id: str = "", *, generation: int = 0

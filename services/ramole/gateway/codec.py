@@ -111,6 +111,7 @@ def event_to_pb(event: Routing | Piece | Usage, *, request_id: str, base_model: 
             fallback=event.has_fallen_back,
             embed_s=event.embed_s,
             search_s=event.search_s,
+            doubt=event.doubt,
         )
     )
 

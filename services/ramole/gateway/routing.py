@@ -42,7 +42,13 @@ class Router:
             return Routing((), composition)
         try:
             found = await self.retrieve(order.prompt, composition.k)
-            return Routing(found.choices, composition, embed_s=found.embed_s, search_s=found.search_s)
+            return Routing(
+                found.choices,
+                composition.doubting(found.doubt),
+                embed_s=found.embed_s,
+                search_s=found.search_s,
+                doubt=found.doubt,
+            )
         except Unavailable:
             if not order.may_fall_back:
                 raise
@@ -75,9 +81,11 @@ class Router:
         started = time.perf_counter()
         embedded = await self._backends.embed([prompt], encoder_id, timeout_s=self._timeout_s)
         embedded_at = time.perf_counter()
-        choices = await self._backends.search(embedded.vectors[0], embedded.encoder_id, k, timeout_s=self._timeout_s)
+        choices, doubt = await self._backends.search(
+            embedded.vectors[0], embedded.encoder_id, k, timeout_s=self._timeout_s
+        )
         searched_at = time.perf_counter()
-        return Retrieved(choices, embedded_at - started, searched_at - embedded_at)
+        return Retrieved(choices, embedded_at - started, searched_at - embedded_at, doubt)
 
     async def _resolve(self, index: int, named: NamedAdapter) -> Choice:
         field = f"adapters[{index}].adapter"

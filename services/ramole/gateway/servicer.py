@@ -108,6 +108,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
             adapters=[routed_to_pb(choice) for choice in routing.choices],
             embed_s=routing.embed_s,
             search_s=routing.search_s,
+            doubt=routing.doubt,
         )
 
     async def UploadAdapter(

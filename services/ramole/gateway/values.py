@@ -53,22 +53,30 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """The nearest adapters of one prompt, best first, and the seconds that the two steps took."""
+    """The nearest adapters of one prompt, best first, and the seconds that the two steps took.
+
+    `doubt`: how likely it is that no adapter was made for the prompt; None = the repository cannot tell.
+    """
 
     choices: tuple[Choice, ...]
     embed_s: float
     search_s: float
+    doubt: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What a request will use, best first. `has_fallen_back`: retrieval was down, the base model answers alone."""
+    """What a request will use, best first. `has_fallen_back`: retrieval was down, the base model answers alone.
+
+    `doubt`: see `Retrieved`; `composition` has heeded it already.
+    """
 
     choices: tuple[Choice, ...]
     composition: Composition
     has_fallen_back: bool = False
     embed_s: float = 0.0
     search_s: float = 0.0
+    doubt: float | None = None
 
 
 class FinishReason(StrEnum):

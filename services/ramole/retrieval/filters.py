@@ -32,12 +32,14 @@ def check_value(value: str, field: str) -> str:
     return value
 
 
+def of_base(base_model: str) -> str:
+    """Rows of one base model."""
+    return f"base_model == {_literal(base_model, 'base_model')}"
+
+
 def visible_to(tenant: str, base_model: str) -> str:
     """Rows of one base model: the tenant's own and the public ones."""
-    return (
-        f"base_model == {_literal(base_model, 'base_model')}"
-        f" and (tenant == {_literal(tenant, 'tenant')} or is_public == true)"
-    )
+    return f"{of_base(base_model)} and (tenant == {_literal(tenant, 'tenant')} or is_public == true)"
 
 
 def versions_of(names: Iterable[AdapterName]) -> str:

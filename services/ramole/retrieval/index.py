@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import grpc
@@ -19,12 +20,13 @@ from pymilvus.exceptions import MilvusException
 from ramole.core.composition import MAX_EXPERTS
 from ramole.core.errors import InvalidInput, Unavailable, WrongState
 from ramole.core.names import AdapterName, AdapterRef
+from ramole.retrieval.doubt import MIN_ADAPTERS, NUM_ADAPTERS, NUM_NEAREST, NUM_SAMPLES, Doubt, own_similarity, profiles
 from ramole.retrieval.filters import visible_to
 from ramole.retrieval.generations import Generation, Generations, IndexType
 from ramole.retrieval.lite import LiteServer
 from ramole.retrieval.ranking import OVERFETCH, SampleHit, best, best_of
 from ramole.retrieval.rows import REF_FIELDS, Prepared, Rows, ref_of
-from ramole.retrieval.values import Entry, Hit, Row
+from ramole.retrieval.values import Entry, Found, Hit, Row
 from ramole.retrieval.vectors import unit
 
 # gRPC would wait up to two minutes before it tries a server again that was gone for long.
@@ -33,6 +35,9 @@ _FIRST_SAMPLES, _MAX_SAMPLES, _WIDEN = 256, 16_384, 4
 """Sample rows of a search: at first, at most (Milvus's own limit), and how fast it widens."""
 _FRESH_S = 1.0
 """How long a replica may overlook that another one has changed the live generation."""
+
+_STALE = 0.1
+"""The share of adapters that may come or go before doubt is learned anew."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +70,9 @@ class VectorIndex:
         self._rows = Rows(client, timeout_s)
         self._live: Generation | None = None
         self._seen_at = 0.0
+        # Of one generation and base model at most; and how many adapters they were learned from.
+        self._doubts: dict[tuple[Generation, str], Doubt] = {}
+        self._calibrated: dict[tuple[Generation, str], int] = {}
         # Milvus Lite has no write lock of its own.
         self._writing = threading.Lock()
 
@@ -132,7 +140,7 @@ class VectorIndex:
         with self._calling():
             return self._current()
 
-    def search(self, vector: ArrayLike, *, encoder_id: str, base_model: str, tenant: str, k: int) -> list[Hit]:
+    def search(self, vector: ArrayLike, *, encoder_id: str, base_model: str, tenant: str, k: int) -> Found:
         """The k nearest adapters of `base_model` that `tenant` may see; best first, ties by name.
 
         Raises:
@@ -149,12 +157,34 @@ class VectorIndex:
             if live is not None and live.encoder_id != encoder_id:
                 live = self._find(fresh=True)
             if live is None:
-                return []
+                return Found([])
             live.check(encoder_id, query.size, field="vector")
-            if self._best_of:
-                return self._search_samples(live, query, visible, k)
-            found = self._nearest(live.means, query, visible, k + OVERFETCH)
-        return best([Hit(ref_of(hit["entity"]), _cosine(hit)) for hit in found], k)
+            hits = self._ranked(live, query, visible, NUM_NEAREST)
+        doubt = self._doubts.get((live, base_model))
+        return Found(hits[:k], None if doubt is None else doubt([hit.similarity for hit in hits]))
+
+    def calibrate(self, base_model: str) -> bool:
+        """Learns from its own rows how much to doubt what searches for `base_model` find, if they have changed much.
+
+        Returns:
+            Whether it has learned something new.
+
+        Raises:
+            InvalidInput: a bad name.
+            Unavailable: Milvus failed.
+        """
+        with self._calling():
+            live = self._find(fresh=True)
+            if live is None:
+                return False
+            count, known = self._rows.count(live, base_model), self._calibrated.get((live, base_model), 0)
+            if count < MIN_ADAPTERS or abs(count - known) <= _STALE * known:
+                return False
+            rows = [row for batch in self._rows.listed(live) for row in batch if row.base_model == base_model]
+            pairs = [pair for row in self._sampled(rows) for pair in self._profiles(live, row)]
+            self._calibrated = {(live, base_model): count}
+            self._doubts = {(live, base_model): Doubt.fit(*zip(*pairs, strict=True))} if pairs else {}
+            return bool(pairs)
 
     def upsert(self, entries: Sequence[Entry], *, encoder_id: str, number: int = 0) -> list[Generation]:
         """Makes adapter versions findable; on return, searches find them.
@@ -245,6 +275,31 @@ class VectorIndex:
             for generation in self._generations.all():
                 if generation.number < number:
                     self._generations.drop(generation)
+
+    def _sampled(self, rows: list[Row]) -> list[Row]:
+        """Some of the rows, whatever order they came in; the same ones for the same rows."""
+        rows = sorted(rows, key=lambda row: str(row.ref))
+        return Random(len(rows)).sample(rows, min(len(rows), NUM_ADAPTERS))
+
+    def _profiles(self, live: Generation, row: Row) -> Iterator[tuple[list[float], list[float]]]:
+        """What some samples of an adapter see, with it and without it; nothing where it has one sample only."""
+        samples = self._rows.samples(live, row.ref)
+        if len(samples) < 2:
+            return
+        visible = visible_to(row.ref.tenant, row.base_model)
+        for i in range(min(len(samples), NUM_SAMPLES)):
+            near = self._ranked(live, samples[i], visible, NUM_NEAREST + 1)
+            others = [
+                hit.similarity for hit in near if (hit.ref.tenant, hit.ref.name) != (row.ref.tenant, row.ref.name)
+            ]
+            if len(others) >= NUM_NEAREST:
+                yield profiles(others, own_similarity(samples, i, self._best_of))
+
+    def _ranked(self, live: Generation, query: NDArray[np.float32], visible: str, k: int) -> list[Hit]:
+        if self._best_of:
+            return self._search_samples(live, query, visible, k)
+        found = self._nearest(live.means, query, visible, k + OVERFETCH)
+        return best([Hit(ref_of(hit["entity"]), _cosine(hit)) for hit in found], k)
 
     def _search_samples(self, live: Generation, query: NDArray[np.float32], visible: str, k: int) -> list[Hit]:
         """Widens the search over sample vectors until the k best adapters are certain."""

@@ -16,7 +16,7 @@ from pymilvus import MilvusClient
 
 from ramole.core.errors import InvalidInput, Unavailable
 from ramole.core.names import AdapterName, AdapterRef, check_digest
-from ramole.retrieval.filters import check_value, versions_of
+from ramole.retrieval.filters import check_value, of_base, versions_of
 from ramole.retrieval.generations import Generation
 from ramole.retrieval.values import Entry, Row
 from ramole.retrieval.vectors import unit_mean, unit_samples
@@ -118,6 +118,29 @@ class Rows:
         """Those of `refs` that have a mean row."""
         names = {_name(ref) for ref in refs}
         return set(self._versions(generation, names, "Session")) if names else set()
+
+    def count(self, generation: Generation, base_model: str) -> int:
+        """How many adapters of a base model have a row."""
+        [found] = self._client.query(
+            generation.means,
+            filter=of_base(base_model),
+            output_fields=["count(*)"],
+            consistency_level="Session",
+            timeout=self._timeout_s,
+        )
+        return int(found["count(*)"])
+
+    def samples(self, generation: Generation, ref: AdapterRef) -> NDArray[np.float32]:
+        """The sample vectors of one version, ``[m, dim]``, in no order; m = 0 if it is gone."""
+        found = self._client.query(
+            generation.samples,
+            filter=f"{versions_of([_name(ref)])} and version == {ref.version}",
+            output_fields=["emb"],
+            limit=_MAX_FOUND,
+            consistency_level="Session",
+            timeout=self._timeout_s,
+        )
+        return np.array([row["emb"] for row in found], np.float32).reshape(len(found), -1)
 
     def listed(self, generation: Generation) -> Generator[list[Row], None, None]:
         """Every row, in batches."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import numpy as np
 
-from ramole.core.errors import Unavailable
+from ramole.core.errors import RamoleError, Unavailable
 from ramole.core.settings import Settings
 from ramole.retrieval.values import Entry, Row
 from ramole.transport.values import ref_from_pb, ref_to_pb
@@ -24,6 +26,9 @@ T = TypeVar("T")
 
 _NUM_READERS = 8
 """Searches that run at once."""
+_CALIBRATION_PAUSE_S = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
@@ -38,6 +43,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
         # Writes wait for each other here, not in the readers' threads.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="retrieval-write")
         self._inflight = 0
+        self._calibrating: asyncio.Task[None] | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds this servicer to a server."""
@@ -51,9 +57,14 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
             Unavailable: the Milvus server does not answer.
         """
         self._index = await asyncio.to_thread(_open, self._settings)
+        self._calibrating = asyncio.create_task(self._keep_calibrated(self._index))
 
     async def close(self) -> None:
         """Finishes what runs and closes the index."""
+        if self._calibrating is not None:
+            self._calibrating.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._calibrating
         for pool in (self._readers, self._writer):
             await asyncio.to_thread(pool.shutdown)
         if self._index is not None:
@@ -73,7 +84,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
     ) -> retrieval_pb2.SearchResponse:
         """The nearest live adapters."""
         index = self._ready()
-        hits = await self._run(
+        found = await self._run(
             self._readers,
             lambda: index.search(
                 np.array(request.vector, dtype=np.float32),
@@ -84,7 +95,8 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
             ),
         )
         return retrieval_pb2.SearchResponse(
-            hits=[retrieval_pb2.Hit(adapter=ref_to_pb(hit.ref), similarity=hit.similarity) for hit in hits]
+            hits=[retrieval_pb2.Hit(adapter=ref_to_pb(hit.ref), similarity=hit.similarity) for hit in found.hits],
+            doubt=found.doubt,
         )
 
     async def Upsert(
@@ -150,6 +162,17 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
         index = self._ready()
         await self._run(self._readers, lambda: index.promote(request.generation))  # waits for searches to end
         return retrieval_pb2.PromoteGenerationResponse()
+
+    async def _keep_calibrated(self, index: VectorIndex) -> None:
+        """Learns how much to doubt what searches find, again whenever the repository has changed much."""
+        base_model = self._settings.base_id or self._settings.base_model
+        while True:
+            try:
+                if await asyncio.get_running_loop().run_in_executor(self._readers, index.calibrate, base_model):
+                    _log.info("learned how much to doubt what is found", extra={"fields": {"base_model": base_model}})
+            except RamoleError as error:
+                _log.warning("doubt is learned later: %s", error)
+            await asyncio.sleep(_CALIBRATION_PAUSE_S)
 
     def _ready(self) -> VectorIndex:
         if self._index is None:

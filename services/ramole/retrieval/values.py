@@ -38,3 +38,16 @@ class Hit:
 
     ref: AdapterRef
     similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        hits: best first.
+        doubt: how likely it is that none of the adapters was made for the prompt, in [0, 1]; None = cannot be told.
+    """
+
+    hits: list[Hit]
+    doubt: float | None = None

@@ -26,6 +26,7 @@ _PRESETS = {
     common_pb2.PRESET_RAMOLE_PRIOR: "ramole_prior",
     common_pb2.PRESET_SIMILARITY: "similarity",
     common_pb2.PRESET_HEDGED: "hedged",
+    common_pb2.PRESET_CALIBRATED: "calibrated",
 }
 
 
@@ -59,6 +60,10 @@ def composition_from_pb(message: common_pb2.Composition, default: Composition) -
         tau=message.tau if message.HasField("tau") else base.tau,
         spread=message.spread if message.HasField("spread") else base.spread,
         scale=message.scale if message.HasField("scale") else base.scale,
+        # Who gives a spread means it.
+        is_adaptive=message.adaptive_spread
+        if message.HasField("adaptive_spread")
+        else base.is_adaptive and not message.HasField("spread"),
     )
 
 
@@ -71,6 +76,7 @@ def composition_to_pb(composition: Composition) -> common_pb2.Composition:
         tau=composition.tau,
         spread=composition.spread,
         scale=composition.scale,
+        adaptive_spread=composition.is_adaptive,
     )
 
 

@@ -24,31 +24,31 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16ramole/v1/common.proto\x12\tramole.v1\"K\n\nAdapterRef\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\"\xe8\x01\n\x0b\x43omposition\x12!\n\x06preset\x18\x01 \x01(\x0e\x32\x11.ramole.v1.Preset\x12\'\n\tweighting\x18\x02 \x01(\x0e\x32\x14.ramole.v1.Weighting\x12\x1f\n\x05merge\x18\x03 \x01(\x0e\x32\x10.ramole.v1.Merge\x12\x0e\n\x01k\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x03tau\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05scale\x18\x06 \x01(\x02H\x02\x88\x01\x01\x12\x13\n\x06spread\x18\x07 \x01(\x02H\x03\x88\x01\x01\x42\x04\n\x02_kB\x06\n\x04_tauB\x08\n\x06_scaleB\t\n\x07_spread\"\xd0\x01\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x0c\n\x04stop\x18\x02 \x03(\t\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\r\n\x05top_p\x18\x05 \x01(\x02\x12\r\n\x05min_p\x18\x06 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x07 \x01(\x02\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08logprobs\x18\t \x01(\x08\x12\x16\n\x0estop_token_ids\x18\n \x03(\rB\x07\n\x05_seed\"?\n\nTokenChunk\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\"I\n\x0b\x45xpertUsage\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x13\n\x0bmean_weight\x18\x02 \x01(\x02\x12\x15\n\rlayer_weights\x18\x03 \x03(\x02\"H\n\x0cStepSnapshot\x12\t\n\x01\x62\x18\x01 \x01(\r\x12\x0f\n\x07\x64igests\x18\x02 \x03(\t\x12\x0c\n\x04mask\x18\x03 \x03(\x08\x12\x0e\n\x06tokens\x18\x04 \x01(\r*\xb3\x01\n\x06Preset\x12\x16\n\x12PRESET_UNSPECIFIED\x10\x00\x12\x14\n\x10PRESET_SELECTION\x10\x01\x12\x12\n\x0ePRESET_MIXTURE\x10\x02\x12\x11\n\rPRESET_FUSION\x10\x03\x12\x11\n\rPRESET_RAMOLE\x10\x04\x12\x17\n\x13PRESET_RAMOLE_PRIOR\x10\x05\x12\x15\n\x11PRESET_SIMILARITY\x10\x06\x12\x11\n\rPRESET_HEDGED\x10\x07*\xa6\x01\n\tWeighting\x12\x19\n\x15WEIGHTING_UNSPECIFIED\x10\x00\x12\x15\n\x11WEIGHTING_UNIFORM\x10\x01\x12\x18\n\x14WEIGHTING_SIMILARITY\x10\x02\x12\x14\n\x10WEIGHTING_ROUTER\x10\x03\x12\x1f\n\x1bWEIGHTING_ROUTER_WITH_PRIOR\x10\x04\x12\x16\n\x12WEIGHTING_EXPLICIT\x10\x05*G\n\x05Merge\x12\x15\n\x11MERGE_UNSPECIFIED\x10\x00\x12\x11\n\rMERGE_OUTPUTS\x10\x01\x12\x14\n\x10MERGE_PARAMETERS\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16ramole/v1/common.proto\x12\tramole.v1\"K\n\nAdapterRef\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\"\x9a\x02\n\x0b\x43omposition\x12!\n\x06preset\x18\x01 \x01(\x0e\x32\x11.ramole.v1.Preset\x12\'\n\tweighting\x18\x02 \x01(\x0e\x32\x14.ramole.v1.Weighting\x12\x1f\n\x05merge\x18\x03 \x01(\x0e\x32\x10.ramole.v1.Merge\x12\x0e\n\x01k\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x03tau\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05scale\x18\x06 \x01(\x02H\x02\x88\x01\x01\x12\x13\n\x06spread\x18\x07 \x01(\x02H\x03\x88\x01\x01\x12\x1c\n\x0f\x61\x64\x61ptive_spread\x18\x08 \x01(\x08H\x04\x88\x01\x01\x42\x04\n\x02_kB\x06\n\x04_tauB\x08\n\x06_scaleB\t\n\x07_spreadB\x12\n\x10_adaptive_spread\"\xd0\x01\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x0c\n\x04stop\x18\x02 \x03(\t\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\r\n\x05top_p\x18\x05 \x01(\x02\x12\r\n\x05min_p\x18\x06 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x07 \x01(\x02\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08logprobs\x18\t \x01(\x08\x12\x16\n\x0estop_token_ids\x18\n \x03(\rB\x07\n\x05_seed\"?\n\nTokenChunk\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\"I\n\x0b\x45xpertUsage\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x13\n\x0bmean_weight\x18\x02 \x01(\x02\x12\x15\n\rlayer_weights\x18\x03 \x03(\x02\"H\n\x0cStepSnapshot\x12\t\n\x01\x62\x18\x01 \x01(\r\x12\x0f\n\x07\x64igests\x18\x02 \x03(\t\x12\x0c\n\x04mask\x18\x03 \x03(\x08\x12\x0e\n\x06tokens\x18\x04 \x01(\r*\xca\x01\n\x06Preset\x12\x16\n\x12PRESET_UNSPECIFIED\x10\x00\x12\x14\n\x10PRESET_SELECTION\x10\x01\x12\x12\n\x0ePRESET_MIXTURE\x10\x02\x12\x11\n\rPRESET_FUSION\x10\x03\x12\x11\n\rPRESET_RAMOLE\x10\x04\x12\x17\n\x13PRESET_RAMOLE_PRIOR\x10\x05\x12\x15\n\x11PRESET_SIMILARITY\x10\x06\x12\x11\n\rPRESET_HEDGED\x10\x07\x12\x15\n\x11PRESET_CALIBRATED\x10\x08*\xa6\x01\n\tWeighting\x12\x19\n\x15WEIGHTING_UNSPECIFIED\x10\x00\x12\x15\n\x11WEIGHTING_UNIFORM\x10\x01\x12\x18\n\x14WEIGHTING_SIMILARITY\x10\x02\x12\x14\n\x10WEIGHTING_ROUTER\x10\x03\x12\x1f\n\x1bWEIGHTING_ROUTER_WITH_PRIOR\x10\x04\x12\x16\n\x12WEIGHTING_EXPLICIT\x10\x05*G\n\x05Merge\x12\x15\n\x11MERGE_UNSPECIFIED\x10\x00\x12\x11\n\rMERGE_OUTPUTS\x10\x01\x12\x14\n\x10MERGE_PARAMETERS\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ramole.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRESET']._serialized_start=775
-  _globals['_PRESET']._serialized_end=954
-  _globals['_WEIGHTING']._serialized_start=957
-  _globals['_WEIGHTING']._serialized_end=1123
-  _globals['_MERGE']._serialized_start=1125
-  _globals['_MERGE']._serialized_end=1196
-  _globals['_FINISHREASON']._serialized_start=1198
-  _globals['_FINISHREASON']._serialized_end=1293
+  _globals['_PRESET']._serialized_start=825
+  _globals['_PRESET']._serialized_end=1027
+  _globals['_WEIGHTING']._serialized_start=1030
+  _globals['_WEIGHTING']._serialized_end=1196
+  _globals['_MERGE']._serialized_start=1198
+  _globals['_MERGE']._serialized_end=1269
+  _globals['_FINISHREASON']._serialized_start=1271
+  _globals['_FINISHREASON']._serialized_end=1366
   _globals['_ADAPTERREF']._serialized_start=37
   _globals['_ADAPTERREF']._serialized_end=112
   _globals['_COMPOSITION']._serialized_start=115
-  _globals['_COMPOSITION']._serialized_end=347
-  _globals['_SAMPLING']._serialized_start=350
-  _globals['_SAMPLING']._serialized_end=558
-  _globals['_TOKENCHUNK']._serialized_start=560
-  _globals['_TOKENCHUNK']._serialized_end=623
-  _globals['_EXPERTUSAGE']._serialized_start=625
-  _globals['_EXPERTUSAGE']._serialized_end=698
-  _globals['_STEPSNAPSHOT']._serialized_start=700
-  _globals['_STEPSNAPSHOT']._serialized_end=772
+  _globals['_COMPOSITION']._serialized_end=397
+  _globals['_SAMPLING']._serialized_start=400
+  _globals['_SAMPLING']._serialized_end=608
+  _globals['_TOKENCHUNK']._serialized_start=610
+  _globals['_TOKENCHUNK']._serialized_end=673
+  _globals['_EXPERTUSAGE']._serialized_start=675
+  _globals['_EXPERTUSAGE']._serialized_end=748
+  _globals['_STEPSNAPSHOT']._serialized_start=750
+  _globals['_STEPSNAPSHOT']._serialized_end=822
 # @@protoc_insertion_point(module_scope)

@@ -41,6 +41,8 @@ class _PresetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Preset.ValueTy
     """Mean of the experts' outputs, weighted by softmax(similarity / tau) with tau = 0.02."""
     PRESET_HEDGED: _Preset.ValueType  # 7
     """As SIMILARITY with five adapters, tau = 0.005 and spread = 0.35."""
+    PRESET_CALIBRATED: _Preset.ValueType  # 8
+    """As HEDGED, but spread is the repository's own doubt that any adapter was made for the prompt, where it can tell."""
 
 class Preset(_Preset, metaclass=_PresetEnumTypeWrapper):
     """Named points of the composition axes. The first four are the paper's."""
@@ -61,6 +63,8 @@ PRESET_SIMILARITY: Preset.ValueType  # 6
 """Mean of the experts' outputs, weighted by softmax(similarity / tau) with tau = 0.02."""
 PRESET_HEDGED: Preset.ValueType  # 7
 """As SIMILARITY with five adapters, tau = 0.005 and spread = 0.35."""
+PRESET_CALIBRATED: Preset.ValueType  # 8
+"""As HEDGED, but spread is the repository's own doubt that any adapter was made for the prompt, where it can tell."""
 Global___Preset: _TypeAlias = Preset  # noqa: Y015
 
 class _Weighting:
@@ -213,6 +217,7 @@ class Composition(_message.Message):
     TAU_FIELD_NUMBER: _builtins.int
     SCALE_FIELD_NUMBER: _builtins.int
     SPREAD_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_SPREAD_FIELD_NUMBER: _builtins.int
     preset: Global___Preset.ValueType
     weighting: Global___Weighting.ValueType
     merge: Global___Merge.ValueType
@@ -224,6 +229,10 @@ class Composition(_message.Message):
     """Multiplies the whole update."""
     spread: _builtins.float
     """Share of the weight that all adapters get alike, 0 to 1; SIMILARITY and ROUTER_WITH_PRIOR only."""
+    adaptive_spread: _builtins.bool
+    """Replace spread by the repository's doubt that any adapter was made for the prompt, where it can tell: it has learned
+    that from its adapters' samples, each seen with its own adapter and with that one hidden.
+    """
     def __init__(
         self,
         *,
@@ -234,11 +243,14 @@ class Composition(_message.Message):
         tau: _builtins.float | None = ...,
         scale: _builtins.float | None = ...,
         spread: _builtins.float | None = ...,
+        adaptive_spread: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_scale", b"_scale", "_spread", b"_spread", "_tau", b"_tau", "k", b"k", "scale", b"scale", "spread", b"spread", "tau", b"tau"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adaptive_spread", b"_adaptive_spread", "_k", b"_k", "_scale", b"_scale", "_spread", b"_spread", "_tau", b"_tau", "adaptive_spread", b"adaptive_spread", "k", b"k", "scale", b"scale", "spread", b"spread", "tau", b"tau"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_scale", b"_scale", "_spread", b"_spread", "_tau", b"_tau", "k", b"k", "merge", b"merge", "preset", b"preset", "scale", b"scale", "spread", b"spread", "tau", b"tau", "weighting", b"weighting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adaptive_spread", b"_adaptive_spread", "_k", b"_k", "_scale", b"_scale", "_spread", b"_spread", "_tau", b"_tau", "adaptive_spread", b"adaptive_spread", "k", b"k", "merge", b"merge", "preset", b"preset", "scale", b"scale", "spread", b"spread", "tau", b"tau", "weighting", b"weighting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__adaptive_spread: _TypeAlias = _typing.Literal["adaptive_spread"]  # noqa: Y015
+    _WhichOneofArgType__adaptive_spread: _TypeAlias = _typing.Literal["_adaptive_spread", b"_adaptive_spread"]  # noqa: Y015
     _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
     _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
     _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
@@ -247,6 +259,8 @@ class Composition(_message.Message):
     _WhichOneofArgType__spread: _TypeAlias = _typing.Literal["_spread", b"_spread"]  # noqa: Y015
     _WhichOneofReturnType__tau: _TypeAlias = _typing.Literal["tau"]  # noqa: Y015
     _WhichOneofArgType__tau: _TypeAlias = _typing.Literal["_tau", b"_tau"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adaptive_spread) -> _WhichOneofReturnType__adaptive_spread | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__k) -> _WhichOneofReturnType__k | None: ...
     @_typing.overload

@@ -186,12 +186,15 @@ class RoutingReport(_message.Message):
     FALLBACK_FIELD_NUMBER: _builtins.int
     EMBED_S_FIELD_NUMBER: _builtins.int
     SEARCH_S_FIELD_NUMBER: _builtins.int
+    DOUBT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     base_model: _builtins.str
     fallback: _builtins.bool
     """True when retrieval was down and the base model answers alone."""
     embed_s: _builtins.float
     search_s: _builtins.float
+    doubt: _builtins.float
+    """How likely it is that no adapter was made for the prompt, in [0, 1]; absent where that cannot be told."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedAdapter]:
         """Best first."""
@@ -210,12 +213,15 @@ class RoutingReport(_message.Message):
         fallback: _builtins.bool = ...,
         embed_s: _builtins.float = ...,
         search_s: _builtins.float = ...,
+        doubt: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["composition", b"composition"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "composition", b"composition", "doubt", b"doubt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base_model", b"base_model", "composition", b"composition", "embed_s", b"embed_s", "fallback", b"fallback", "request_id", b"request_id", "search_s", b"search_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "adapters", b"adapters", "base_model", b"base_model", "composition", b"composition", "doubt", b"doubt", "embed_s", b"embed_s", "fallback", b"fallback", "request_id", b"request_id", "search_s", b"search_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__doubt: _TypeAlias = _typing.Literal["doubt"]  # noqa: Y015
+    _WhichOneofArgType__doubt: _TypeAlias = _typing.Literal["_doubt", b"_doubt"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__doubt) -> _WhichOneofReturnType__doubt | None: ...
 
 Global___RoutingReport: _TypeAlias = RoutingReport  # noqa: Y015
 
@@ -330,8 +336,11 @@ class RouteResponse(_message.Message):
     ADAPTERS_FIELD_NUMBER: _builtins.int
     EMBED_S_FIELD_NUMBER: _builtins.int
     SEARCH_S_FIELD_NUMBER: _builtins.int
+    DOUBT_FIELD_NUMBER: _builtins.int
     embed_s: _builtins.float
     search_s: _builtins.float
+    doubt: _builtins.float
+    """As in RoutingReport."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedAdapter]: ...
     def __init__(
@@ -340,12 +349,15 @@ class RouteResponse(_message.Message):
         adapters: _abc.Iterable[Global___RoutedAdapter] | None = ...,
         embed_s: _builtins.float = ...,
         search_s: _builtins.float = ...,
+        doubt: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "doubt", b"doubt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "embed_s", b"embed_s", "search_s", b"search_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "adapters", b"adapters", "doubt", b"doubt", "embed_s", b"embed_s", "search_s", b"search_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__doubt: _TypeAlias = _typing.Literal["doubt"]  # noqa: Y015
+    _WhichOneofArgType__doubt: _TypeAlias = _typing.Literal["_doubt", b"_doubt"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__doubt) -> _WhichOneofReturnType__doubt | None: ...
 
 Global___RouteResponse: _TypeAlias = RouteResponse  # noqa: Y015
 

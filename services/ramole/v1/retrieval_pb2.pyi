@@ -86,6 +86,9 @@ class SearchResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HITS_FIELD_NUMBER: _builtins.int
+    DOUBT_FIELD_NUMBER: _builtins.int
+    doubt: _builtins.float
+    """How likely it is that none of the adapters was made for the prompt, in [0, 1]; absent while that cannot be told."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """At most k; fewer when the index holds fewer."""
@@ -94,12 +97,15 @@ class SearchResponse(_message.Message):
         self,
         *,
         hits: _abc.Iterable[Global___Hit] | None = ...,
+        doubt: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "doubt", b"doubt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "doubt", b"doubt", "hits", b"hits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__doubt: _TypeAlias = _typing.Literal["doubt"]  # noqa: Y015
+    _WhichOneofArgType__doubt: _TypeAlias = _typing.Literal["_doubt", b"_doubt"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__doubt) -> _WhichOneofReturnType__doubt | None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
 

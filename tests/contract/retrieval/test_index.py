@@ -30,7 +30,7 @@ def put(index: VectorIndex, entry: Row, *samples: NDArray[np.float32]) -> None:
 def find(
     index: VectorIndex, vector: NDArray[np.float32], *, tenant: str = "acme", base: str = BASE, k: int = 8
 ) -> list[Hit]:
-    return index.search(vector, encoder_id=ENCODER, base_model=base, tenant=tenant, k=k)
+    return index.search(vector, encoder_id=ENCODER, base_model=base, tenant=tenant, k=k).hits
 
 
 def names(hits: list[Hit]) -> list[str]:

@@ -86,5 +86,5 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     assert len(acknowledged) >= 120
     assert acknowledged <= found
     add(index, "after")
-    assert len(index.search([1.0, 0.0], encoder_id="enc", base_model="base", tenant="acme", k=8)) == 8
+    assert len(index.search([1.0, 0.0], encoder_id="enc", base_model="base", tenant="acme", k=8).hits) == 8
     index.close()

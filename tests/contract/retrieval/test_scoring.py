@@ -56,7 +56,7 @@ class World:
             ]
             scores = self.scores(query, best_of)
             expected = sorted(allowed, key=lambda j: -scores[j])[:k]
-            hits = index.search(query, encoder_id="enc", base_model=base, tenant=tenant, k=k)
+            hits = index.search(query, encoder_id="enc", base_model=base, tenant=tenant, k=k).hits
             assert [hit.ref for hit in hits] == [self.rows[j].ref for j in expected]
             assert [hit.similarity for hit in hits] == pytest.approx(scores[expected].tolist(), abs=1e-5)
 
@@ -100,10 +100,10 @@ def test_a_sample_counts_only_beside_its_mean(uri: str) -> None:
         x, y = np.eye(DIM)[:2]
         index.upsert([Entry(Row(AdapterRef("acme", "mail", 1, "0" * 64), "base", False), [x])], encoder_id="enc")
         index.upsert([Entry(Row(AdapterRef("acme", "mail", 2, "1" * 64), "base", False), [y, y])], encoder_id="enc")
-        [hit] = index.search(x, encoder_id="enc", base_model="base", tenant="acme", k=8)
+        [hit] = index.search(x, encoder_id="enc", base_model="base", tenant="acme", k=8).hits
         assert (hit.ref.version, hit.similarity) == (2, pytest.approx(0, abs=1e-6))
         index.remove(hit.ref)
-        assert index.search(x, encoder_id="enc", base_model="base", tenant="acme", k=8) == []
+        assert index.search(x, encoder_id="enc", base_model="base", tenant="acme", k=8).hits == []
     finally:
         index.close()
 

@@ -22,7 +22,7 @@ def add(index: VectorIndex, name: str) -> None:
 
 
 def find(index: VectorIndex) -> list[Hit]:
-    return index.search([1.0, 0.0], encoder_id="enc", base_model="base", tenant="acme", k=8)
+    return index.search([1.0, 0.0], encoder_id="enc", base_model="base", tenant="acme", k=8).hits
 
 
 def test_an_outage_is_unavailable_and_heals_by_itself(server: Any) -> None:

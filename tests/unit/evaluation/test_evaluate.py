@@ -12,7 +12,7 @@ from ramole.cli import app
 from ramole.evaluation.evaluate import summary
 from ramole.zoo.catalog import Zoo
 
-METHODS = ("hedged", "base", "perfect", "selection", "mixture", "ramole", "similarity")
+METHODS = ("calibrated", "base", "perfect", "selection", "mixture", "ramole", "similarity")
 
 
 def test_evaluate_own_adapters(zoo: Zoo, adapters: Path, tmp_path: Path) -> None:

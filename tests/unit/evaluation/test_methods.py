@@ -8,7 +8,6 @@ import torch
 
 from ramole.core.composition import PRESETS
 from ramole.evaluation import peers
-from ramole.evaluation.confidence import Confidence
 from ramole.evaluation.evaluate import Bench
 from ramole.evaluation.lorahub import BOUND, search_weights
 from ramole.evaluation.methods import METHODS, random_router
@@ -31,7 +30,7 @@ def test_with_one_adapter_in_the_pool_every_method_is_that_adapter(bench: Bench)
     task_similarities = np.ones((6, 6), np.float32)
     wanted = bench.methods.run("selection", view, 1, task_similarities)[0]
     for name in METHODS:
-        if name not in ("base", "perfect", "lorahub", "confidence"):
+        if name not in ("base", "perfect", "lorahub"):
             for found in bench.methods.run(name, view, 3, task_similarities):
                 np.testing.assert_allclose(found.nll, wanted.nll, rtol=1e-3, atol=1e-4, err_msg=name)
     base = bench.methods.run("base", view, 0, task_similarities)[0]
@@ -60,18 +59,6 @@ def test_without_own_hides_exactly_that_adapter(bench: Bench) -> None:
     inside = view.within(np.array([True, True, True, False, False, False]))
     assert set(inside.own.tolist()) == {0, 1, 2}
     assert all(set(pool) <= {0, 1, 2} for pool in inside.pools())
-
-
-def test_confidence_trusts_the_nearest_where_it_stands_out(bench: Bench) -> None:
-    view = views(bench)
-    fitted = Confidence.fit(view)
-    found, hidden = fitted.of(view), fitted.of(view.without_own())
-    assert found.mean() > hidden.mean() + 0.1
-    for request_, near, g in zip(fitted.compose(view, 4), view.nearest(4), found.tolist(), strict=True):
-        assert request_.slots == tuple(i + 1 for i in near)
-        np.testing.assert_allclose(request_.weights, [g + (1 - g) / 4, *[(1 - g) / 4] * 3])
-    restored = view.without_own().with_own()
-    assert (restored.allowed == view.allowed).all()
 
 
 def test_arrow_projects_on_the_first_singular_vector(bench: Bench) -> None:

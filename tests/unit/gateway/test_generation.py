@@ -9,7 +9,7 @@ import pytest
 
 from ramole.client.client import UseAdapter
 from ramole.client.values import Chunk, Routing, Usage
-from ramole.core.composition import Composition, Merge, Weighting
+from ramole.core.composition import PRESETS, Composition, Merge, Weighting
 from ramole.core.errors import InvalidInput, NotFound, RamoleError, Unavailable, WrongState
 from ramole.core.sampling import Sampling
 from ramole.v1 import common_pb2, gateway_pb2
@@ -53,6 +53,34 @@ async def test_every_axis_and_sampling_parameter_reaches_the_executor(world: Wor
     assert len(request.experts) == 2
     assert (request.composition.tau, request.composition.spread) == (0.25, 0.5)
     assert (request.sampling.max_tokens, request.sampling.seed, list(request.sampling.stop)) == (7, 3, ["x"])
+
+
+async def test_the_repositorys_doubt_takes_the_place_of_spread(world: World) -> None:
+    calibrated = PRESETS["calibrated"]
+    for doubt, composition, wanted in (
+        (None, calibrated, 0.35),
+        (0.75, calibrated, 0.75),
+        (0.75, PRESETS["hedged"], 0.35),
+    ):
+        world.retrieval.doubt = doubt
+        world.executor.requests.clear()
+        answer = await world.client.complete("go", composition=composition)
+        (request,) = world.executor.requests
+        assert request.composition.spread == pytest.approx(wanted)
+        assert (answer.routing.doubt, answer.routing.composition.spread) == (doubt, pytest.approx(wanted))
+        assert (await world.client.route("go")).doubt == doubt
+    named = await world.client.complete("go", adapters=["d", "a"], composition=calibrated)
+    assert (named.routing.doubt, named.routing.composition.spread) == (None, pytest.approx(0.35))
+
+
+async def test_who_gives_a_spread_means_it(world: World) -> None:
+    world.retrieval.doubt = 0.75
+    async with grpc.aio.insecure_channel(world.servers["gateway"].address) as channel:
+        for fields, wanted in (({"spread": 0.25}, 0.25), ({"spread": 0.25, "adaptive_spread": True}, 0.75)):
+            composition = common_pb2.Composition(preset=common_pb2.PRESET_CALIBRATED, **fields)
+            events = GatewayStub(channel).Generate(Request(prompt="x", composition=composition))
+            [report] = [event.routing async for event in events if event.HasField("routing")]
+            assert report.composition.spread == wanted
 
 
 async def test_named_adapters_skip_retrieval(world: World) -> None:

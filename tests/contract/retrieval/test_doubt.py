@@ -1,0 +1,82 @@
+"""The index learns from its own rows how much to doubt what it finds: the same on every engine and in evaluations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ramole.core.names import AdapterRef
+from ramole.evaluation.retrievers import Retriever
+from ramole.retrieval.index import VectorIndex
+from ramole.retrieval.values import Entry, Row
+
+DIM, NUM, SAMPLES = 24, 40, 4
+
+
+def near(centre: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    vector = centre + rng.normal(0, 0.12, DIM)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def entries(first: int, count: int, *, base: str = "base", tenant: str = "acme") -> list[Entry]:
+    made = []
+    for i in range(first, first + count):
+        rng = np.random.default_rng(i)
+        row = Row(AdapterRef(tenant, f"a{i}", 1, f"{i:064x}"), base, is_public=False)
+        made.append(Entry(row, [near(centre(i), rng) for _ in range(SAMPLES)]))
+    return made
+
+
+def centre(i: int) -> NDArray[np.float32]:
+    vector = np.random.default_rng(1000 + i).standard_normal(DIM)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def doubt_of(
+    index: VectorIndex, vector: NDArray[np.float32], *, base: str = "base", tenant: str = "acme"
+) -> float | None:
+    return index.search(vector, encoder_id="enc", base_model=base, tenant=tenant, k=1).doubt
+
+
+def test_the_index_learns_when_to_doubt(index: VectorIndex) -> None:
+    assert not index.calibrate("base")
+    index.upsert(entries(0, 20), encoder_id="enc")
+    assert not index.calibrate("base"), "too few to learn from"
+    assert doubt_of(index, centre(0)) is None
+    made = entries(0, NUM)
+    index.upsert(made[20:], encoder_id="enc")
+    assert index.calibrate("base")
+    assert not index.calibrate("base"), "nothing has changed"
+    rng = np.random.default_rng(5)
+    known = [doubt_of(index, near(centre(i), rng)) for i in range(NUM)]
+    strange = [doubt_of(index, centre(i)) for i in range(500, 540)]
+    assert np.mean(np.array(known, float)) < 0.3
+    assert np.mean(np.array(strange, float)) > 0.6
+    # The evaluation's numbers are those of a server.
+    samples = [np.array(entry.samples) for entry in made]
+    means = np.stack([group.mean(0) for group in samples])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    other = Retriever(lambda texts: np.zeros((len(texts), DIM), np.float32), tuple(samples), means)
+    learned = other.doubt(np.ones(NUM, np.bool_))
+    assert learned is not None
+    query = near(centre(3), rng)
+    assert learned(sorted((query @ means.T).tolist(), reverse=True)) == pytest.approx(doubt_of(index, query), abs=0.02)
+
+    assert doubt_of(index, query, base="other") is None
+    assert doubt_of(index, query, tenant="nobody") is None, "who sees fewer than eight adapters cannot tell"
+    index.upsert(entries(NUM, 2), encoder_id="enc")
+    assert not index.calibrate("base"), "two more are no news"
+    index.upsert(entries(NUM + 2, 4), encoder_id="enc")
+    assert index.calibrate("base")
+
+
+def test_another_encoder_has_to_learn_anew(index: VectorIndex) -> None:
+    index.upsert(entries(0, NUM), encoder_id="enc")
+    assert index.calibrate("base")
+    number = index.build("new", DIM)
+    index.upsert(entries(0, NUM), encoder_id="new")
+    index.promote(number)
+    assert index.search(centre(0), encoder_id="new", base_model="base", tenant="acme", k=1).doubt is None
+    assert index.calibrate("base")
+    assert index.search(centre(0), encoder_id="new", base_model="base", tenant="acme", k=1).doubt is not None
