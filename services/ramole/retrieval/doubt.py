@@ -21,7 +21,7 @@ NUM_NEAREST = 8
 MIN_ADAPTERS = 32
 """Fewer tell too little of how a repository looks."""
 NUM_ADAPTERS, NUM_SAMPLES = 64, 8
-"""How many adapters are asked, and how many samples of each."""
+"""How many adapters are asked, by one search each, and how many samples of each."""
 KNOWN_SHARE = 0.75
 """Of the prompts that come, how many somebody is assumed to have made an adapter for."""
 

@@ -159,7 +159,7 @@ class VectorIndex:
             if live is None:
                 return Found([])
             live.check(encoder_id, query.size, field="vector")
-            hits = self._ranked(live, query, visible, NUM_NEAREST)
+            [hits] = self._ranked(live, query[None], visible, NUM_NEAREST)
         doubt = self._doubts.get((live, base_model))
         return Found(hits[:k], None if doubt is None else doubt([hit.similarity for hit in hits]))
 
@@ -287,25 +287,25 @@ class VectorIndex:
         if len(samples) < 2:
             return
         visible = visible_to(row.ref.tenant, row.base_model)
-        for i in range(min(len(samples), NUM_SAMPLES)):
-            near = self._ranked(live, samples[i], visible, NUM_NEAREST + 1)
+        for i, near in enumerate(self._ranked(live, samples[:NUM_SAMPLES], visible, NUM_NEAREST + 1)):
             others = [
                 hit.similarity for hit in near if (hit.ref.tenant, hit.ref.name) != (row.ref.tenant, row.ref.name)
             ]
             if len(others) >= NUM_NEAREST:
                 yield profiles(others, own_similarity(samples, i, self._best_of))
 
-    def _ranked(self, live: Generation, query: NDArray[np.float32], visible: str, k: int) -> list[Hit]:
+    def _ranked(self, live: Generation, queries: NDArray[np.float32], visible: str, k: int) -> list[list[Hit]]:
+        """The k nearest adapters of each query ``[n, dim]``."""
         if self._best_of:
-            return self._search_samples(live, query, visible, k)
-        found = self._nearest(live.means, query, visible, k + OVERFETCH)
-        return best([Hit(ref_of(hit["entity"]), _cosine(hit)) for hit in found], k)
+            return [self._search_samples(live, query, visible, k) for query in queries]
+        found = self._nearest(live.means, queries, visible, k + OVERFETCH)
+        return [best([Hit(ref_of(hit["entity"]), _cosine(hit)) for hit in hits], k) for hits in found]
 
     def _search_samples(self, live: Generation, query: NDArray[np.float32], visible: str, k: int) -> list[Hit]:
         """Widens the search over sample vectors until the k best adapters are certain."""
         limit = _FIRST_SAMPLES
         while True:
-            found = self._nearest(live.samples, query, visible, limit)
+            [found] = self._nearest(live.samples, query[None], visible, limit)
             samples = [SampleHit(ref_of(hit["entity"]), _cosine(hit), hit["entity"]["num_samples"]) for hit in found]
             hits, is_certain = best_of(samples, self._best_of, k + OVERFETCH, is_all=len(found) < limit)
             if is_certain or limit == _MAX_SAMPLES:
@@ -315,10 +315,12 @@ class VectorIndex:
         present = self._rows.present(live, [hit.ref for hit in hits])
         return best([hit for hit in hits if hit.ref in present], k)
 
-    def _nearest(self, collection: str, query: NDArray[np.float32], visible: str, limit: int) -> Sequence[Any]:
-        [found] = self._client.search(
+    def _nearest(
+        self, collection: str, queries: NDArray[np.float32], visible: str, limit: int
+    ) -> Sequence[Sequence[Any]]:
+        found = self._client.search(
             collection,
-            data=[query],
+            data=list(queries),
             anns_field="emb",
             filter=visible,
             limit=limit,
@@ -329,7 +331,7 @@ class VectorIndex:
             consistency_level="Session",
             timeout=self._timeout_s,
         )
-        return list(found)
+        return [list(hits) for hits in found]
 
     def _find(self, *, fresh: bool = False) -> Generation | None:
         if fresh or self._live is None or time.monotonic() - self._seen_at > _FRESH_S:
