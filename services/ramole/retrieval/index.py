@@ -5,39 +5,33 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import grpc
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from ramole.core.composition import MAX_EXPERTS
 from ramole.core.errors import InvalidInput, Unavailable, WrongState
 from ramole.core.names import AdapterName, AdapterRef
-from ramole.retrieval.doubt import MIN_ADAPTERS, NUM_ADAPTERS, NUM_NEAREST, NUM_SAMPLES, Doubt, own_similarity, profiles
+from ramole.retrieval.calibration import Calibration
+from ramole.retrieval.doubt import NUM_NEAREST
 from ramole.retrieval.filters import visible_to
 from ramole.retrieval.generations import Generation, Generations, IndexType
 from ramole.retrieval.lite import LiteServer
-from ramole.retrieval.ranking import OVERFETCH, SampleHit, best, best_of
-from ramole.retrieval.rows import REF_FIELDS, Prepared, Rows, ref_of
-from ramole.retrieval.values import Entry, Found, Hit, Row
+from ramole.retrieval.rows import Prepared, Rows
+from ramole.retrieval.search import Search
+from ramole.retrieval.values import Entry, Found, Row
 from ramole.retrieval.vectors import unit
 
 # gRPC would wait up to two minutes before it tries a server again that was gone for long.
 _GRPC_OPTIONS = {"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 1000}
-_FIRST_SAMPLES, _MAX_SAMPLES, _WIDEN = 256, 16_384, 4
-"""Sample rows of a search: at first, at most (Milvus's own limit), and how fast it widens."""
 _FRESH_S = 1.0
 """How long a replica may overlook that another one has changed the live generation."""
 
-_STALE = 0.1
-"""The share of adapters that may come or go before doubt is learned anew."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,15 +58,13 @@ class VectorIndex:
     ) -> None:
         self._client = client
         self._timeout_s = timeout_s
-        self._best_of = best_of
         self._lite = lite
         self._generations = Generations(client, timeout_s, index_type)
         self._rows = Rows(client, timeout_s)
+        self._search = Search(client, self._rows, timeout_s, best_of)
+        self._calibration = Calibration(self._rows, self._search)
         self._live: Generation | None = None
         self._seen_at = 0.0
-        # Of one generation and base model at most; and how many adapters they were learned from.
-        self._doubts: dict[tuple[Generation, str], Doubt] = {}
-        self._calibrated: dict[tuple[Generation, str], int] = {}
         # Milvus Lite has no write lock of its own.
         self._writing = threading.Lock()
 
@@ -159,9 +151,8 @@ class VectorIndex:
             if live is None:
                 return Found([])
             live.check(encoder_id, query.size, field="vector")
-            [hits] = self._ranked(live, query[None], visible, NUM_NEAREST)
-        doubt = self._doubts.get((live, base_model))
-        return Found(hits[:k], None if doubt is None else doubt([hit.similarity for hit in hits]))
+            [hits] = self._search.nearest(live, query[None], visible, NUM_NEAREST)
+        return Found(hits[:k], self._calibration.doubt(live, base_model, hits))
 
     def calibrate(self, base_model: str) -> bool:
         """Learns from its own rows how much to doubt what searches for `base_model` find, if they have changed much.
@@ -175,16 +166,7 @@ class VectorIndex:
         """
         with self._calling():
             live = self._find(fresh=True)
-            if live is None:
-                return False
-            count, known = self._rows.count(live, base_model), self._calibrated.get((live, base_model), 0)
-            if count < MIN_ADAPTERS or abs(count - known) <= _STALE * known:
-                return False
-            rows = [row for batch in self._rows.listed(live) for row in batch if row.base_model == base_model]
-            pairs = [pair for row in self._sampled(rows) for pair in self._profiles(live, row)]
-            self._calibrated = {(live, base_model): count}
-            self._doubts = {(live, base_model): Doubt.fit(*zip(*pairs, strict=True))} if pairs else {}
-            return bool(pairs)
+            return live is not None and self._calibration.learn(live, base_model)
 
     def upsert(self, entries: Sequence[Entry], *, encoder_id: str, number: int = 0) -> list[Generation]:
         """Makes adapter versions findable; on return, searches find them.
@@ -276,63 +258,6 @@ class VectorIndex:
                 if generation.number < number:
                     self._generations.drop(generation)
 
-    def _sampled(self, rows: list[Row]) -> list[Row]:
-        """Some of the rows, whatever order they came in; the same ones for the same rows."""
-        rows = sorted(rows, key=lambda row: str(row.ref))
-        return Random(len(rows)).sample(rows, min(len(rows), NUM_ADAPTERS))
-
-    def _profiles(self, live: Generation, row: Row) -> Iterator[tuple[list[float], list[float]]]:
-        """What some samples of an adapter see, with it and without it; nothing where it has one sample only."""
-        samples = self._rows.samples(live, row.ref)
-        if len(samples) < 2:
-            return
-        visible = visible_to(row.ref.tenant, row.base_model)
-        for i, near in enumerate(self._ranked(live, samples[:NUM_SAMPLES], visible, NUM_NEAREST + 1)):
-            others = [
-                hit.similarity for hit in near if (hit.ref.tenant, hit.ref.name) != (row.ref.tenant, row.ref.name)
-            ]
-            if len(others) >= NUM_NEAREST:
-                yield profiles(others, own_similarity(samples, i, self._best_of))
-
-    def _ranked(self, live: Generation, queries: NDArray[np.float32], visible: str, k: int) -> list[list[Hit]]:
-        """The k nearest adapters of each query ``[n, dim]``."""
-        if self._best_of:
-            return [self._search_samples(live, query, visible, k) for query in queries]
-        found = self._nearest(live.means, queries, visible, k + OVERFETCH)
-        return [best([Hit(ref_of(hit["entity"]), _cosine(hit)) for hit in hits], k) for hits in found]
-
-    def _search_samples(self, live: Generation, query: NDArray[np.float32], visible: str, k: int) -> list[Hit]:
-        """Widens the search over sample vectors until the k best adapters are certain."""
-        limit = _FIRST_SAMPLES
-        while True:
-            [found] = self._nearest(live.samples, query[None], visible, limit)
-            samples = [SampleHit(ref_of(hit["entity"]), _cosine(hit), hit["entity"]["num_samples"]) for hit in found]
-            hits, is_certain = best_of(samples, self._best_of, k + OVERFETCH, is_all=len(found) < limit)
-            if is_certain or limit == _MAX_SAMPLES:
-                break
-            limit = min(_WIDEN * limit, _MAX_SAMPLES)
-        # A version is there if and only if its mean row is, which is written last and deleted first.
-        present = self._rows.present(live, [hit.ref for hit in hits])
-        return best([hit for hit in hits if hit.ref in present], k)
-
-    def _nearest(
-        self, collection: str, queries: NDArray[np.float32], visible: str, limit: int
-    ) -> Sequence[Sequence[Any]]:
-        found = self._client.search(
-            collection,
-            data=list(queries),
-            anns_field="emb",
-            filter=visible,
-            limit=limit,
-            output_fields=[*REF_FIELDS, "num_samples"],
-            # FLAT takes no notice of ef, the width of HNSW's search.
-            search_params={"metric_type": "COSINE", "params": {"ef": max(64, 4 * limit)}},
-            # Reads what this client wrote. Strong would wait 200 ms for the clock of a server.
-            consistency_level="Session",
-            timeout=self._timeout_s,
-        )
-        return [list(hits) for hits in found]
-
     def _find(self, *, fresh: bool = False) -> Generation | None:
         if fresh or self._live is None or time.monotonic() - self._seen_at > _FRESH_S:
             live = self._generations.live()
@@ -364,7 +289,3 @@ class VectorIndex:
             self._live = None
             _log.warning("Milvus failed: %s", error)
             raise Unavailable("the vector index does not answer", remedy="retry with back-off") from error
-
-
-def _cosine(hit: Mapping[str, Any]) -> float:
-    return min(1.0, max(-1.0, float(hit["distance"])))

@@ -1,0 +1,86 @@
+"""Doubt of the repository that serves, learned from its own rows; see `doubt`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from ramole.retrieval.doubt import (
+    MIN_ADAPTERS,
+    NUM_ADAPTERS,
+    NUM_NEAREST,
+    NUM_SAMPLES,
+    Doubt,
+    own_similarity,
+    profiles,
+)
+from ramole.retrieval.filters import visible_to
+from ramole.retrieval.generations import Generation
+from ramole.retrieval.rows import Rows
+from ramole.retrieval.search import Search
+from ramole.retrieval.values import Hit, Row
+
+_STALE = 0.1
+"""The share of adapters that may come or go before doubt is learned anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """From how many adapters of what; `doubt` is None where none of them has samples enough."""
+
+    generation: Generation
+    base_model: str
+    size: int
+    doubt: Doubt | None
+
+    def is_of(self, generation: Generation, base_model: str) -> bool:
+        return (self.generation, self.base_model) == (generation, base_model)
+
+
+class Calibration:
+    """Knows the doubt of one generation and base model at most. `learn` raises MilvusException when Milvus fails."""
+
+    def __init__(self, rows: Rows, search: Search) -> None:
+        self._rows = rows
+        self._search = search
+        self._learned: _Learned | None = None  # replaced as a whole: searches read it at any time
+
+    def doubt(self, generation: Generation, base_model: str, hits: Sequence[Hit]) -> float | None:
+        """Of the NUM_NEAREST adapters that a search has found; None = it cannot be told."""
+        learned = self._learned
+        if learned is None or learned.doubt is None or not learned.is_of(generation, base_model):
+            return None
+        return learned.doubt([hit.similarity for hit in hits])
+
+    def learn(self, generation: Generation, base_model: str) -> bool:
+        """Learns anew if enough has changed since. Returns whether it did."""
+        learned, size = self._learned, self._rows.count(generation, base_model)
+        known = learned.size if learned is not None and learned.is_of(generation, base_model) else 0
+        if size < MIN_ADAPTERS or abs(size - known) <= _STALE * known:
+            return False
+        rows = [row for batch in self._rows.listed(generation) for row in batch if row.base_model == base_model]
+        pairs = [pair for row in _some(rows) for pair in self._profiles(generation, row)]
+        doubt = Doubt.fit(*zip(*pairs, strict=True)) if pairs else None
+        self._learned = _Learned(generation, base_model, size, doubt)
+        return doubt is not None
+
+    def _profiles(self, generation: Generation, row: Row) -> Iterator[tuple[list[float], list[float]]]:
+        """What some samples of an adapter see, with it and without it; nothing where it has one sample only."""
+        samples = self._rows.samples(generation, row.ref)
+        if len(samples) < 2:
+            return
+        visible = visible_to(row.ref.tenant, row.base_model)
+        found = self._search.nearest(generation, samples[:NUM_SAMPLES], visible, NUM_NEAREST + 1)
+        for i, hits in enumerate(found):
+            others = [
+                hit.similarity for hit in hits if (hit.ref.tenant, hit.ref.name) != (row.ref.tenant, row.ref.name)
+            ]
+            if len(others) >= NUM_NEAREST:
+                yield profiles(others, own_similarity(samples, i, self._search.best_of))
+
+
+def _some(rows: list[Row]) -> list[Row]:
+    """Some of the rows, whatever order they came in; the same ones for the same rows."""
+    rows = sorted(rows, key=lambda row: str(row.ref))
+    return Random(len(rows)).sample(rows, min(len(rows), NUM_ADAPTERS))
