@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 _NUM_READERS = 8
 """Searches that run at once."""
-_CALIBRATION_PAUSE_S = 5.0
+_CALIBRATION_PAUSE_S, _FAILED_PAUSE_S = 5.0, 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -167,12 +167,17 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
         """Learns how much to doubt what searches find, again whenever the repository has changed much."""
         base_model = self._settings.base_id or self._settings.base_model
         while True:
+            pause_s = _CALIBRATION_PAUSE_S
             try:
                 if await asyncio.get_running_loop().run_in_executor(self._readers, index.calibrate, base_model):
                     _log.info("learned how much to doubt what is found", extra={"fields": {"base_model": base_model}})
             except RamoleError as error:
                 _log.warning("doubt is learned later: %s", error)
-            await asyncio.sleep(_CALIBRATION_PAUSE_S)
+                pause_s = _FAILED_PAUSE_S
+            except Exception:  # whatever it is, searches go on without doubt
+                _log.exception("doubt cannot be learned")
+                pause_s = _FAILED_PAUSE_S
+            await asyncio.sleep(pause_s)
 
     def _ready(self) -> VectorIndex:
         if self._index is None:

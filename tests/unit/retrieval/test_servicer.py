@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 
 from ramole.core.errors import InvalidInput, Unavailable, WrongState
 from ramole.core.settings import ServerSettings, Settings
+from ramole.retrieval import servicer
+from ramole.retrieval.doubt import MIN_ADAPTERS
+from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.servicer import RetrievalService
 from ramole.transport.errors import from_rpc_error
 from ramole.transport.server import GrpcServer
@@ -126,3 +130,39 @@ async def test_a_server_that_is_not_there(settings: Settings) -> None:
     with pytest.raises(Unavailable, match=r"retrieval\.uri"):
         await service.start()
     await service.close()
+
+
+async def test_the_service_learns_by_itself_when_to_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(servicer, "_CALIBRATION_PAUSE_S", 0.05)
+    monkeypatch.setattr(servicer, "_FAILED_PAUSE_S", 0.05)
+    failures = [ValueError("odd"), Unavailable("down")]
+    loop, has_learned = asyncio.get_running_loop(), asyncio.Event()
+    calibrate = VectorIndex.calibrate
+
+    def failing_at_first(index: VectorIndex, base_model: str) -> bool:
+        if failures:
+            raise failures.pop()
+        is_new = calibrate(index, base_model)
+        if is_new:
+            loop.call_soon_threadsafe(has_learned.set)
+        return is_new
+
+    monkeypatch.setattr(VectorIndex, "calibrate", failing_at_first)
+    server = GrpcServer(RetrievalService(Settings(data_dir=tmp_path / "data", base_model="zoo")), ServerSettings())
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = RetrievalStub(channel)
+        for i in range(MIN_ADAPTERS):
+            angle = 0.05 * i
+            samples = [(math.cos(angle + noise), math.sin(angle + noise)) for noise in (0, 0.01, 0.02)]
+            await stub.Upsert(upsert(f"a{i}", *samples))
+        async with asyncio.timeout(60):
+            await has_learned.wait()
+        found = await stub.Search(search(1, 0))
+    await server.stop()
+    assert found.HasField("doubt")
+    assert 0 <= found.doubt <= 1
+    assert len(found.hits) == 3
+    assert {"doubt cannot be learned", "doubt is learned later: down"} <= set(caplog.messages)
