@@ -24,6 +24,7 @@ from ramole.mixture.dispatch import layout_for
 from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.router import CONFIG, TENSORS, load_router
+from ramole.retrieval.doubt import Doubt
 from ramole.training.lm import Encoded, encode
 
 MIN_UNSEEN = 8
@@ -134,7 +135,7 @@ class Bench:
         """All test prompts with all adapters."""
         similarities = retriever.similarities(self.prompts)
         everything = np.ones(similarities.shape, np.bool_)
-        doubt = retriever.doubt(np.ones(similarities.shape[1], np.bool_))
+        doubt = retriever.doubt(everything[0])
         return View(np.arange(self.num_tests), self.own, similarities, everything, retriever.doubt, doubt)
 
     def map(self, retriever: Retriever, view: View, *, per_task: int = 4) -> dict[str, Any]:
@@ -158,14 +159,13 @@ class Bench:
             ],
         }
 
-    def two_skill(self, retriever: Retriever) -> dict[str, Any]:
+    def two_skill(self, retriever: Retriever, doubt: Doubt | None) -> dict[str, Any]:
         """See `extras.two_skill`; empty when there are no such prompts."""
         pairs = self.subject.two_skill
         if not pairs:
             return {}
         questions = list(range(self.num_tests, self.num_tests + len(pairs)))
         similarities = retriever.similarities([pair.example.prompt for pair in pairs])
-        doubt = retriever.doubt(np.ones(similarities.shape[1], np.bool_))
         return extras.two_skill(self.methods, questions, [pair.adapters for pair in pairs], similarities, doubt)
 
 
@@ -216,7 +216,7 @@ def evaluate_subject(
         "plan": asdict(plan),
         "retrieval": retrieval,
         "end_task": table,
-        "two_skill": bench.two_skill(retriever),
+        "two_skill": bench.two_skill(retriever, view.doubt),
         "growth": extras.growth(methods, view, default, extras.growth_sizes(len(subject.entries))),
         "gates": {
             name: extras.gate_weights(methods, view, COMPOSITIONS[name])

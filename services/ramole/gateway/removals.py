@@ -41,8 +41,7 @@ class Removals:
 
     async def _remove(self, name: AdapterName, abort: bool, comment: str, expected_version: int | None) -> Removed:
         refs = await self._versions(name)
-        latest = await self._backends.find(AdapterName(name.tenant, name.name))
-        if expected_version is None or (latest is not None and latest.ref.version == expected_version):
+        if expected_version is None or expected_version == await self._latest_version(name):
             for ref in refs:
                 await self._backends.unindex(ref)
         try:
@@ -59,6 +58,10 @@ class Removals:
         if name.version:
             await self._uploads.restore(name)
         return Removed(removed, aborted)
+
+    async def _latest_version(self, name: AdapterName) -> int:
+        record = await self._backends.find(AdapterName(name.tenant, name.name))
+        return 0 if record is None else record.ref.version
 
     async def _versions(self, name: AdapterName) -> list[AdapterRef]:
         if name.version:
