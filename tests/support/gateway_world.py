@@ -88,6 +88,7 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         super().__init__(log)
         self.records: dict[Key, adapters_pb2.AdapterRecord] = {}
         self.removals: list[adapters_pb2.DeleteAdapterRequest] = []
+        self.revoked: list[common_pb2.AdapterRef] = []
         self.callers: dict[str, str] = {}
 
     async def begin(self, method: str) -> None:
@@ -112,7 +113,9 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
     ) -> adapters_pb2.PutResponse:
         requests = [request async for request in request_iterator]
         await self.begin("Put")
-        name = AdapterName.parse(requests[0].header.adapter).name
+        return self.put(AdapterName.parse(requests[0].header.adapter).name)
+
+    def put(self, name: str) -> adapters_pb2.PutResponse:
         versions = [version for _, known, version in self.records if known == name]
         ref = self.add(name, max(versions, default=0) + 1, is_live=False)
         return adapters_pb2.PutResponse(record=self.records[key_of(ref)], created=True)
@@ -130,9 +133,14 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         self, request: adapters_pb2.GetHistoryRequest, context: Context
     ) -> adapters_pb2.GetHistoryResponse:
         await self.begin("GetHistory")
-        entries = [adapters_pb2.HistoryEntry(adapter=r.adapter) for r in self.live()]
-        entries.append(adapters_pb2.HistoryEntry(removal="revoked", comment="c"))
-        entries[-1].removed_at.FromSeconds(10**9)
+        name = AdapterName.parse(request.adapter).name
+        entries = [adapters_pb2.HistoryEntry(adapter=r.adapter) for r in self.live() if r.adapter.name == name]
+        for ref in self.revoked:
+            if ref.name == name:
+                entries.append(adapters_pb2.HistoryEntry(adapter=ref, removal="revoked", comment="c"))
+                entries[-1].removed_at.FromSeconds(10**9)
+        if not entries:
+            raise NotFound(f"no {name}", field="adapter")
         return adapters_pb2.GetHistoryResponse(entries=entries)
 
     async def Fetch(
@@ -164,18 +172,27 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         self, request: adapters_pb2.GetAdapterRequest, context: Context
     ) -> adapters_pb2.GetAdapterResponse:
         await self.begin("GetAdapter")
-        name = AdapterName.parse(request.adapter)
-        found = [r for r in self.live() if r.adapter.name == name.name and name.version in (0, r.adapter.version)]
+        return adapters_pb2.GetAdapterResponse(record=self.get(AdapterName.parse(request.adapter)))
+
+    def get(self, name: AdapterName) -> adapters_pb2.AdapterRecord:
+        """As the real one: a pinned version in any state."""
+        known = [*self.records.values()] if name.version else self.live()
+        found = [r for r in known if r.adapter.name == name.name and name.version in (0, r.adapter.version)]
         if not found:
             raise NotFound(f"no {name}", field="adapter")
-        return adapters_pb2.GetAdapterResponse(record=found[-1])
+        return found[-1]
 
     async def ListAdapters(
         self, request: adapters_pb2.ListAdaptersRequest, context: Context
     ) -> adapters_pb2.ListAdaptersResponse:
         await self.begin("ListAdapters")
         size = min(request.page_size or 2, 2)  # several pages in every test
-        behind = [r for r in self.live() if f"{r.adapter.name}@{r.adapter.version:09}" > request.page_token]
+        behind = [
+            r
+            for r in self.live()
+            if f"{r.adapter.name}@{r.adapter.version:09}" > request.page_token
+            and r.adapter.name.startswith(request.name_prefix)
+        ]
         page = behind[:size]
         last = page[-1].adapter if len(behind) > size else None
         token = f"{last.name}@{last.version:09}" if last else ""
@@ -189,10 +206,18 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         gone = [
             r.adapter for r in self.live() if r.adapter.name == name.name and name.version in (0, r.adapter.version)
         ]
+        if not gone:
+            raise NotFound(f"no {name}", field="adapter")
+        if request.is_revocation:
+            digests = {ref.digest for ref in gone}
+            gone = [r.adapter for r in self.live() if r.adapter.digest in digests]
+            self.revoked += gone
         self.removals.append(request)
         for ref in gone:
             del self.records[key_of(ref)]
-        return adapters_pb2.DeleteAdapterResponse(removed=gone)
+        used = {record.adapter.digest for record in self.records.values()}
+        freed = {ref.digest for ref in gone} - used
+        return adapters_pb2.DeleteAdapterResponse(removed=gone, freed_digests=freed)
 
 
 class Embedding(Neighbour, embedding_pb2_grpc.EmbeddingServicer):
@@ -241,7 +266,8 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
 
     async def Remove(self, request: retrieval_pb2.RemoveRequest, context: Context) -> retrieval_pb2.RemoveResponse:
         await self.begin("Remove")
-        self.rows.pop(key_of(request.adapter), None)
+        for adapter in request.adapters:
+            self.rows.pop(key_of(adapter), None)
         return retrieval_pb2.RemoveResponse()
 
     async def ListRows(
@@ -340,8 +366,7 @@ class World:
 
     async def add_gateway(self) -> RamoleClient:
         """One more gateway before the same neighbours; a client of it."""
-        peers = Peers(Addresses(*(DirectoryPicker(self._directory, room) for room in Addresses.rooms())))
-        self._stack.push_async_callback(peers.close)
+        peers = self.peers()
         server = GrpcServer(GatewayService(self.settings, peers), self.settings.gateway.server, default_timeout_s=30.0)
         self.servers.setdefault("gateway", server)
         self._stack.push_async_callback(server.stop)
@@ -349,6 +374,12 @@ class World:
         client = RamoleClient(server.address)
         self._stack.push_async_callback(client.close)
         return client
+
+    def peers(self) -> Peers:
+        """The neighbours, for a gateway or a part of one."""
+        peers = Peers(Addresses(*(DirectoryPicker(self._directory, room) for room in Addresses.rooms())))
+        self._stack.push_async_callback(peers.close)
+        return peers
 
     async def stop(self) -> None:
         """Everything."""

@@ -14,8 +14,14 @@ COMMIT = "a" * 40
 
 
 @contextmanager
-def hub_server(repo: str, files: dict[str, bytes], revision: str = "v1") -> Iterator[str]:
-    """Serves `files` of `repo` at `revision` and at its commit; yields the endpoint."""
+def hub_server(
+    repo: str, files: dict[str, bytes], revision: str = "v1", seen: list[tuple[str, str]] | None = None
+) -> Iterator[str]:
+    """Serves `files` of `repo` at `revision` and at its commit; yields the endpoint.
+
+    Args:
+        seen: takes the path and the Authorization header of each request.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -34,16 +40,21 @@ def hub_server(repo: str, files: dict[str, bytes], revision: str = "v1") -> Iter
 
         def _answer(self) -> None:
             path = unquote(urlsplit(self.path).path)
+            if seen is not None:
+                seen.append((path, self.headers.get("Authorization", "")))
             for known in (revision, COMMIT):
-                if path == f"/api/models/{repo}/revision/{known}":
+                is_default = path == f"/api/models/{repo}" and revision == "main"
+                if is_default or path == f"/api/models/{repo}/revision/{known}":
                     return self._json({"id": repo, "sha": COMMIT, "siblings": [{"rfilename": n} for n in files]})
                 if path == f"/api/models/{repo}/paths-info/{known}":
                     is_json = self.headers.get("Content-Type", "").startswith("application/json")
                     text = self._body.decode()
                     asked = json.loads(text)["paths"] if is_json else parse_qs(text)["paths"]
                     return self._json([self._info(name) for name in asked if name in files])
-                if path.rstrip("/") == f"/api/models/{repo}/tree/{known}":
-                    return self._json([self._info(name) for name in files])
+                tree = f"/api/models/{repo}/tree/{known}"
+                if path == tree or path.startswith(f"{tree}/"):
+                    folder = path.removeprefix(tree).strip("/")
+                    return self._json([self._info(name) for name in files if name.rpartition("/")[0] == folder])
                 for name, data in files.items():
                     if path == f"/{repo}/resolve/{known}/{name}":
                         return self._file(data)

@@ -80,9 +80,21 @@ class AuditLog:
             with self._lock:
                 handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
                 try:
-                    os.write(handle, data)
-                    os.fsync(handle)
+                    _append(handle, data)
                 finally:
                     os.close(handle)
         except OSError:
             _log.exception("the audit log cannot be written: %s", data.decode())
+
+
+def _append(handle: int, data: bytes) -> None:
+    """Durably all of it, or none: half a line would spoil the next one. Raises OSError."""
+    end = os.fstat(handle).st_size
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fsync(handle)
+    except OSError:
+        os.ftruncate(handle, end)
+        raise

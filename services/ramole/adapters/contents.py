@@ -6,11 +6,12 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 from ramole.adapters.store import Store
 from ramole.core.errors import Corrupt, NotFound
 from ramole.lora.content import Content
-from ramole.observability.tiers import Tier, TierMetrics
+from ramole.observability.tiers import Tier, TierCounts, TierMetrics
 from ramole.tiers.disk import DiskTier
 from ramole.tiers.host import HostTier
 
@@ -30,10 +31,12 @@ class Contents:
         self._metrics = metrics
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="contents")
         self._reads: HostTier[Content] = HostTier(
-            lambda digest: self._pool.submit(self._read, digest), 0, negative_s=negative_s
+            lambda digest: self._pool.submit(self._read, digest), 0, negative_s=negative_s, missing_s=0.0
         )
+        self._lock = Lock()
+        self._counts = TierCounts()  # of the store
         metrics.watch(Tier.DISK, lambda: disk.counts)
-        metrics.watch(Tier.STORE, lambda: self._reads.counts)
+        metrics.watch(Tier.STORE, lambda: self._counts, is_sized=False)
 
     async def get(self, digest: str) -> Content:
         """Both files, verified.
@@ -47,11 +50,13 @@ class Contents:
 
     async def folder(self, digest: str) -> Path | None:
         """A local folder with both files, not verified; None when the disk tier cannot hold them. Raises as `get`."""
-        folder = self._store.folder(digest) or self._disk.path(digest)
-        if folder is None:
+        folder = self._store.folder(digest)
+        if folder is not None:
+            self._count(hits=1)
+            return folder
+        if self._disk.path(digest) is None:
             await self.get(digest)
-            folder = self._disk.path(digest)
-        return folder
+        return self._disk.path(digest)
 
     def drop(self, digest: str) -> None:
         """Frees what the disk tier holds of a content that no version has any more."""
@@ -65,16 +70,27 @@ class Contents:
     def _read(self, digest: str) -> Content:
         started_s = time.perf_counter()
         folder = self._store.folder(digest)
+        cached = self._disk.get(digest) if folder is None else None
+        if cached is not None:
+            self._metrics.loaded(Tier.DISK, time.perf_counter() - started_s)
+            return cached
         try:
-            if folder is not None:
-                content = Content.of_folder(folder, digest)
-            else:
-                cached = self._disk.get(digest)
-                if cached is not None:
-                    self._metrics.loaded(Tier.DISK, time.perf_counter() - started_s)
-                    return cached
-                content = self._store.read(digest)
-                self._disk.put(digest, content)
+            content = self._read_store(digest, folder)
+        except (NotFound, Corrupt) as error:
+            self._count(misses=1, failures=int(isinstance(error, Corrupt)))
+            raise
+        except Exception:
+            self._count(failures=1)
+            raise
+        self._count(hits=1)
+        if folder is None:
+            self._disk.put(digest, content, is_wanted=lambda: self._store.has_digest(digest))
+        self._metrics.loaded(Tier.STORE, time.perf_counter() - started_s)
+        return content
+
+    def _read_store(self, digest: str, folder: Path | None) -> Content:
+        try:
+            return self._store.read(digest) if folder is None else Content.of_folder(folder, digest)
         except (FileNotFoundError, NotFound):
             if self._store.has_digest(digest):
                 raise Corrupt(
@@ -83,7 +99,9 @@ class Contents:
                     remedy="restore the store from a backup, or delete the adapter and upload it again",
                 ) from None
             raise NotFound(f"no adapter has digest {digest}", field="digest", remedy="it was deleted") from None
-        if not self._store.has_digest(digest):
-            self._disk.drop(digest)
-        self._metrics.loaded(Tier.STORE, time.perf_counter() - started_s)
-        return content
+
+    def _count(self, *, hits: int = 0, misses: int = 0, failures: int = 0) -> None:
+        with self._lock:  # the readers are threads
+            self._counts.hits += hits
+            self._counts.misses += misses
+            self._counts.failures += failures

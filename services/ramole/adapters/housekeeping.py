@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
 
 from ramole.adapters.audit import AuditLog
 from ramole.adapters.contents import Contents
@@ -14,6 +15,8 @@ from ramole.core.settings import AdapterSettings
 
 # Cheap but for the listing of all objects.
 _PAUSE_S = 3600.0
+_STAGED_LIFE = timedelta(hours=1)
+"""Ten times as long as any upload takes from its last byte to its publication."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,11 +47,20 @@ class Housekeeping:
         for ref in entry.refs:
             self.forget(ref.digest)
 
+    async def _discard_forgotten(self) -> None:
+        forgotten = await asyncio.to_thread(self._store.discard_forgotten, _STAGED_LIFE)
+        if forgotten:
+            async with self._audit.entry("discard", "") as entry:
+                entry.refs, entry.detail = forgotten, "never published"
+        for ref in forgotten:
+            self.forget(ref.digest)
+
     async def run(self) -> None:
         """Until it is cancelled."""
         while True:
             try:
                 await self.expire()
+                await self._discard_forgotten()
                 num_freed = await asyncio.to_thread(self._store.sweep)
                 await asyncio.to_thread(self._store.save_catalog)
                 _log.info("housekeeping", extra={"fields": {"objects_freed": num_freed}})

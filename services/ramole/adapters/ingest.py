@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from ramole.adapters.fetches import Fetches
 from ramole.adapters.quotas import Quotas
 from ramole.adapters.records import AdapterRecord, NewAdapter
 from ramole.adapters.sources import check_source, fetch
+from ramole.adapters.spools import SpoolRoom
 from ramole.adapters.store import Store
 from ramole.adapters.upload import ReceivedUpload, Upload
 from ramole.core.errors import RamoleError
@@ -36,18 +38,33 @@ class Ingest:
         )
         self._quotas = Quotas(settings.adapters)
         self._admissions = asyncio.Semaphore(_MAX_ADMISSIONS)
-        self._fetches = asyncio.Semaphore(_MAX_FETCHES)
+        self._fetches = Fetches(_MAX_FETCHES, self._options.source_timeout_s)
+        self._room = SpoolRoom(self._options.max_spool_bytes)
+
+    def begin(self) -> Upload:
+        """A new upload, to be filled."""
+        options = self._options
+        return Upload(self._store.scratch, options.max_upload_bytes, options.max_samples, self._room)
 
     def check_quota(self, adapter: str) -> None:
-        """Refuses an upload at its header, before the bytes travel; the store asks again. Raises LimitExceeded."""
+        """Refuses an upload at its header, before the bytes travel; the store asks again. Or refuses a rollback.
+
+        Raises:
+            LimitExceeded: the tenant holds too much, or changes too much within a minute.
+        """
         name = AdapterName.parse(adapter, field="header.adapter")
         self._quotas.begin_upload(name.tenant)
-        self._quotas.check(name.tenant, self._store.usage_with(name))
+        self._quotas.check(name.tenant, self._store.usage_with(AdapterName(name.tenant, name.name)))
 
     async def fetch(self, upload: Upload) -> None:
-        """Brings the files of an upload that names a source. Raises InvalidInput, NotFound or Unavailable."""
-        async with self._fetches:
-            await asyncio.to_thread(self._fetch, upload)
+        """Brings the files of an upload that names a source.
+
+        Raises:
+            InvalidInput: the source is not allowed, or is no adapter.
+            Unavailable: it cannot be read, or not within its time.
+            LimitExceeded: too many others are fetched, or as `Upload.write`.
+        """
+        await self._fetches.run(upload.source, lambda: self._fetch(upload))
 
     async def stage(self, upload: Upload) -> tuple[AdapterRecord, bool]:
         """Admits and stores. A caller that is gone meanwhile leaves no version behind.
@@ -73,8 +90,9 @@ class Ingest:
                 raise
 
     def _fetch(self, upload: Upload) -> None:
-        check_source(upload.source, self._options.sources)
-        fetch(upload.source, self._options.source_options, upload.write_fetched)
+        options = self._options
+        check_source(upload.source, options.sources)
+        upload.fetched_from(fetch(upload.source, options.source_options, options.sources, upload.write_fetched))
 
     def _admit_and_put(self, received: ReceivedUpload) -> tuple[AdapterRecord, bool]:
         header = received.header

@@ -8,9 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+from ramole.adapters.full_disk import told_when_full
+
 
 class LocalFiles:
-    """The `Files` below `root`; `scratch` is on the same file system. fsspec's own local files are never synced."""
+    """The `Files` below `root`; `scratch` is on the same file system. fsspec's own local files are never synced.
+
+    What writes raises LimitExceeded when the disk is full.
+    """
 
     def __init__(self, root: Path, scratch: Path) -> None:
         self._root = root
@@ -34,7 +39,7 @@ class LocalFiles:
         """See `Files`."""
         draft = self._scratch / uuid4().hex
         try:
-            with draft.open("xb") as file:
+            with told_when_full(), draft.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -51,9 +56,10 @@ class LocalFiles:
     def take(self, key: str, path: Path) -> None:
         """See `Files`: moves `path`."""
         target = self._root / key
-        _make_folder(target.parent)
-        path.replace(target)
-        _sync_folder(target.parent)
+        with told_when_full():
+            _make_folder(target.parent)
+            path.replace(target)
+            _sync_folder(target.parent)
 
     def remove(self, key: str) -> None:
         """See `Files`. An empty folder goes with its last file."""

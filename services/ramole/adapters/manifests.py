@@ -11,6 +11,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,9 +73,11 @@ class Manifests:
         self._files.write(_key(removal.ref, _GONE), _to_json(removal_to_raw(removal)))
         self._files.remove(_key(removal.ref, _LIVE))
 
-    def withdraw(self, ref: AdapterRef) -> None:
-        """Undoes a `create` whose outcome is not known."""
-        self._files.remove(_key(ref, _LIVE))
+    def withdraw(self, record: AdapterRecord) -> None:
+        """Undoes a `create` whose outcome is not known. What another server has made of the number stays."""
+        with suppress(FileNotFoundError, Corrupt):
+            if self.read(record.ref) == record:
+                self._files.remove(_key(record.ref, _LIVE))
 
     def read(self, ref: AdapterRef) -> AdapterRecord:
         """A live version with its samples. Raises FileNotFoundError, or Corrupt."""

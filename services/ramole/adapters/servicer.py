@@ -21,7 +21,7 @@ from ramole.adapters.records import AdapterRecord
 from ramole.adapters.sources import MAX_URI_CHARS
 from ramole.adapters.store import Store
 from ramole.adapters.upload import Upload
-from ramole.core.errors import InvalidInput, NotFound, RamoleError, Unavailable
+from ramole.core.errors import Corrupt, InvalidInput, NotFound, RamoleError, Unavailable
 from ramole.core.names import AdapterName, check_digest
 from ramole.core.settings import Settings
 from ramole.lora.base import BaseShapes, read_base_shapes
@@ -120,12 +120,9 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     ) -> adapters_pb2.PutResponse:
         """Receives, admits and stages one upload."""
         opened = self._ready()
-        options = self._settings.adapters
         self._inflight += 1
         try:
-            with Upload(
-                opened.store.scratch, max_bytes=options.max_upload_bytes, max_samples=options.max_samples
-            ) as upload:
+            with opened.ingest.begin() as upload:
                 async with self._audit.entry("upload", "") as entry:
                     async for request in request_iterator:
                         if request.HasField("header"):
@@ -135,6 +132,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                     if upload.source:
                         entry.detail = upload.source[:MAX_URI_CHARS]
                         await opened.ingest.fetch(upload)
+                        entry.detail = upload.source
                     record, is_created = await opened.ingest.stage(upload)
                     entry.refs = [record.ref]
         finally:
@@ -146,6 +144,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         opened = self._ready()
         async with self._audit.entry("rollback", request.adapter) as entry:
             name = AdapterName.parse(request.adapter)
+            opened.ingest.check_quota(request.adapter)
             record, is_created = await asyncio.to_thread(opened.store.restage, name, _expected(request))
             entry.refs, entry.detail = [record.ref], str(name)
         return adapters_pb2.PutResponse(record=record_to_pb(record), created=is_created)
@@ -204,16 +203,18 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
 
         # One more than asked for tells whether there is a next page.
         found = opened.store.page(after, size + 1, is_wanted)
-        response, num_bytes = adapters_pb2.ListAdaptersResponse(), 0
+        response, num_bytes, last = adapters_pb2.ListAdaptersResponse(), 0, None
         for record in found:
-            if not request.without_samples:
-                record = await asyncio.to_thread(opened.store.with_samples, record)  # noqa: PLW2901
-            message = record_to_pb(record)
-            num_bytes += message.ByteSize()
-            if len(response.records) == size or (response.records and num_bytes > PAGE_BYTES):
-                response.next_page_token = page_token(ref_from_pb(response.records[-1].adapter))
-                break
-            response.records.append(message)
+            full = record if request.without_samples else await asyncio.to_thread(_with_samples, opened.store, record)
+            if full is not None:
+                message = record_to_pb(full)
+                num_bytes += message.ByteSize()
+                if len(response.records) == size or (response.records and num_bytes > PAGE_BYTES):
+                    break
+                response.records.append(message)
+            last = record.ref
+        if found and last is not None and (last != found[-1].ref or len(found) > size):
+            response.next_page_token = page_token(last)
         return response
 
     async def GetHistory(
@@ -231,17 +232,19 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         opened = self._ready()
         if len(request.comment) > MAX_COMMENT_CHARS:
             raise InvalidInput("the comment is too long", field="comment", remedy=f"use {MAX_COMMENT_CHARS} characters")
-        action, reason = ("revoke", "revoked") if request.is_revocation else ("delete", "deleted")
+        store = opened.store
+        action, remove = ("revoke", store.revoke) if request.is_revocation else ("delete", store.delete)
         async with self._audit.entry(action, request.adapter) as entry:
             entry.detail = request.comment
             name = AdapterName.parse(request.adapter)
             removed = await asyncio.to_thread(
-                opened.store.delete, name, reason=reason, comment=request.comment, expected_version=_expected(request)
+                remove, name, comment=request.comment, expected_version=_expected(request)
             )
             entry.refs = removed
-        for ref in removed:
-            opened.housekeeping.forget(ref.digest)
-        return adapters_pb2.DeleteAdapterResponse(removed=[ref_to_pb(ref) for ref in removed])
+        freed = sorted({ref.digest for ref in removed if not store.has_digest(ref.digest)})
+        for digest in freed:
+            opened.housekeeping.forget(digest)
+        return adapters_pb2.DeleteAdapterResponse(removed=[ref_to_pb(ref) for ref in removed], freed_digests=freed)
 
     async def Fetch(
         self, request: adapters_pb2.FetchRequest, context: Context
@@ -284,6 +287,17 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                 if loop.time() > end:
                     raise
             await asyncio.sleep(_LOCK_PAUSE_S)
+
+
+def _with_samples(store: Store, record: AdapterRecord) -> AdapterRecord | None:
+    """A record of a page; None if it was removed meanwhile. One with a damaged manifest has no samples to show."""
+    try:
+        return store.with_samples(record)
+    except NotFound:
+        return None
+    except Corrupt as error:
+        _log.error("%s", error)
+        return record
 
 
 async def _receive(upload: Upload, request: adapters_pb2.UploadRequest) -> None:

@@ -6,18 +6,22 @@ that the operator lists, and it cannot climb out of it.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
+from ramole.adapters.hub_sources import HUB_OPTIONS, at_commit
+from ramole.adapters.local_sources import open_below
 from ramole.core.errors import InvalidInput, RamoleError, Unavailable
 from ramole.lora.config import CONFIG_FILE
 from ramole.lora.header import TENSORS_FILE
 
 MAX_URI_CHARS = 1024
 
+Open = Callable[[str], IO[bytes]]
+
 _CHUNK_BYTES = 4 * 2**20
+_LOCAL = ("file", "local")
 # No query, fragment, glob, escape or second protocol ("::" chains file systems in fsspec).
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._~@+=,/-]*")
 
@@ -27,7 +31,7 @@ def check_source(uri: str, allowed: Sequence[str]) -> None:
 
     A prefix ends at a slash: ``s3://bucket`` allows ``s3://bucket/x``, not ``s3://bucket-of-others``.
     """
-    scheme, _, path = uri.partition("://")
+    _, _, path = uri.partition("://")
     parts = path.rstrip("/").split("/")
     # A path may be empty at its beginning only: file:///folder.
     if len(uri) > MAX_URI_CHARS or not _URI.fullmatch(uri) or {"", ".", ".."} & set(parts[1:]):
@@ -36,29 +40,29 @@ def check_source(uri: str, allowed: Sequence[str]) -> None:
         raise _refuse(
             f"{uri[:160]!r} is not an allowed source", "send the bytes, or have the operator add it to adapters.sources"
         )
-    if scheme == "file":
-        _check_links(path, [prefix.partition("://")[2] for prefix in allowed if prefix.startswith("file://")])
 
 
-def fetch(uri: str, options: Mapping[str, Mapping[str, Any]], write: Callable[[str, bytes], None]) -> None:
-    """Reads both files of the folder `uri`, which has been checked, and hands them to `write` in chunks.
+def fetch(
+    uri: str, options: Mapping[str, Mapping[str, Any]], allowed: Sequence[str], write: Callable[[str, bytes], None]
+) -> str:
+    """Reads both files of the folder `uri`, which `check_source` has passed, and hands them to `write` in chunks.
 
     Args:
         options: arguments of the file systems, by scheme.
+        allowed: prefixes, as of `check_source`.
+
+    Returns:
+        The URI of what was read: of a hub's branch, that of its commit.
 
     Raises:
-        InvalidInput: there is no such folder, or it lacks a file.
+        InvalidInput: there is no such folder, it lacks a file, or one of them is a link out of the allowed folders.
         Unavailable: the file system cannot be reached, or is not installed.
         RamoleError: whatever `write` raises.
     """
-    import fsspec
-
     try:
-        # A cached file system would remember what a branch or a folder once held.
-        arguments = {"skip_instance_cache": True, **options.get(uri.partition("://")[0], {})}
-        fs, root = fsspec.url_to_fs(uri, **arguments)
+        read, open_file = _opener(uri, options, allowed)
         for name in (CONFIG_FILE, TENSORS_FILE):
-            with fs.open(f"{root.rstrip('/')}/{name}", "rb") as file:
+            with open_file(name) as file:
                 while data := file.read(_CHUNK_BYTES):
                     write(name, data)
     except RamoleError:
@@ -71,15 +75,25 @@ def fetch(uri: str, options: Mapping[str, Mapping[str, Any]], write: Callable[[s
             field="header.source",
             remedy="check the name, the server's credentials for it and its network, then retry",
         ) from error
+    return read
 
 
-def _check_links(path: str, allowed: Sequence[str]) -> None:
-    """Links inside a local folder must not lead out of it."""
-    roots = [os.path.realpath(root) for root in allowed]
-    for name in (CONFIG_FILE, TENSORS_FILE):
-        real = os.path.realpath(os.path.join(path, name))
-        if not any(real.startswith(f"{root.rstrip('/')}/") for root in roots):
-            raise _refuse(f"{name} of {path[:160]!r} is a link to elsewhere", "name a folder without links")
+def _opener(uri: str, options: Mapping[str, Mapping[str, Any]], allowed: Sequence[str]) -> tuple[str, Open]:
+    """The URI of what is read, and what opens a file of it."""
+    import fsspec
+
+    scheme, _, path = uri.partition("://")
+    if scheme in _LOCAL:
+        roots = [prefix.partition("://")[2] for prefix in allowed if prefix.startswith(f"{scheme}://")]
+        return uri, lambda name: open_below(f"{path.rstrip('/')}/{name}", roots)
+    # A cached file system would remember what a branch or a folder once held.
+    arguments = {"skip_instance_cache": True, **(HUB_OPTIONS if scheme == "hf" else {}), **options.get(scheme, {})}
+    fs, root = fsspec.url_to_fs(uri, **arguments)
+    if scheme == "hf":
+        # Both files come from one commit, whatever is pushed meanwhile.
+        root = at_commit(fs, root)
+        uri = f"hf://{root}"
+    return uri, lambda name: fs.open(f"{root.rstrip('/')}/{name}", "rb")
 
 
 def _refuse(message: str, remedy: str) -> InvalidInput:

@@ -5,6 +5,7 @@
     writer                    who opened it last; only that process may change it
     catalog.json, manifests/  see `manifests`
     objects/                  see `objects`
+    revoked/                  see `revocations`
 
 All but lock and scratch lie in the folder too, or below an fsspec URI. Order makes crashes harmless: an object is
 complete before a manifest names it, and freed after the last one is gone. Only the process knows staged versions.
@@ -14,9 +15,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,13 +24,15 @@ from threading import Lock
 from typing import Any
 
 from ramole.adapters.catalog import Accept, Catalog, Position, Usage
+from ramole.adapters.collector import Collector
 from ramole.adapters.files import Files, open_files
 from ramole.adapters.manifests import Loaded, Manifests
 from ramole.adapters.objects import Objects
 from ramole.adapters.records import AdapterRecord, NewAdapter, Removal
 from ramole.adapters.retention import expired
+from ramole.adapters.revocations import Revocations
 from ramole.adapters.writer import FolderLock, Writer, taken_over
-from ramole.core.errors import InvalidInput, NotFound, Unavailable, WrongState
+from ramole.core.errors import InvalidInput, NotFound, WrongState
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.lora.content import Content
 
@@ -69,13 +71,15 @@ class Store:
         self._writer = writer
         self._objects = Objects(files)
         self._manifests = Manifests(files)
+        self._revocations = Revocations(files)
         self._catalog = Catalog(loaded.records, loaded.last_versions)
         self._lock = lock
         self._writing = Lock()
-        # Samples of staged versions; digests that an upload is about to use.
+        self._collector = Collector(self._objects, self._catalog, writer, self._writing)
+        # Samples of staged versions.
         self._staged: dict[AdapterRef, tuple[str, ...]] = {}
-        self._held: Counter[str] = Counter()
         self._is_catalog_old = loaded.num_read > 0 or loaded.num_finished > 0
+        self._finish_revocations()
 
     @classmethod
     def open(cls, folder: Path, uri: str = "", options: Mapping[str, Any] | None = None) -> Store:
@@ -124,8 +128,10 @@ class Store:
         Raises:
             AlreadyExists: the idempotency key belongs to another upload.
             Conflict: expected_version is not the latest live version (0 = there must be none).
+            WrongState: the tenant has revoked this content.
         """
-        with self._holding(new.digest):
+        self._revocations.check(new.name.tenant, new.digest)
+        with self._collector.holding(new.digest):
             with self._writing:
                 known = self._catalog.known(new.staged(self._catalog.next_version(new.name)))
                 is_stored = self._catalog.has_digest(new.digest)
@@ -176,12 +182,14 @@ class Store:
         Raises:
             NotFound: there is no such version with this digest.
             Conflict: another version went live since an upload with expected_version.
+            WrongState: the tenant has revoked this content since.
             Unavailable: another server has opened the store since.
         """
         with self._writing:
             record = self._catalog.at(ref)
             if record.is_live:
                 return self.with_samples(record)
+            self._revocations.check(ref.tenant, ref.digest)
             self._catalog.check_expected(record.name, record.expected_version)
             record = record.published()
             full = replace(record, samples=self._staged[ref])
@@ -206,10 +214,20 @@ class Store:
             if record.is_live:
                 raise WrongState(f"{ref} is live", field="adapter", remedy="delete or revoke it instead")
             # An attempt to publish it may have come further than its answer.
-            self._manifests.withdraw(ref)
+            self._manifests.withdraw(replace(record.published(), samples=self._staged[ref]))
             del self._staged[ref]
             self._catalog.remove(ref)
-            self._free(ref.digest)
+            self._collector.free(ref.digest)
+
+    def discard_forgotten(self, age: timedelta) -> list[AdapterRef]:
+        """Drops versions that were staged before that long and never published: whoever put them is gone."""
+        before = datetime.now(UTC) - age
+        with self._writing:
+            forgotten = [ref for ref in self._staged if self._catalog.at(ref).created_at < before]
+        for ref in forgotten:
+            with suppress(WrongState):  # published just now
+                self.discard(ref)
+        return forgotten
 
     def expire(self, *, keep_versions: int, keep_days: float, name: AdapterName | None = None) -> list[AdapterRef]:
         """Removes versions that are not the latest of their name. 0 = no limit.
@@ -245,14 +263,7 @@ class Store:
         """Whether a live version is the one that its name stands for."""
         return self._catalog.is_latest(record)
 
-    def delete(
-        self,
-        name: AdapterName,
-        *,
-        reason: str = "deleted",
-        comment: str = "",
-        expected_version: int | None = None,
-    ) -> list[AdapterRef]:
+    def delete(self, name: AdapterName, *, comment: str = "", expected_version: int | None = None) -> list[AdapterRef]:
         """Removes one live version, or all live versions when none is pinned.
 
         Raises:
@@ -261,14 +272,33 @@ class Store:
             Unavailable: another server has opened the store since.
         """
         with self._writing:
-            self._catalog.check_expected(name, expected_version)
-            versions = self._catalog.live_versions(AdapterName(name.tenant, name.name))
-            records = [record for record in versions if name.version in (0, record.ref.version)]
-            if not records:
-                raise _not_found(name)
+            records = self._named(name, expected_version)
             for record in records:
-                self._remove(record, reason, comment)
+                self._remove(record, "deleted", comment)
             return [record.ref for record in records]
+
+    def revoke(self, name: AdapterName, *, comment: str = "", expected_version: int | None = None) -> list[AdapterRef]:
+        """As `delete`, with every live version of the tenant that has the same content, whatever its name.
+
+        The content cannot be stored again. A crash on the way is finished at the next start.
+        """
+        with self._writing:
+            digests = {record.ref.digest for record in self._named(name, expected_version)}
+            for digest in sorted(digests):
+                with self._changing():
+                    self._revocations.add(name.tenant, digest, comment)
+            doomed = [r for r in self._catalog.live() if r.ref.tenant == name.tenant and r.ref.digest in digests]
+            for record in doomed:
+                self._remove(record, "revoked", comment)
+            return [record.ref for record in doomed]
+
+    def _named(self, name: AdapterName, expected_version: int | None) -> list[AdapterRecord]:
+        versions = self._catalog.live_versions(AdapterName(name.tenant, name.name))
+        records = [record for record in versions if name.version in (0, record.ref.version)]
+        if not records:
+            raise _not_found(name)
+        self._catalog.check_expected(name, expected_version)
+        return records
 
     def get(self, name: AdapterName) -> AdapterRecord:
         """The pinned version in any state, or the latest live one, without its samples. Raises NotFound."""
@@ -304,16 +334,7 @@ class Store:
     def sweep(self) -> int:
         """Frees objects that no version names: remains of uploads that a crash ended. Returns how many."""
         # An unreadable manifest may name any object: then none is freed.
-        if self.opened.num_unreadable:
-            return 0
-        num_freed = 0
-        for digest in self._objects.digests():
-            with self._writing:
-                if not self._is_used(digest):
-                    with self._changing():
-                        self._objects.remove(digest)
-                    num_freed += 1
-        return num_freed
+        return 0 if self.opened.num_unreadable else self._collector.sweep()
 
     def save_catalog(self) -> None:
         """Writes the copy of all manifests that makes the next start quick, if there is something new to it."""
@@ -326,31 +347,14 @@ class Store:
         with self._changing():
             self._manifests.remove(Removal(record.ref, record.created_at, datetime.now(UTC), reason, comment))
         self._catalog.remove(record.ref)
-        self._free(record.ref.digest)
+        self._collector.free(record.ref.digest)
 
-    def _free(self, digest: str) -> None:
-        """Removes a content that is not used any more. What cannot be removed now is left to `sweep`."""
-        if not self._is_used(digest):
-            try:
-                self._objects.remove(digest)
-            except (Unavailable, OSError) as error:
-                _log.warning("object %s is freed later: %s", digest, error)
-
-    def _is_used(self, digest: str) -> bool:
-        return digest in self._held or self._catalog.has_digest(digest)
-
-    @contextmanager
-    def _holding(self, digest: str) -> Iterator[None]:
-        """Keeps a content that no version names yet; what is not named at the end is freed."""
-        with self._writing:
-            self._held[digest] += 1
-        try:
-            yield
-        finally:
-            with self._writing:
-                self._held[digest] -= 1
-                self._held += Counter()  # drops the zero
-                self._free(digest)
+    def _finish_revocations(self) -> None:
+        """Of a crash: the content is revoked, and some of its versions are still live."""
+        for record in self._catalog.live():
+            content = record.ref.tenant, record.ref.digest
+            if content in self._revocations:
+                self._remove(record, "revoked", self._revocations.comment(*content))
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

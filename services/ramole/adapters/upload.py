@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import IO, Self
 from uuid import uuid4
 
-from ramole.core.errors import InvalidInput, LimitExceeded
+from ramole.adapters.full_disk import told_when_full
+from ramole.adapters.spools import SpoolRoom
+from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded
 from ramole.core.names import AdapterName, check_digest
 from ramole.lora.config import CONFIG_FILE, MAX_CONFIG_BYTES
 from ramole.lora.content import map_file
@@ -62,26 +66,39 @@ class Upload:
         scratch: where to spool.
         max_bytes: of both files together.
         max_samples: most sample inputs of one adapter.
+        room: what all uploads in flight share.
     """
 
-    def __init__(self, scratch: Path, max_bytes: int, max_samples: int) -> None:
+    def __init__(self, scratch: Path, max_bytes: int, max_samples: int, room: SpoolRoom) -> None:
         self._max_bytes = max_bytes
         self._max_samples = max_samples
+        self._room = room
         self._num_bytes = 0
+        # A fetch whose caller has gone may still write.
+        self._writing = Lock()
+        self._has_ended = False
         self._header: UploadHeader | None = None
         self._config = bytearray()
         self._path = scratch / f"upload-{uuid4().hex}"
         self._hashes = {name: hashlib.sha256() for name in _FILES}
 
     def __enter__(self) -> Self:
-        self._spool: IO[bytes] = self._path.open("xb")
+        with told_when_full():
+            self._spool: IO[bytes] = self._path.open("xb")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._spool.close()
-        self._path.unlink(missing_ok=True)
+        with self._writing:
+            self._has_ended = True
+            try:
+                # What a full disk does not take any more is thrown away anyhow.
+                with suppress(OSError):
+                    self._spool.close()
+            finally:
+                self._room.give_back(self._num_bytes)
+                self._path.unlink(missing_ok=True)
 
     def begin(self, header: UploadHeader) -> None:
         """Takes the header, before any chunk and once.
@@ -99,12 +116,17 @@ class Upload:
         """Where the files are fetched from; empty: they come in the stream. Raises InvalidInput: no header."""
         return self._begun().source
 
+    def fetched_from(self, uri: str) -> None:
+        """Says more exactly where the files come from than the header did."""
+        self._header = replace(self._begun(), source=uri)
+
     def write(self, file: str, data: bytes) -> None:
         """Takes the next bytes of a file from the stream.
 
         Raises:
             InvalidInput: no header yet, another file, or a header that names a source.
-            LimitExceeded: the upload has become too large.
+            LimitExceeded: the upload has become too large, all in flight have together, or the disk is full.
+            Cancelled: the upload has ended.
         """
         if self.source:
             raise InvalidInput(
@@ -121,27 +143,26 @@ class Upload:
                 field="chunk.file",
                 remedy=f"upload {CONFIG_FILE} and {TENSORS_FILE}; pickle files are never read",
             )
-        self._num_bytes += len(data)
-        is_config_too_large = file == CONFIG_FILE and len(self._config) + len(data) > MAX_CONFIG_BYTES
-        if self._num_bytes > self._max_bytes or is_config_too_large:
-            limit = MAX_CONFIG_BYTES if is_config_too_large else self._max_bytes
-            raise LimitExceeded(
-                f"{file if is_config_too_large else 'the upload'} is larger than {limit} bytes",
-                field="chunk.data",
-                remedy="train with a smaller rank, save in half precision, or raise adapters.max_upload_bytes",
-            )
-        if file in header.sha256:
-            self._hashes[file].update(data)
-        if file == CONFIG_FILE:
-            self._config += data
-        else:
-            self._spool.write(data)
+        with self._writing:
+            if self._has_ended:
+                raise Cancelled("the upload has ended")
+            self._check_size(file, len(data))
+            self._room.take(len(data))
+            self._num_bytes += len(data)
+            if file in header.sha256:
+                self._hashes[file].update(data)
+            if file == CONFIG_FILE:
+                self._config += data
+                return
+            with told_when_full():
+                self._spool.write(data)
 
     def finish(self) -> ReceivedUpload:
         """Ends the stream: both files are there and on disk.
 
         Raises:
             InvalidInput: a file is missing, or is not the one whose sha256 was announced.
+            LimitExceeded: the disk is full.
         """
         header = self._begun()
         if not self._config or not self._spool.tell():
@@ -150,12 +171,24 @@ class Upload:
         for file, expected in header.sha256.items():
             if self._hashes[file].hexdigest() != expected:
                 raise _bad("sha256", f"{file} arrived with another sha256 than announced", "upload it again")
-        self._spool.flush()
-        os.fsync(self._spool.fileno())
-        self._spool.close()
+        with told_when_full():
+            self._spool.flush()
+            os.fsync(self._spool.fileno())
+            self._spool.close()
         config_json = bytes(self._config)
         digest = content_digest(config_json, map_file(self._path))
         return ReceivedUpload(header, config_json, self._path, self._num_bytes, digest)
+
+    def _check_size(self, file: str, num_bytes: int) -> None:
+        """Of the next bytes."""
+        is_config_too_large = file == CONFIG_FILE and len(self._config) + num_bytes > MAX_CONFIG_BYTES
+        if self._num_bytes + num_bytes > self._max_bytes or is_config_too_large:
+            limit = MAX_CONFIG_BYTES if is_config_too_large else self._max_bytes
+            raise LimitExceeded(
+                f"{file if is_config_too_large else 'the upload'} is larger than {limit} bytes",
+                field="chunk.data",
+                remedy="train with a smaller rank, save in half precision, or raise adapters.max_upload_bytes",
+            )
 
     def _begun(self) -> UploadHeader:
         if self._header is None:

@@ -46,6 +46,9 @@ class GatewaySettings(_Section):
     preset: Preset = Field(default="calibrated", description="composition of requests that name none")
     max_prompt_chars: int = Field(default=32_768, ge=1)
     deadline_s: float = Field(default=120.0, gt=0, description="for calls whose client sets none")
+    index_patience_s: float = Field(
+        default=60.0, ge=0, description="how long a start waits for an index that is down or incomplete"
+    )
 
     @property
     def composition(self) -> Composition:
@@ -102,7 +105,7 @@ class QuotaSettings(_Section):
 
     max_adapters: int = Field(default=0, ge=0, description="names")
     max_bytes: int = Field(default=0, ge=0, description="of different content, all versions")
-    uploads_per_minute: int = Field(default=0, ge=0)
+    uploads_per_minute: int = Field(default=0, ge=0, description="rollbacks included")
 
 
 class AdapterSettings(_Section):
@@ -110,6 +113,7 @@ class AdapterSettings(_Section):
 
     server: ServerSettings = ServerSettings()
     max_upload_bytes: int = Field(default=512 * 2**20, ge=1024)
+    max_spool_bytes: int = Field(default=4 * 2**30, ge=1024, description="of all uploads in flight together")
     max_samples: int = Field(default=64, ge=1)
     max_rank: int = Field(default=64, ge=1)
     store_uri: str = Field(default="", description="fsspec URI of the store, e.g. s3://bucket/prefix; '' = in data_dir")
@@ -117,14 +121,18 @@ class AdapterSettings(_Section):
     max_relative_norm: float = Field(
         default=10.0,
         gt=0,
-        description="largest Frobenius norm of an update, relative to the base weight it is added to",
+        description="largest Frobenius norm of an update, relative to the base weight it is added to; of a weight that "
+        "is not known, sqrt(outputs) is taken",
     )
     sources: tuple[str, ...] = Field(
         default=("hf://",), description="URI prefixes that clients may have fetched; none of the server's own files"
     )
     source_options: dict[str, dict[str, Any]] = Field(
-        default={}, description="arguments of their file systems by scheme, e.g. {'hf': {'endpoint': ...}}"
+        default={},
+        description="arguments of their file systems by scheme, e.g. {'hf': {'endpoint': ..., 'token': ...}}; "
+        "without a token here none is sent to the hub",
     )
+    source_timeout_s: float = Field(default=300.0, gt=0, description="of one fetch, all in all")
     keep_versions: int = Field(default=0, ge=0, description="live versions of a name, the latest included; 0 = all")
     keep_days: float = Field(default=0.0, ge=0, description="older versions go, the latest stays; 0 = all stay")
     quota: QuotaSettings = QuotaSettings()

@@ -50,6 +50,7 @@ class Engine:
         *,
         load: LoadAdapter,
         release: Callable[[str], None] = lambda digest: None,
+        placed: Callable[[float], None] = lambda seconds: None,
         eos_token_ids: Collection[int],
         num_slots: int,
         max_rows: int,
@@ -61,11 +62,14 @@ class Engine:
         Args:
             load: starts loading an adapter's weights by digest, off this thread.
             release: told once for each `load`, when its weights are in a slot or no longer wanted.
+            placed: told the seconds that each write into a slot took on the host. Nobody waits for a GPU, so there it
+                may still be copying.
             clock: monotonic seconds.
         """
         self._runner = runner
         self._load = load
         self._release = release
+        self._placed = placed
         # Those behind could not run before these: their loads would only fill the memory.
         self._load_ahead = 2 * max_rows
         self._eos = frozenset(eos_token_ids)
@@ -73,6 +77,7 @@ class Engine:
         self._max_waiting = max_waiting
         self._scheduler = Scheduler(SlotTable(num_slots), max_rows=max_rows, token_budget=token_budget)
         self._loads: dict[str, Future[AdapterWeights]] = {}
+        self._slot_bytes = [0] * num_slots
         self._sequences: dict[str, Sequence] = {}
         self._updates: list[Update] = []
         self._doomed: set[str] = set()
@@ -122,6 +127,11 @@ class Engine:
         """Adapters on the device. Callable from any thread."""
         return len(self._scheduler.slots)
 
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the adapters on the device as they were read; slots have one size. Callable from any thread."""
+        return sum(self._slot_bytes)
+
     def holds(self, digest: str) -> bool:
         """Whether an adapter is on the device. Callable from any thread."""
         return digest in self._scheduler.slots
@@ -160,7 +170,6 @@ class Engine:
                 field="composition.weighting",
                 remedy="use another weighting, or set executor.router",
             )
-        self._doomed.difference_update(sequence.digests)
         self._sequences[sequence.id] = sequence
         self._scheduler.add(sequence)
         self._load_for_waiting()
@@ -174,6 +183,9 @@ class Engine:
     def evict(self, digests: Collection[str], *, abort: bool) -> int:
         """Forgets adapters. Those in use go when their last sequence ends, or at once with `abort`.
 
+        Without `abort` every sequence that is here finishes. What the queue needs may be gone from everywhere else
+        soon, so the loads of all of it have begun when this returns.
+
         Returns:
             How many sequences were aborted; each gets an update with the error Cancelled.
         """
@@ -181,8 +193,12 @@ class Engine:
         users = [s for s in self._sequences.values() if wanted & set(s.digests)] if abort else []
         for sequence in users:
             self._fail(sequence, Cancelled("an adapter of this request was revoked", field="adapters"))
-        for digest in wanted & self._loads.keys():
+        awaited = wanted & {digest for sequence in self._scheduler.waiting for digest in sequence.digests}
+        for digest in (wanted - awaited) & self._loads.keys():
             self._take_load(digest)
+        for digest in awaited - self._loads.keys():
+            # Also what is on the device: it may have to make room before their turn.
+            self._loads[digest] = self._load(digest)
         self._doomed |= wanted
         self._bury()
         return len(users)
@@ -193,7 +209,9 @@ class Engine:
         self._collect_loads()
         schedule = self._scheduler.schedule(self._is_loaded)
         for digest, slot in schedule.placements:
-            self._runner.place(slot, self._take_load(digest).result())
+            self._place(slot, self._loads[digest].result())
+            if digest not in self._doomed:  # it may have to make room for others, and come back for those who wait
+                self._take_load(digest)
         if schedule.sequences:
             now = self._clock()
             for sequence in schedule.sequences:
@@ -208,11 +226,19 @@ class Engine:
 
     def _bury(self) -> None:
         slots = self._scheduler.slots
-        for digest in [d for d in self._doomed if not slots.refs(d)]:
+        for digest in [d for d in self._doomed if not slots.refs(d) and not self._waiting_for(d)]:
             self._doomed.discard(digest)
             slot = slots.drop(digest)
             if slot is not None:
                 self._runner.clear(slot)
+                self._slot_bytes[slot] = 0
+
+    def _place(self, slot: int, weights: AdapterWeights) -> None:
+        self._runner.settle()  # reads what the steps before have left on the device: no part of the write
+        started_s = self._clock()
+        self._runner.place(slot, weights)
+        self._placed(self._clock() - started_s)
+        self._slot_bytes[slot] = weights.num_bytes
 
     def _advance(self, sequence: Sequence, chunk: int, choice: Choice | None, plan: StepPlan) -> None:
         sequence.num_cached += chunk
@@ -259,16 +285,19 @@ class Engine:
         slots = self._scheduler.slots
         return any(all(d in slots or self._is_loaded(d) for d in s.digests) for s in self._scheduler.waiting)
 
+    def _waiting_for(self, digest: str) -> list[Sequence]:
+        return [sequence for sequence in self._scheduler.waiting if digest in sequence.digests]
+
     def _collect_loads(self) -> None:
         """Fails the sequences whose adapters could not be loaded; forgets what nobody needs."""
         for digest, load in list(self._loads.items()):
             if not load.done():
                 continue
             error = _failure(load) or self._misfit(load.result())
-            users = [s for s in self._scheduler.waiting if digest in s.digests]
-            if error is not None:
+            users = self._waiting_for(digest)
+            if error is not None and digest not in self._scheduler.slots:
                 for sequence in users:
-                    self._fail(sequence, error)
+                    self._fail(sequence, _of_expert(error, sequence, digest))
             if error is not None or not users:
                 self._take_load(digest)
 
@@ -282,6 +311,12 @@ class Engine:
     def _fail(self, sequence: Sequence, error: RamoleError) -> None:
         self.cancel(sequence.id)
         self._updates.append(Update(sequence, error=error, is_last=True))
+
+
+def _of_expert(error: RamoleError, sequence: Sequence, digest: str) -> RamoleError:
+    """The error of one adapter, as that of the request's expert."""
+    index = next(i for i, expert in enumerate(sequence.experts) if expert.digest == digest)
+    return type(error)(error.message, field=f"experts[{index}]", remedy=error.remedy)
 
 
 def _failure(load: Future[AdapterWeights]) -> RamoleError | None:

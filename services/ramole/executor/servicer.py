@@ -27,6 +27,9 @@ from ramole.transport.peers import Peers
 from ramole.transport.values import composition_from_pb, sampling_from_pb
 from ramole.v1 import executor_pb2, executor_pb2_grpc
 
+# How long a digest that the store does not know is not asked for again: it may come at any moment.
+_MISSING_S = 1.0
+
 
 class ExecutorService(executor_pb2_grpc.ExecutorServicer):
     """One base model, its engine, and the adapters at hand: on the device, in host memory, on local disk."""
@@ -50,14 +53,15 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
         options, cache = self._settings.executor, self._settings.cache
         metrics = TierMetrics(self.registry)
         runner, codec = await asyncio.to_thread(load_runner, self._settings)
-        self._disk = await asyncio.to_thread(DiskTier, self._settings.cache_dir, cache.disk_bytes)
-        source = AdapterSource(self._peers.adapters, self._disk, metrics, machine=machine_id())
+        disk = await asyncio.to_thread(DiskTier, self._settings.cache_dir, cache.disk_bytes)
+        self._source = source = AdapterSource(self._peers.adapters, disk, metrics, machine=machine_id())
         worker = EngineWorker(codec)
         loop = asyncio.get_running_loop()
         self._host = host = HostTier[AdapterWeights](
             lambda digest: asyncio.run_coroutine_threadsafe(source.load(digest), loop),
             cache.host_bytes,
             negative_s=cache.negative_s,
+            missing_s=min(_MISSING_S, cache.negative_s),
         )
 
         def load(digest: str) -> Future[AdapterWeights]:
@@ -70,6 +74,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
             runner,
             load=load,
             release=host.unpin,
+            placed=lambda seconds: metrics.loaded(Tier.DEVICE, seconds),
             eos_token_ids=codec.eos_token_ids,
             num_slots=options.num_slots,
             max_rows=options.max_rows,
@@ -78,7 +83,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
         )
         metrics.watch(Tier.DEVICE, lambda: _slot_counts(engine))
         metrics.watch(Tier.HOST, lambda: host.counts)
-        metrics.watch(Tier.DISK, lambda: self._disk.counts)
+        metrics.watch(Tier.DISK, lambda: disk.counts)
         worker.start(engine)
         self._worker = worker
 
@@ -121,11 +126,14 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
     async def Evict(
         self, request: executor_pb2.EvictRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> executor_pb2.EvictResponse:
-        """Drops adapters from the device, from host memory and from the local disk."""
-        aborted = await self._ready().evict(request.digests, abort=request.abort)
-        for digest in request.digests:
-            self._host.drop(digest)
-            await asyncio.to_thread(self._disk.drop, digest)
+        """Drops adapters from the local disk, from host memory and from the device."""
+        worker, digests = self._ready(), request.digests
+        if not request.abort:  # accepted requests finish: they take what they need while it is there
+            await worker.evict(digests, abort=False)
+        # The device comes last: a request right behind would bring back what host memory still has.
+        await self._drop(digests)
+        aborted = await worker.evict(digests, abort=request.abort)
+        await self._drop(digests)  # what was loaded in between
         return executor_pb2.EvictResponse(aborted=aborted)
 
     async def GetStatus(
@@ -140,6 +148,12 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
             raise Unavailable("the base model is still loading", remedy="retry in a moment")
         return self._worker
 
+    async def _drop(self, digests: Iterable[str]) -> None:
+        for digest in digests:
+            # The disk first: host memory disowns a load that has read it just before.
+            await self._source.drop(digest)
+            self._host.drop(digest)
+
     def _prefetch(self, digests: Iterable[str]) -> None:
         """Brings adapters closer while their request is read, tokenised and queued. Failures are met again there."""
         for digest in digests:
@@ -149,4 +163,4 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
 
 def _slot_counts(engine: Engine) -> TierCounts:
     hits, misses, evictions = engine.slot_counts
-    return TierCounts(hits, misses, evictions, num_entries=engine.num_resident)
+    return TierCounts(hits, misses, evictions, num_entries=engine.num_resident, num_bytes=engine.resident_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from ramole.v1 import adapters_pb2
 FETCH_TIMEOUT_S = 60.0
 # Each holds the files of one adapter in memory until its weights are read out of them.
 _MAX_LOADS = 8
+
+_BROKEN_TRANSFER = "retry in a few seconds; if it stays, read the log of the adapters service"
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class AdapterSource:
         self._metrics = metrics
         self._machine = machine
         self._turns = asyncio.Semaphore(_MAX_LOADS)
+        self._fetches: dict[str, object] = {}  # the newest of each digest that nobody has dropped
 
     async def load(self, digest: str) -> AdapterWeights:
         """The weights of one adapter, ready for the device.
@@ -53,7 +57,20 @@ class AdapterSource:
             self._metrics.loaded(tier, time.perf_counter() - started_s)
             return weights
 
+    async def drop(self, digest: str) -> None:
+        """Frees the files of a digest on disk. Fetches that are under way do not put them there again."""
+        self._fetches.pop(digest, None)
+        await asyncio.to_thread(self._disk.drop, digest)
+
     async def _fetch(self, digest: str) -> Content:
+        this = self._fetches[digest] = object()
+        try:
+            return await self._take_over(digest, lambda: self._fetches.get(digest) is this)
+        finally:
+            if self._fetches.get(digest) is this:
+                del self._fetches[digest]
+
+    async def _take_over(self, digest: str, is_wanted: Callable[[], bool]) -> Content:
         folder, content = await self._ask(digest, self._machine)
         if folder is not None:
             try:
@@ -63,9 +80,9 @@ class AdapterSource:
                 _log.info("files of %s are not taken over from %s: %s", digest, folder, error)
             _, content = await self._ask(digest, "")
         if content is None:
-            raise Corrupt(f"no bytes of adapter {digest[:12]} arrived", remedy="retry")
+            raise Corrupt(f"no bytes of adapter {digest} arrived", field="digest", remedy=_BROKEN_TRANSFER)
         await asyncio.to_thread(content.verified, digest)
-        await asyncio.to_thread(self._disk.put, digest, content)
+        await asyncio.to_thread(self._disk.put, digest, content, is_wanted=is_wanted)
         return content
 
     async def _ask(self, digest: str, machine: str) -> tuple[Path | None, Content | None]:
@@ -82,5 +99,7 @@ class AdapterSource:
                     case _:
                         data += part.data
         if size != len(data):
-            raise Corrupt(f"{len(data)} of {size} bytes of adapter {digest[:12]} arrived", remedy="retry")
+            raise Corrupt(
+                f"{len(data)} of {size} bytes of adapter {digest} arrived", field="digest", remedy=_BROKEN_TRANSFER
+            )
         return None, Content(config, memoryview(data))

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Container, Sequence
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from ramole.core.composition import Composition
 from ramole.core.errors import Corrupt, NotFound
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.core.sampling import Sampling
 from ramole.gateway.codec import outcome_from_pb, piece_from_pb, record_from_pb
-from ramole.gateway.values import Choice, Embedded, Generation, Outcome, Piece, Record, Stored
+from ramole.gateway.values import REVOKED, Choice, Deleted, Embedded, Generation, Outcome, Piece, Record, Stored
 from ramole.transport.peers import Peers
 from ramole.transport.values import composition_to_pb, ref_from_pb, ref_to_pb, sampling_to_pb
 from ramole.v1 import adapters_pb2, embedding_pb2, executor_pb2, retrieval_pb2
 
 _PAGE = 200
 _TEXTS_PER_CALL = 256
+_BYTES_PER_CALL = 2 * 2**20
+_READS_AT_ONCE = 8
+
+_log = logging.getLogger(__name__)
 
 
 class Backends:
@@ -75,22 +81,23 @@ class Backends:
         """
         texts = [sample for record in records for sample in record.samples]
         vectors: list[tuple[float, ...]] = []
-        for start in range(0, len(texts), _TEXTS_PER_CALL):
-            embedded = await self.embed(texts[start : start + _TEXTS_PER_CALL], encoder_id)
+        for some in in_batches(texts, lambda text: len(text.encode()), _BYTES_PER_CALL, _TEXTS_PER_CALL):
+            embedded = await self.embed(some, encoder_id)
             vectors += embedded.vectors
-        adapters, rest = [], iter(vectors)
-        for record in records:
-            samples = [retrieval_pb2.SampleVector(values=next(rest)) for _ in record.samples]
-            adapters.append(
-                retrieval_pb2.AdapterVectors(
-                    adapter=ref_to_pb(record.ref),
-                    base_model=record.base_model,
-                    is_public=record.is_public,
-                    samples=samples,
-                )
+        rest = iter(vectors)
+        adapters = [
+            retrieval_pb2.AdapterVectors(
+                adapter=ref_to_pb(record.ref),
+                base_model=record.base_model,
+                is_public=record.is_public,
+                samples=[retrieval_pb2.SampleVector(values=next(rest)) for _ in record.samples],
             )
-        request = retrieval_pb2.UpsertRequest(adapters=adapters, encoder_id=embedded.encoder_id, generation=generation)
-        return _generations(await self._peers.retrieval.Upsert(request))
+            for record in records
+        ]
+        for batch in in_batches(adapters, lambda adapter: adapter.ByteSize(), _BYTES_PER_CALL):
+            request = retrieval_pb2.UpsertRequest(adapters=batch, encoder_id=embedded.encoder_id, generation=generation)
+            answer = await self._peers.retrieval.Upsert(request)
+        return _generations(answer)
 
     async def generations(self) -> tuple[Generation, ...]:
         """First the live generation, then the one that is being built; empty while nothing was ever indexed."""
@@ -105,9 +112,11 @@ class Backends:
         """Lets a built generation serve; returns when the older ones are gone."""
         await self._peers.retrieval.PromoteGeneration(retrieval_pb2.PromoteGenerationRequest(generation=number))
 
-    async def unindex(self, ref: AdapterRef) -> None:
-        """Takes a version out of the index, if it is there."""
-        await self._peers.retrieval.Remove(retrieval_pb2.RemoveRequest(adapter=ref_to_pb(ref)))
+    async def unindex(self, refs: Sequence[AdapterRef]) -> None:
+        """Takes versions out of the index, those that are there."""
+        if refs:
+            request = retrieval_pb2.RemoveRequest(adapters=[ref_to_pb(ref) for ref in refs])
+            await self._peers.retrieval.Remove(request)
 
     async def indexed(self, generation: int = 0) -> list[AdapterRef]:
         """Every row of a generation; 0 = the live one."""
@@ -144,41 +153,64 @@ class Backends:
             return None
         return record_from_pb(answer.record)
 
-    async def live(self) -> AsyncIterator[AdapterRef]:
-        """Every live version in the store."""
-        async for record in self._listed(has_samples=False):
-            yield ref_from_pb(record.adapter)
+    async def is_live(self, ref: AdapterRef) -> bool:
+        """Whether this very version is live."""
+        record = await self.find(AdapterName(ref.tenant, ref.name, ref.version))
+        return record is not None and record.is_live and record.ref == ref
 
-    async def live_records(self, refs: Container[AdapterRef]) -> AsyncIterator[Record]:
-        """Those of `refs` that are live."""
-        async for record in self._listed(has_samples=True):
-            if ref_from_pb(record.adapter) in refs:
-                yield record_from_pb(record)
-
-    async def _listed(self, *, has_samples: bool) -> AsyncIterator[adapters_pb2.AdapterRecord]:
-        token = ""
+    async def live(self, name: AdapterName | None = None) -> AsyncIterator[AdapterRef]:
+        """Every live version in the store, or of one name."""
+        request = adapters_pb2.ListAdaptersRequest(page_size=_PAGE, without_samples=True)
+        if name is not None:
+            request.tenant, request.name_prefix = name.tenant, name.name
         while True:
-            answer = await self._peers.adapters.ListAdapters(
-                adapters_pb2.ListAdaptersRequest(page_size=_PAGE, page_token=token, without_samples=not has_samples)
-            )
+            answer = await self._peers.adapters.ListAdapters(request)
             for record in answer.records:
-                yield record
-            token = answer.next_page_token
-            if not token:
+                if name is None or record.adapter.name == name.name:
+                    yield ref_from_pb(record.adapter)
+            request.page_token = answer.next_page_token
+            if not answer.next_page_token:
                 return
+
+    async def live_records(self, refs: Sequence[AdapterRef]) -> AsyncIterator[Record]:
+        """Those of `refs` that are live, with their samples. One that the store cannot read is logged and left out."""
+        for start in range(0, len(refs), _READS_AT_ONCE):
+            some = refs[start : start + _READS_AT_ONCE]
+            for record in await asyncio.gather(*(self._live_record(ref) for ref in some)):
+                if record is not None:
+                    yield record
+
+    async def _live_record(self, ref: AdapterRef) -> Record | None:
+        try:
+            record = await self.find(AdapterName(ref.tenant, ref.name, ref.version), has_samples=True)
+        except Corrupt as error:
+            _log.error("%s cannot be retrieved: %s", ref, error)
+            return None
+        return record if record is not None and record.is_live and record.ref == ref else None
 
     async def delete(
         self, name: AdapterName, *, is_revocation: bool, comment: str, expected_version: int | None
-    ) -> tuple[AdapterRef, ...]:
+    ) -> Deleted:
         """Removes versions from the store. Raises NotFound when there is none, Conflict as an upload does."""
         request = adapters_pb2.DeleteAdapterRequest(
             adapter=str(name), is_revocation=is_revocation, comment=comment, expected_version=expected_version
         )
         answer = await self._peers.adapters.DeleteAdapter(request)
-        return tuple(ref_from_pb(ref) for ref in answer.removed)
+        return Deleted(tuple(ref_from_pb(ref) for ref in answer.removed), tuple(answer.freed_digests))
+
+    async def revoked(self, name: AdapterName) -> tuple[AdapterRef, ...]:
+        """Versions of a name, or the pinned one, that were revoked already."""
+        try:
+            answer = await self._peers.adapters.GetHistory(adapters_pb2.GetHistoryRequest(adapter=str(name)))
+        except NotFound:
+            return ()
+        refs = (ref_from_pb(entry.adapter) for entry in answer.entries if entry.removal == REVOKED)
+        return tuple(ref for ref in refs if name.version in (0, ref.version))
 
     async def evict(self, digests: Sequence[str], *, abort: bool) -> int:
         """Frees adapters on all devices. Returns how many running requests were aborted."""
+        if not digests:
+            return 0
         request = executor_pb2.EvictRequest(digests=digests, abort=abort)
         return sum(answer.aborted for answer in await self._peers.executor.EvictEverywhere(request))
 
@@ -202,6 +234,25 @@ class Backends:
         async with aclosing(self._peers.executor.Execute(request, affinity=affinity)) as events:
             async for event in events:
                 yield piece_from_pb(event.chunk) if event.HasField("chunk") else outcome_from_pb(event.done)
+
+
+T = TypeVar("T")
+
+
+def in_batches(
+    items: Sequence[T], size: Callable[[T], int], max_bytes: int, max_items: int = 1000
+) -> Iterator[list[T]]:
+    """The items in order, some at a time: as many as fit into `max_bytes`, but at least one."""
+    batch: list[T] = []
+    num_bytes = 0
+    for item in items:
+        if batch and (len(batch) == max_items or num_bytes + size(item) > max_bytes):
+            yield batch
+            batch, num_bytes = [], 0
+        batch.append(item)
+        num_bytes += size(item)
+    if batch:
+        yield batch
 
 
 def _generations(

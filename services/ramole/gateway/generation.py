@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from ramole.core.errors import NotFound
+from ramole.core.errors import AdapterRefused, Corrupt, NotFound, RamoleError, WrongState
+from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.routing import Router
 from ramole.gateway.values import Order, Outcome, Piece, Routing, Usage
+
+_log = logging.getLogger(__name__)
+
+_MAX_REROUTES = 3
+_EXPERT = re.compile(r"experts\[(\d+)\]")
 
 
 class Generation:
@@ -22,12 +30,13 @@ class Generation:
     async def run(self, order: Order) -> AsyncGenerator[Routing | Piece | Usage]:
         """One routing, then pieces, then one usage. Closing the generator frees everything that the order holds.
 
-        A retrieved adapter may be deleted before the executor has loaded it; the order is then routed once more. The
-        routing is therefore told only when the first piece is there.
+        A retrieved adapter may be deleted before the executor has loaded it, or turn out to be damaged; the order is
+        then routed once more, without it. The routing is therefore told only when the first piece is there.
         """
         arrived = time.perf_counter()
-        for may_reroute in (not order.named, False):
-            routing = await self._router.plan(order)
+        without: set[AdapterRef] = set()
+        while True:
+            routing = await self._router.plan(order, without)
             has_begun = False
             try:
                 async with aclosing(self._attempt(order, routing, arrived)) as events:
@@ -37,9 +46,16 @@ class Generation:
                             yield routing
                         yield event
                 return
-            except NotFound:
-                if has_begun or not may_reroute:
+            except (NotFound, Corrupt, AdapterRefused, WrongState) as error:
+                index = _expert_at_fault(error)
+                if index is None or has_begun:
                     raise
+                if order.named:
+                    raise type(error)(error.message, field=f"adapters[{index}].adapter", remedy=error.remedy) from error
+                if len(without) == _MAX_REROUTES:
+                    raise
+                without.add(routing.choices[index].ref)
+                _log.warning("routed once more without %s: %s", routing.choices[index].ref, error)
 
     async def _attempt(self, order: Order, routing: Routing, arrived: float) -> AsyncGenerator[Piece | Usage]:
         first_token_s = None
@@ -53,3 +69,9 @@ class Generation:
                     yield Usage(routing, event, first_token_s, elapsed_s)
                 else:
                     yield event
+
+
+def _expert_at_fault(error: RamoleError) -> int | None:
+    """The number of the expert that an executor's error is about."""
+    match = _EXPERT.fullmatch(error.field)
+    return None if match is None else int(match[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 
-from ramole.core.errors import WrongState
+from ramole.core.errors import Unavailable, WrongState
 from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.values import Record, Reindexed
@@ -59,38 +59,48 @@ class Reindexing:
         try:
             encoder_id, dim = await self._backends.own_encoder()
             number = await self._backends.build(encoder_id, dim)
-            written: set[AdapterRef] = set()
+            round_ = _Round(self._backends, number, encoder_id)
             for _ in range(_MAX_ROUNDS):
-                async for progress in self._round(number, encoder_id, written):
+                async for progress in round_.run():
                     yield progress
-                    is_clean = progress.done == progress.total and not progress.changed
-                if is_clean:
+                if not progress.changed:
                     break
+            else:
+                raise Unavailable("the store changes faster than it is embedded", remedy="run it again; it goes on")
             await self._backends.promote(number)
             _log.info("index rebuilt", extra={"fields": {"generation": number, "encoder_id": encoder_id}})
-            async for progress in self._round(number, encoder_id, written):
+            async for progress in round_.run():
                 yield progress
         finally:
             self._is_running = False
 
-    async def _round(self, number: int, encoder_id: str, written: set[AdapterRef]) -> AsyncGenerator[Reindexed]:
-        """Brings the generation in line with the store as it is now. The last value says whether anything was done."""
+
+class _Round:
+    """Brings one generation in line with the store as it is, again and again."""
+
+    def __init__(self, backends: Backends, number: int, encoder_id: str) -> None:
+        self._backends = backends
+        self._number = number
+        self._encoder_id = encoder_id
+        self._written: set[AdapterRef] = set()
+        self._unreadable: set[AdapterRef] = set()
+
+    async def run(self) -> AsyncGenerator[Reindexed]:
+        """The progress; the last value says whether there was anything to do."""
         live = [ref async for ref in self._backends.live()]
         # Only what was written here can be a leftover of an adapter that was removed meanwhile: a row that an upload
         # has just written is not live yet.
-        gone = written - set(live)
-        for ref in gone:
-            await self._backends.unindex(ref)
-        written -= gone
-        wanted = latest(live)
-        missing = wanted - set(await self._backends.indexed(number))
-        done = len(wanted) - len(missing)
-        changed = len(gone) + len(missing)
-        yield Reindexed(number, encoder_id, done, len(wanted), changed)
-        if not missing:
-            return
-        async for batch in batches(self._backends.live_records(missing)):
-            await self._backends.index(batch, encoder_id, generation=number)
-            written |= {record.ref for record in batch}
+        gone = self._written - set(live)
+        await self._backends.unindex(sorted(gone, key=str))
+        self._written -= gone
+        wanted = latest(live) - self._unreadable
+        missing = wanted - set(await self._backends.indexed(self._number))
+        done, total, changed = len(wanted) - len(missing), len(wanted), len(gone) + len(missing)
+        yield Reindexed(self._number, self._encoder_id, done, total, changed)
+        async for batch in batches(self._backends.live_records(sorted(missing, key=str))):
+            await self._backends.index(batch, self._encoder_id, generation=self._number)
+            self._written |= {record.ref for record in batch}
             done += len(batch)
-            yield Reindexed(number, encoder_id, done, len(wanted), changed)
+            yield Reindexed(self._number, self._encoder_id, done, total, changed)
+        # Deleted meanwhile, or damaged in the store: neither is tried again.
+        self._unreadable |= missing - self._written

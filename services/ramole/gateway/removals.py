@@ -1,13 +1,15 @@
-"""Delete and revoke: out of the index first, then out of the store, then off the devices."""
+"""Delete and revoke. A deletion lets running requests finish; a revocation stops a content everywhere, at once."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from ramole.core.errors import Conflict, NotFound, RamoleError
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.finisher import Finisher
+from ramole.gateway.upkeep import Upkeep
 from ramole.gateway.uploads import Uploads
 from ramole.gateway.values import Removed
 
@@ -17,18 +19,16 @@ _log = logging.getLogger(__name__)
 class Removals:
     """Removes versions everywhere. Once begun a removal runs to its end."""
 
-    def __init__(self, backends: Backends, uploads: Uploads, finisher: Finisher) -> None:
+    def __init__(self, backends: Backends, uploads: Uploads, finisher: Finisher, upkeep: Upkeep) -> None:
         self._backends = backends
         self._uploads = uploads
         self._finisher = finisher
+        self._upkeep = upkeep
 
-    async def remove(
-        self, name: AdapterName, *, abort: bool, comment: str = "", expected_version: int | None = None
-    ) -> Removed:
-        """Removes one version, or all of a name.
+    async def delete(self, name: AdapterName, *, comment: str = "", expected_version: int | None = None) -> Removed:
+        """Removes one version, or all of a name: out of the index, so that no search finds it, then out of the store.
 
         Args:
-            abort: whether requests that run with it end with CANCELLED; otherwise they finish.
             comment: why; kept in the history.
             expected_version: only if this is the latest version of the name.
 
@@ -37,27 +37,72 @@ class Removals:
             Conflict: `expected_version` is not the latest.
             RamoleError: a service failed; the same call can simply be made again.
         """
-        return await self._finisher.finish(self._remove(name, abort, comment, expected_version))
+        return await self._finisher.finish(self._delete(name, comment, expected_version))
 
-    async def _remove(self, name: AdapterName, abort: bool, comment: str, expected_version: int | None) -> Removed:
+    async def revoke(self, name: AdapterName, *, comment: str = "", expected_version: int | None = None) -> Removed:
+        """Removes one version, or all of a name, and every other version of the tenant with the same content.
+
+        Out of the store and off the devices first, so that it works without an index; requests that run with the
+        content end with CANCELLED. Revoking again what is revoked finishes what may have failed. Arguments as `delete`.
+
+        Raises:
+            As `delete`.
+        """
+        return await self._finisher.finish(self._revoke(name, comment, expected_version))
+
+    async def _delete(self, name: AdapterName, comment: str, expected_version: int | None) -> Removed:
         refs = await self._versions(name)
         if expected_version is None or expected_version == await self._latest_version(name):
-            for ref in refs:
-                await self._backends.unindex(ref)
+            await self._backends.unindex(refs)
         try:
-            removed = await self._backends.delete(
-                name, is_revocation=abort, comment=comment, expected_version=expected_version
+            deleted = await self._backends.delete(
+                name, is_revocation=False, comment=comment, expected_version=expected_version
             )
         except Conflict:
             # Nothing is removed; if the name got another version just now, what left the index comes back.
             await self._uploads.restore(name)
             raise
-        for ref in set(removed) - set(refs):  # uploaded in between
-            await self._backends.unindex(ref)
-        aborted = await self._evict(removed, abort)
-        if name.version:
-            await self._uploads.restore(name)
-        return Removed(removed, aborted)
+        await self._backends.unindex(sorted(set(deleted.refs) - set(refs), key=str))  # uploaded in between
+        await self._restore(deleted.refs)
+        try:
+            await self._backends.evict(deleted.freed, abort=False)
+        except RamoleError as error:
+            _log.warning("deleted adapters stay on the devices until their slots are needed: %s", error)
+        return Removed(deleted.refs, aborted=0)
+
+    async def _revoke(self, name: AdapterName, comment: str, expected_version: int | None) -> Removed:
+        try:
+            deleted = await self._backends.delete(
+                name, is_revocation=True, comment=comment, expected_version=expected_version
+            )
+            refs = deleted.refs
+        except NotFound:
+            refs = await self._backends.revoked(name)
+            if not refs:
+                raise
+            self._upkeep.ask()
+        aborted = await self._backends.evict(sorted({ref.digest for ref in refs}), abort=True)
+        # An earlier try may have come no further than the store with some of them.
+        before = {ref.digest for ref in await self._backends.revoked(name)} - {ref.digest for ref in refs}
+        aborted += await self._backends.evict(sorted(before), abort=True)
+        try:
+            await self._backends.unindex(refs)
+            await self._restore(refs)
+        except RamoleError as error:
+            # No executor gets the content any more: a search that finds it is routed once more.
+            self._upkeep.ask()
+            _log.warning("what was revoked leaves the index later: %s", error)
+        return Removed(refs, aborted)
+
+    async def _restore(self, removed: Collection[AdapterRef]) -> None:
+        """Makes older versions findable again where the latest one is gone."""
+        newest: dict[AdapterName, int] = {}
+        for ref in removed:
+            name = AdapterName(ref.tenant, ref.name)
+            newest[name] = max(ref.version, newest.get(name, 0))
+        for name, version in newest.items():
+            if 0 < await self._latest_version(name) < version:
+                await self._uploads.restore(name)
 
     async def _latest_version(self, name: AdapterName) -> int:
         record = await self._backends.find(AdapterName(name.tenant, name.name))
@@ -66,20 +111,9 @@ class Removals:
     async def _versions(self, name: AdapterName) -> list[AdapterRef]:
         if name.version:
             record = await self._backends.find(name)
-            refs = [] if record is None else [record.ref]
+            refs = [record.ref] if record is not None and record.is_live else []
         else:
-            wanted = (name.tenant, name.name)
-            refs = [ref async for ref in self._backends.live() if (ref.tenant, ref.name) == wanted]
+            refs = [ref async for ref in self._backends.live(name)]
         if not refs:
             raise NotFound(f"no adapter {name}", field="adapter", remedy="list what there is with ListAdapters")
         return refs
-
-    async def _evict(self, removed: tuple[AdapterRef, ...], abort: bool) -> int:
-        """Frees the slots. Only a revocation fails with it: deleted weights are merely a little longer in memory."""
-        try:
-            return await self._backends.evict([ref.digest for ref in removed], abort=abort)
-        except RamoleError as error:
-            if abort:
-                raise
-            _log.warning("deleted adapters stay on the devices until their slots are needed: %s", error)
-            return 0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import replace
 
+from ramole.core.composition import MAX_EXPERTS
 from ramole.core.errors import DeadlineExceeded, NotFound, Unavailable, WrongState
+from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.values import Choice, NamedAdapter, Order, Retrieved, Routing
 
@@ -26,8 +29,8 @@ class Router:
         self._timeout_s = timeout_s
         self._encoder_id = ""  # the live generation's; '' until it turns out to be another than the settings' one
 
-    async def plan(self, order: Order) -> Routing:
-        """What `order` will use.
+    async def plan(self, order: Order, without: Collection[AdapterRef] = ()) -> Routing:
+        """What `order` will use. Of what is retrieved, nothing of `without`.
 
         Raises:
             NotFound: a named adapter does not exist.
@@ -41,9 +44,10 @@ class Router:
         if composition.k == 0:
             return Routing((), composition)
         try:
-            found = await self.retrieve(order.prompt, composition.k)
+            found = await self.retrieve(order.prompt, min(composition.k + len(without), MAX_EXPERTS))
+            choices = [choice for choice in found.choices if choice.ref not in without]
             return Routing(
-                found.choices,
+                tuple(choices[: composition.k]),
                 composition.doubting(found.doubt),
                 embed_s=found.embed_s,
                 search_s=found.search_s,

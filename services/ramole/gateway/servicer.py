@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from ramole.core.errors import WrongState
+from ramole.core.errors import NotFound, WrongState
 from ramole.core.names import DEFAULT_TENANT, AdapterName
 from ramole.core.settings import Settings
 from ramole.gateway.backends import Backends
@@ -25,12 +25,11 @@ from ramole.gateway.codec import (
 )
 from ramole.gateway.finisher import Finisher
 from ramole.gateway.generation import Generation
-from ramole.gateway.reconcile import reconcile, until_available
 from ramole.gateway.reindex import Reindexing
 from ramole.gateway.removals import Removals
 from ramole.gateway.routing import Router
+from ramole.gateway.upkeep import Upkeep, until_available
 from ramole.gateway.uploads import Uploads
-from ramole.gateway.values import Removed
 from ramole.transport.context import current_call, enter_call
 from ramole.transport.peers import Peers
 from ramole.transport.values import ref_to_pb
@@ -56,8 +55,9 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         self._router = Router(self._backends, base_id=self._base_id, timeout_s=settings.retrieval.timeout_s)
         self._generation = Generation(self._backends, self._router)
         self._finisher = Finisher()
-        self._uploads = Uploads(self._backends, self._finisher)
-        self._removals = Removals(self._backends, self._uploads, self._finisher)
+        self._upkeep = Upkeep(self._backends, patience_s=self._settings.index_patience_s)
+        self._uploads = Uploads(self._backends, self._finisher, self._upkeep)
+        self._removals = Removals(self._backends, self._uploads, self._finisher, self._upkeep)
         self._reindexing = Reindexing(self._backends)
         self._inflight = 0
 
@@ -66,13 +66,14 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         gateway_pb2_grpc.add_GatewayServicer_to_server(self, server)
 
     async def start(self) -> None:
-        """Waits for the other services and brings the index in line with the store."""
-        await until_available(lambda: reconcile(self._backends))
+        """Waits for the other services, and a while for the index to be in line with the store."""
+        await self._upkeep.start()
         await until_available(lambda: self._peers.executor.GetStatusEverywhere(executor_pb2.GetStatusRequest()))
 
     async def close(self) -> None:
         """Lets uploads and removals that have begun run to their end."""
         await self._finisher.close()
+        await self._upkeep.close()
 
     def routing_stats(self) -> dict[str, object]:
         """Nothing: clients choose the gateway."""
@@ -123,7 +124,12 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         self, request: adapters_pb2.GetAdapterRequest, context: Context
     ) -> adapters_pb2.GetAdapterResponse:
         """One version."""
-        return await self._peers.adapters.GetAdapter(request)
+        answer = await self._peers.adapters.GetAdapter(request)
+        if answer.record.state != adapters_pb2.ADAPTER_STATE_LIVE:  # an upload is under way, and may still fail
+            raise NotFound(
+                f"no adapter {request.adapter}", field="adapter", remedy="list what there is with ListAdapters"
+            )
+        return answer
 
     async def ListAdapters(
         self, request: adapters_pb2.ListAdaptersRequest, context: Context
@@ -142,7 +148,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
     ) -> AsyncIterator[adapters_pb2.FetchResponse]:
         """Streams both files of one version."""
         asked = adapters_pb2.GetAdapterRequest(adapter=request.adapter, without_samples=True)
-        ref = (await self._peers.adapters.GetAdapter(asked)).record.adapter
+        ref = (await self.GetAdapter(asked, context)).record.adapter
         async with aclosing(self._peers.adapters.Fetch(adapters_pb2.FetchRequest(digest=ref.digest))) as parts:
             async for part in parts:
                 if part.HasField("header"):
@@ -154,8 +160,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
     ) -> gateway_pb2.UploadAdapterResponse:
         """Makes an older version the latest again."""
         _identify(context)
-        expected = request.expected_version if request.HasField("expected_version") else None
-        stored = await self._uploads.roll_back_to(AdapterName.parse(request.adapter), expected)
+        stored = await self._uploads.roll_back_to(AdapterName.parse(request.adapter), _expected(request))
         return gateway_pb2.UploadAdapterResponse(record=record_to_pb(stored.record), created=stored.is_created)
 
     async def DeleteAdapter(
@@ -163,7 +168,8 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
     ) -> adapters_pb2.DeleteAdapterResponse:
         """Removes versions; running requests finish."""
         _identify(context)
-        removed = await self._remove(request, abort=False)
+        name, expected = AdapterName.parse(request.adapter), _expected(request)
+        removed = await self._removals.delete(name, comment=request.comment, expected_version=expected)
         return adapters_pb2.DeleteAdapterResponse(removed=[ref_to_pb(ref) for ref in removed.refs])
 
     async def RevokeAdapter(
@@ -171,7 +177,8 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
     ) -> gateway_pb2.RevokeAdapterResponse:
         """Removes versions; running requests that use them are aborted."""
         _identify(context)
-        removed = await self._remove(request, abort=True)
+        name, expected = AdapterName.parse(request.adapter), _expected(request)
+        removed = await self._removals.revoke(name, comment=request.comment, expected_version=expected)
         refs = [ref_to_pb(ref) for ref in removed.refs]
         return gateway_pb2.RevokeAdapterResponse(removed=refs, aborted=removed.aborted)
 
@@ -185,19 +192,21 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
                     generation=step.generation, encoder_id=step.encoder_id, done=step.done, total=step.total
                 )
 
-    async def _remove(
-        self, request: adapters_pb2.DeleteAdapterRequest | gateway_pb2.RevokeAdapterRequest, *, abort: bool
-    ) -> Removed:
-        expected = request.expected_version if request.HasField("expected_version") else None
-        name = AdapterName.parse(request.adapter)
-        return await self._removals.remove(name, abort=abort, comment=request.comment, expected_version=expected)
-
     async def Describe(self, request: gateway_pb2.DescribeRequest, context: Context) -> gateway_pb2.DescribeResponse:
         """The served base model, limits and load."""
         statuses = await self._peers.executor.GetStatusEverywhere(executor_pb2.GetStatusRequest())
         return describe_to_pb(
             statuses, version=version("ramole"), base_model=self._base_id, composition=self._settings.composition
         )
+
+
+_Conditional = (
+    adapters_pb2.RollbackAdapterRequest | adapters_pb2.DeleteAdapterRequest | gateway_pb2.RevokeAdapterRequest
+)
+
+
+def _expected(request: _Conditional) -> int | None:
+    return request.expected_version if request.HasField("expected_version") else None
 
 
 def _identify(context: Context) -> None:

@@ -6,10 +6,11 @@ import logging
 from collections.abc import AsyncIterable, Awaitable
 from typing import Any
 
-from ramole.core.errors import RamoleError, WrongState
+from ramole.core.errors import NotFound, RamoleError, Unavailable, WrongState
 from ramole.core.names import AdapterName
 from ramole.gateway.backends import Backends
 from ramole.gateway.finisher import Finisher
+from ramole.gateway.upkeep import Upkeep
 from ramole.gateway.values import Generation, Record, Stored
 
 _log = logging.getLogger(__name__)
@@ -18,13 +19,14 @@ _log = logging.getLogger(__name__)
 class Uploads:
     """All or nothing: a failed upload leaves neither a version nor a row behind.
 
-    A crash in between leaves a staged version, which the store drops at its next start, and perhaps a row, which
-    `reconcile` removes.
+    A crash in between leaves a staged version, which the store drops at its next start or after a while, and perhaps a
+    row, which `Upkeep` removes.
     """
 
-    def __init__(self, backends: Backends, finisher: Finisher) -> None:
+    def __init__(self, backends: Backends, finisher: Finisher, upkeep: Upkeep) -> None:
         self._backends = backends
         self._finisher = finisher
+        self._upkeep = upkeep
 
     async def upload(self, parts: AsyncIterable[Any]) -> Stored:
         """Relays the stream and sees the version through to live.
@@ -57,17 +59,24 @@ class Uploads:
         record = await self._backends.find(AdapterName(name.tenant, name.name), has_samples=True)
         if record is not None and record.is_live:
             await self._index(record)
+            if not await self._backends.is_live(record.ref):  # removed meanwhile, before it had a row to remove
+                await self._backends.unindex([record.ref])
 
     async def _complete(self, stored: Stored) -> Record:
         record = stored.record
         try:
             generations = await self._index(record)
             published = await self._backends.publish(record.ref)
-        except BaseException:
-            if stored.is_created:  # else it belongs to another upload, with the same key, that still runs
-                await self._roll_back(record)
+        except BaseException as error:
+            if stored.is_created:
+                # What is left of this call's time may be what the failure was about.
+                await self._finisher.finish(self._roll_back(record))
+            else:  # it belongs to another upload, with the same key, that still runs or has just failed
+                self._upkeep.ask()
+                if isinstance(error, NotFound):
+                    raise Unavailable("the first upload with this idempotency key failed", remedy="retry") from error
             raise
-        await _tried(self._catch_up(record, generations), record)
+        await self._tried(self._catch_up(record, generations), record)
         return published
 
     async def _catch_up(self, record: Record, generations: tuple[Generation, ...]) -> None:
@@ -102,13 +111,13 @@ class Uploads:
         Restoring comes last: indexing this version took the row of the one before it, and if the version turns out to
         be live after all (its publication's answer was lost), it gets its row back.
         """
-        await _tried(self._backends.unindex(record.ref), record)
-        await _tried(self._backends.discard(record.ref), record)
-        await _tried(self.restore(record.name), record)
+        await self._tried(self._backends.unindex([record.ref]), record)
+        await self._tried(self._backends.discard(record.ref), record)
+        await self._tried(self.restore(record.name), record)
 
-
-async def _tried(step: Awaitable[None], record: Record) -> None:
-    try:
-        await step
-    except RamoleError as error:
-        _log.warning("end of an upload: %s", error, extra={"fields": {"adapter": str(record.ref)}})
+    async def _tried(self, step: Awaitable[None], record: Record) -> None:
+        try:
+            await step
+        except RamoleError as error:
+            self._upkeep.ask()
+            _log.warning("end of an upload: %s", error, extra={"fields": {"adapter": str(record.ref)}})

@@ -192,6 +192,18 @@ class Reindexed:
     changed: int
 
 
+REVOKED = "revoked"
+"""What the history says of a version that was revoked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Versions that the store has removed, and those of their contents that no version has any more."""
+
+    refs: tuple[AdapterRef, ...]
+    freed: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Removed:
     """Versions that are gone, and how many running requests were aborted for it."""

@@ -6,6 +6,7 @@ Cheap checks come first: config, header and shapes are judged before a tensor is
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,9 @@ _ZERO_RELATIVE = 1e-7
 # could overflow, and 0 * inf is NaN in forms of the mixture that compute more than they use.
 MAX_ENTRY = 1e4
 
+# Names in one message.
+_MAX_SHOWN = 8
+
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
@@ -35,7 +39,8 @@ class AdmissionLimits:
     Attributes:
         max_rank: largest rank of any module.
         max_norm: largest Frobenius norm of the whole update. Trained adapters lie far below the default.
-        max_relative_norm: the same of one module's update, relative to its base weight, where that is known.
+        max_relative_norm: the same of one module's update, relative to its base weight. Where that is not known, it is
+            taken to be as large as a weight that keeps the size of its input, with entries of variance 1 / d: sqrt(o).
         base_revision: commit of the served base model; empty = any.
     """
 
@@ -50,18 +55,19 @@ class AdmissionReport:
     """What admission found.
 
     Attributes:
-        modules: full names of the wrapped modules, sorted.
+        modules: full names of the modules that it changes, sorted; pairs whose product is zero are left out.
         rank: largest rank over the modules.
         num_bytes: size of the weights.
         norm: Frobenius norm of the whole update, scaling folded in.
-        relative_norm: the largest, over the modules, of the update's norm over the base weight's; 0 = not known.
+        relative_norm: the largest, over these modules, of the update's norm over the base weight's; None = not known,
+            as one of these weights is not on this machine, is quantised or is no safetensors file.
     """
 
     modules: tuple[str, ...]
     rank: int
     num_bytes: int
     norm: float
-    relative_norm: float = 0.0
+    relative_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +92,29 @@ def admit(
         base_model: the base that the upload names; when empty, base_model_name_or_path of the config counts.
 
     Raises:
-        AdapterRefused: malformed, not plain LoRA, not fitting the base, not finite, too large, or without any effect.
+        AdapterRefused: malformed, not plain LoRA, not fitting the base, incomplete, not finite, too large, or without
+            any effect.
         WrongState: made for another base model.
     """
     layout = read_layout(config_json, tensors)
     _check_base(base_model or layout.config.base_model, base, is_named=bool(base_model))
     _check_revision(layout.config.revision, limits.base_revision)
     _check_fit(layout, base, limits)
+    _check_complete(layout, base)
     _check_base_weights(layout, tensors, base)
     weights = layout.load(tensors)
-    norm, relative_norm = _check_values(weights, base, limits)
-    report = AdmissionReport(tuple(weights.pairs), weights.rank, weights.num_bytes, norm, relative_norm)
+    _check_entries(weights)
+    norms = {module: update_norm(pair) for module, pair in weights.pairs.items()}
+    _check_norms(norms, base, limits)
+    modules = _effective(norms, base)
+    is_measured = all(module in base.norms for module in modules)
+    report = AdmissionReport(
+        modules=modules,
+        rank=weights.rank,
+        num_bytes=weights.num_bytes,
+        norm=math.hypot(*norms.values()),
+        relative_norm=max(norms[module] / base.norms[module] for module in modules) if is_measured else None,
+    )
     return Admission(weights, report)
 
 
@@ -152,6 +170,19 @@ def _check_fit(layout: AdapterLayout, base: BaseShapes, limits: AdmissionLimits)
             )
 
 
+def _check_complete(layout: AdapterLayout, base: BaseShapes) -> None:
+    missing = layout.config.targets.selected(base.modules.keys() - layout.pairs.keys(), base.head)
+    if missing:
+        names = sorted(missing)
+        more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+        raise AdapterRefused(
+            f"the file lacks modules that target_modules selects in base model {base.base_id!r}: "
+            f"{', '.join(names[:_MAX_SHOWN])}{more}",
+            field=TENSORS_FILE,
+            remedy="upload the whole file, or have target_modules name only the modules that it holds",
+        )
+
+
 def _check_base_weights(layout: AdapterLayout, tensors: bytes | memoryview, base: BaseShapes) -> None:
     for module, spec in layout.base_weights.items():
         own = base.read_weight(module)
@@ -166,9 +197,7 @@ def _check_base_weights(layout: AdapterLayout, tensors: bytes | memoryview, base
             )
 
 
-def _check_values(weights: AdapterWeights, base: BaseShapes, limits: AdmissionLimits) -> tuple[float, float]:
-    """Norm of the whole update, and the largest one relative to its base weight."""
-    square, relative = 0.0, [0.0]
+def _check_entries(weights: AdapterWeights) -> None:
     for module, pair in weights.pairs.items():
         # One such value would poison every request of a batch: 0 * NaN is NaN.
         if not (torch.isfinite(pair.a).all() and torch.isfinite(pair.b).all()):
@@ -184,29 +213,37 @@ def _check_values(weights: AdapterWeights, base: BaseShapes, limits: AdmissionLi
                 field=TENSORS_FILE,
                 remedy="balance the pair: only the product B A matters",
             )
-        norm = update_norm(pair)
-        square += norm**2
-        if module in base.norms:
-            relative.append(norm / base.norms[module])
-            if relative[-1] > limits.max_relative_norm:
-                raise AdapterRefused(
-                    f"the update of {module} is {relative[-1]:.3g} times as large as the base weight, the limit is "
-                    f"{limits.max_relative_norm:g}",
-                    field=TENSORS_FILE,
-                    remedy="look for a diverged training run or a wrong lora_alpha",
-                )
-    norm = math.sqrt(square)
+
+
+def _check_norms(norms: Mapping[str, float], base: BaseShapes, limits: AdmissionLimits) -> None:
+    for module, norm in norms.items():
+        known = base.norms.get(module)
+        relative = norm / (math.sqrt(base.modules[module][1]) if known is None else known)
+        if relative > limits.max_relative_norm:
+            weight = "the base weight" if known is not None else "a base weight of its shape (its own is not known)"
+            raise AdapterRefused(
+                f"the update of {module} is {relative:.3g} times as large as {weight}, the limit is "
+                f"{limits.max_relative_norm:g}",
+                field=TENSORS_FILE,
+                remedy="look for a diverged training run or a wrong lora_alpha",
+            )
+    norm = math.hypot(*norms.values())
     if not norm <= limits.max_norm:
         raise AdapterRefused(
             f"the update has Frobenius norm {norm:.3g}, the limit is {limits.max_norm:g}",
             field=TENSORS_FILE,
             remedy="look for a diverged training run or a wrong lora_alpha",
         )
-    is_measured = weights.pairs.keys() <= base.norms.keys()
-    if norm == 0 or (is_measured and max(relative) < _ZERO_RELATIVE):
+
+
+def _effective(norms: Mapping[str, float], base: BaseShapes) -> tuple[str, ...]:
+    """The modules whose update is more than zero, next to the base weight where that is known."""
+    smallest = {module: _ZERO_RELATIVE * base.norms.get(module, 0.0) for module in norms}
+    modules = tuple(module for module, norm in norms.items() if norm > 0 and norm >= smallest[module])
+    if not modules:
         raise AdapterRefused(
             "the adapter changes nothing: B A is zero, or next to the base weight as good as zero, in every module",
             field=TENSORS_FILE,
             remedy="upload it after training; PEFT starts with B = 0",
         )
-    return norm, max(relative)
+    return modules

@@ -23,12 +23,14 @@ class BaseShapes:
         modules: full module name to (d, o), the widths in and out, for every nn.Linear and Conv1D.
         read_weight: the weight of a module, read from the checkpoint; None where it cannot be found there.
         norms: full module name to the Frobenius norm of its weight, where it is known.
+        head: full name of the output head; empty = it has none.
     """
 
     base_id: str
     modules: Mapping[str, tuple[int, int]]
     read_weight: ReadWeight = lambda _: None
     norms: Mapping[str, float] = field(default_factory=dict)
+    head: str = ""
 
 
 def read_base_shapes(path_or_id: str, base_id: str, revision: str = "") -> BaseShapes:
@@ -65,24 +67,28 @@ def read_base_shapes(path_or_id: str, base_id: str, revision: str = "") -> BaseS
             modules[name] = (module.in_features, module.out_features)
         elif isinstance(module, Conv1D):  # GPT-2 keeps its weight as [in, out]
             modules[name] = (module.nx, module.nf)
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     names = {id(module): name for name, module in model.named_modules()}
-    tied = {names[id(head)]: names[id(embedding)]} if getattr(config, "tie_word_embeddings", False) and head else {}
+    head = names.get(id(model.get_output_embeddings()), "")
+    # A tied head has no weight of its own: checkpoints hold that of the embedding.
+    is_tied = head and getattr(config, "tie_word_embeddings", False)
+    tied = {head: names[id(model.get_input_embeddings())]} if is_tied else {}
 
     def read_weight(module: str) -> torch.Tensor | None:
-        return _read_tensor(path_or_id, [f"{name}.weight" for name in (module, tied.get(module)) if name])
+        return _read_tensor(path_or_id, revision, [f"{name}.weight" for name in (module, tied.get(module)) if name])
 
-    norms = read_base_norms(path_or_id, modules, revision=revision)
-    return BaseShapes(base_id, MappingProxyType(modules), read_weight, norms)
+    norms = read_base_norms(path_or_id, modules, revision=revision, tied=tied)
+    return BaseShapes(base_id, MappingProxyType(modules), read_weight, norms, head)
 
 
-def _read_tensor(path_or_id: str, names: list[str]) -> torch.Tensor | None:
+def _read_tensor(path_or_id: str, revision: str, names: list[str]) -> torch.Tensor | None:
     """The first of `names` that a safetensors checkpoint, in one file or several, holds."""
     from safetensors import safe_open
     from transformers.utils import cached_file
 
     def find(name: str) -> str | None:
-        found: str | None = cached_file(path_or_id, name, _raise_exceptions_for_missing_entries=False)
+        found: str | None = cached_file(
+            path_or_id, name, revision=revision or "main", _raise_exceptions_for_missing_entries=False
+        )
         return found
 
     index = find("model.safetensors.index.json")

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 # Larger weights are sampled in blocks of rows: their rows are alike, and the limit is one of magnitude.
@@ -15,23 +16,32 @@ _BLOCKS = 8
 _log = logging.getLogger(__name__)
 
 
-def read_base_norms(path_or_id: str, modules: Iterable[str], *, revision: str = "") -> dict[str, float]:
+def read_base_norms(
+    path_or_id: str, modules: Iterable[str], *, revision: str = "", tied: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, float]:
     """Frobenius norms of the modules' weights, from the safetensors files that are on this machine.
+
+    Args:
+        tied: module to the one whose weight it uses where the files hold none of its own.
 
     Returns:
         Norms by full module name; of large weights an estimate. Modules whose weight is not found, or is quantised, are
         left out.
     """
-    known = {name: name for name in modules}
+    wanted = set(modules)
+    known = {name: name for name in (*wanted, *tied.values())}
     # Some checkpoints, GPT-2's for example, leave out the name of the backbone.
     known.update({name.partition(".")[2]: name for name in list(known) if "." in name})
     norms: dict[str, float] = {}
     for path in _weight_files(path_or_id, revision):
         norms.update(_norms_of(path, known))
-    missing = len(set(known.values()) - norms.keys())
+    for module, other in tied.items():
+        if other in norms:
+            norms.setdefault(module, norms[other])
+    missing = len(wanted - norms.keys())
     if missing:
-        _log.warning("no base weight was found for %d modules: norms of their updates have no relative limit", missing)
-    return norms
+        _log.warning("no base weight was found for %d modules: the limit of their updates goes by their shape", missing)
+    return {module: norm for module, norm in norms.items() if module in wanted}
 
 
 def _weight_files(path_or_id: str, revision: str) -> list[Path]:

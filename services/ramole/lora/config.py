@@ -1,7 +1,8 @@
 """adapter_config.json, read strictly: what cannot be served exactly is refused by the name of its key.
 
-The tensors file names the wrapped modules (see `reader`), so target_modules and its kin are not interpreted. Written
-against `LoraConfig` of PEFT 0.21; a key that this release does not have is accepted only while it is empty.
+The tensors file names the wrapped modules (see `reader`); target_modules and its kin tell whether all of them are there
+(see `targets`). Written against `LoraConfig` of PEFT 0.21; a key that this release does not have is accepted only while
+it is empty.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TypeVar
 from ramole.core.errors import AdapterRefused
 from ramole.lora.patterns import PatternTable
 from ramole.lora.strict_json import parse_object
+from ramole.lora.targets import Names, Targets
 
 CONFIG_FILE = "adapter_config.json"
 
@@ -29,14 +31,13 @@ _HARMLESS = frozenset(
         # where and how it was trained
         "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
         "lora_dropout", "eva_config", "runtime_config",
-        # which modules: the tensors' names say it
-        "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
         # layout of the base weight; LoRA tensors have one layout only
         "fan_in_fan_out",
         # parameters of features that are refused by their own key
         "megatron_core", "qalora_group_size",
         # read below
         "peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights",
+        "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
     }
 )  # fmt: skip
 
@@ -69,7 +70,7 @@ _NEUTRAL: tuple[object, ...] = (None, False, 0, "", [], {})
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """What of the config decides the maths.
+    """What of the config decides the maths, and which modules belong to it.
 
     Attributes:
         base_model: base_model_name_or_path as written; empty if absent.
@@ -83,6 +84,7 @@ class AdapterConfig:
     use_rslora: bool
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
+    targets: Targets
     _rank_keys: PatternTable = field(repr=False, compare=False)
     _alpha_keys: PatternTable = field(repr=False, compare=False)
 
@@ -125,6 +127,7 @@ def read_config(data: bytes) -> AdapterConfig:
         use_rslora=_flag(raw, "use_rslora"),
         rank_pattern=rank_pattern,
         alpha_pattern=alpha_pattern,
+        targets=_targets(raw),
         _rank_keys=PatternTable(rank_pattern, field=f"{CONFIG_FILE}:rank_pattern"),
         _alpha_keys=PatternTable(alpha_pattern, field=f"{CONFIG_FILE}:alpha_pattern"),
     )
@@ -171,3 +174,32 @@ def _pattern(raw: Mapping[str, object], key: str, check: Callable[[str, object],
     if not isinstance(value, dict):
         raise _refuse(key, f"{_show(value)} is not a map", "use a map from module name to number")
     return {pattern: check(key, number) for pattern, number in value.items()}
+
+
+def _targets(raw: Mapping[str, object]) -> Targets:
+    layers, lists = raw.get("layers_to_transform"), _names(raw, "layers_pattern")
+    given = layers if isinstance(layers, list) else [] if layers is None else [layers]
+    numbers = frozenset(number for number in given if type(number) is int)
+    if not all(type(number) is int for number in given):
+        raise _refuse("layers_to_transform", f"{_show(layers)} is not a list of layers", "use whole numbers")
+    return Targets(
+        modules=_name_set(raw, "target_modules"),
+        excluded=_name_set(raw, "exclude_modules"),
+        layers=numbers or None,
+        layer_lists=(lists,) if isinstance(lists, str) else tuple(lists),
+    )
+
+
+def _name_set(raw: Mapping[str, object], key: str) -> Names:
+    names = _names(raw, key)
+    return names if isinstance(names, str) else frozenset(names)
+
+
+def _names(raw: Mapping[str, object], key: str) -> str | list[str]:
+    """One expression or a list of names; an empty list if absent."""
+    value = raw.get(key) or []
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise _refuse(key, f"{_show(value)} names no modules", "use a list of module names, or one expression")
+    return value

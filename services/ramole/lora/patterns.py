@@ -16,6 +16,7 @@ from ramole.lora.pattern_syntax import OPERATORS, Anchor, Chain, Chars, Either, 
 MAX_KEYS = 2048
 MAX_PLAIN_CHARS = 256
 MAX_REGEX_CHARS = 128
+MAX_EXPRESSION_CHARS = 1024
 MAX_REGEX_KEYS = 64
 MAX_STEPS = 4_000_000
 
@@ -43,7 +44,7 @@ class PatternTable:
             self._compiled = {key: parse_pattern(key) for key in regexes}
         except ValueError as error:
             raise self._refuse(str(error), "use module names, or simpler expressions") from None
-        self._steps_left = MAX_STEPS
+        self._walk = _Walk()
 
     def find(self, module: str) -> str | None:
         """The first key that matches the module's full name, or None.
@@ -59,34 +60,66 @@ class PatternTable:
 
     def _matches(self, pattern: Node, module: str) -> bool:
         after_dots = {index + 1 for index, char in enumerate(module) if char == "."}
-        return len(module) in self._walk(pattern, module, {0, *after_dots})
+        try:
+            return len(module) in self._walk.ends(pattern, module, {0, *after_dots})
+        except TooMuchWork:
+            raise self._refuse("the regular expressions need too much work", "use module names as keys") from None
 
-    def _walk(self, node: Node, text: str, starts: set[int]) -> set[int]:
-        """The positions that `node` can end at when it begins at any of `starts`."""
+    def _refuse(self, message: str, remedy: str) -> AdapterRefused:
+        return AdapterRefused(message, field=self._field, remedy=remedy)
+
+
+class Expression:
+    """One expression, for whole names.
+
+    Raises:
+        ValueError: too long, or outside of what `PatternTable` takes.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        if len(pattern) > MAX_EXPRESSION_CHARS:
+            raise ValueError(f"a regular expression of {len(pattern)} characters")
+        self._pattern = parse_pattern(pattern)
+        self._walk = _Walk()
+
+    def matches(self, module: str) -> bool:
+        """Whether it matches from the first character to the last. Raises TooMuchWork."""
+        return len(module) in self._walk.ends(self._pattern, module, {0})
+
+
+class TooMuchWork(Exception):
+    """The expressions need more than `MAX_STEPS` steps."""
+
+
+class _Walk:
+    """Carries sets of positions through patterns, `MAX_STEPS` steps in all."""
+
+    def __init__(self) -> None:
+        self._steps_left = MAX_STEPS
+
+    def ends(self, node: Node, text: str, starts: set[int]) -> set[int]:
+        """The positions that `node` can end at when it begins at any of `starts`. Raises TooMuchWork."""
         self._steps_left -= 1 + len(starts)
         if self._steps_left < 0:
-            raise self._refuse("the regular expressions need too much work", "use module names as keys")
+            raise TooMuchWork
         if isinstance(node, Chars):
             return {at + 1 for at in starts if at < len(text) and (text[at] in node.chars) != node.is_negated}
         if isinstance(node, Anchor):
             return starts & {len(text) if node.is_end else 0}
         if isinstance(node, Chain):
             for part in node.parts:
-                starts = self._walk(part, text, starts)
+                starts = self.ends(part, text, starts)
             return starts
         if isinstance(node, Either):
-            return set().union(*(self._walk(option, text, starts) for option in node.options))
+            return set().union(*(self.ends(option, text, starts) for option in node.options))
         reached = set(starts) if node.may_skip else set()
         frontier = starts
         while frontier:
-            frontier = self._walk(node.inner, text, frontier) - reached
+            frontier = self.ends(node.inner, text, frontier) - reached
             reached |= frontier
             if not node.may_repeat:
                 break
         return reached
-
-    def _refuse(self, message: str, remedy: str) -> AdapterRefused:
-        return AdapterRefused(message, field=self._field, remedy=remedy)
 
 
 def _matches_plain(key: str, module: str) -> bool:

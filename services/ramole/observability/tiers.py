@@ -24,7 +24,16 @@ class Tier(StrEnum):
 
 @dataclass(slots=True)
 class TierCounts:
-    """One tier so far. `failures`: loads that failed, broken files, writes that the disk refused."""
+    """One tier so far.
+
+    Attributes:
+        hits: look-ups that it answered.
+        misses: look-ups that it could not answer.
+        evictions: adapters that made room for others.
+        failures: loads that failed, broken files, writes that the disk refused.
+        num_entries: adapters in it now.
+        num_bytes: of these; on the device as they were read, because slots have one size whatever they hold.
+    """
 
     hits: int = 0
     misses: int = 0
@@ -39,26 +48,33 @@ class TierMetrics(Collector):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._counts: dict[Tier, Callable[[], TierCounts]] = {}
+        self._sized: set[Tier] = set()
         self._seconds = Histogram(
             "ramole_tier_load_seconds",
-            "Seconds to bring one adapter out of this tier into host memory.",
+            "Seconds to bring an adapter out of the store or the disk into host memory, or to write it into a slot of "
+            "the device, as the host sees it: a GPU is not waited for. There is none for host memory.",
             ["tier"],
             buckets=_SECONDS,
             registry=registry,
         )
         registry.register(self)
 
-    def watch(self, tier: Tier, counts: Callable[[], TierCounts]) -> None:
-        """Reports a tier from now on; `counts` is called from any thread."""
+    def watch(self, tier: Tier, counts: Callable[[], TierCounts], *, is_sized: bool = True) -> None:
+        """Reports a tier from now on; `counts` is called from any thread.
+
+        Args:
+            is_sized: whether it counts its entries and bytes; otherwise there are no series of them.
+        """
         self._counts[tier] = counts
+        if is_sized:
+            self._sized.add(tier)
 
     def loaded(self, tier: Tier, seconds: float) -> None:
-        """One adapter came out of `tier`."""
+        """One adapter came out of the store or the disk into host memory, or from there into a slot of the device."""
         self._seconds.labels(tier.value).observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
-        counted = {tier.value: counts() for tier, counts in self._counts.items()}
         requests = CounterMetricFamily(
             "ramole_tier_requests", "Look-ups of an adapter in a tier.", labels=["tier", "result"]
         )
@@ -67,12 +83,16 @@ class TierMetrics(Collector):
             "ramole_tier_failures", "Failed loads, broken files, refused writes.", labels=["tier"]
         )
         entries = GaugeMetricFamily("ramole_tier_entries", "Adapters in a tier.", labels=["tier"])
-        num_bytes = GaugeMetricFamily("ramole_tier_bytes", "Bytes of a tier in use.", labels=["tier"])
-        for tier, counts in counted.items():
+        num_bytes = GaugeMetricFamily(
+            "ramole_tier_bytes", "Bytes of the adapters in a tier; on the device as they were read.", labels=["tier"]
+        )
+        for watched, read in self._counts.items():
+            tier, counts = watched.value, read()
             requests.add_metric([tier, "hit"], counts.hits)
             requests.add_metric([tier, "miss"], counts.misses)
             evictions.add_metric([tier], counts.evictions)
             failures.add_metric([tier], counts.failures)
-            entries.add_metric([tier], counts.num_entries)
-            num_bytes.add_metric([tier], counts.num_bytes)
+            if watched in self._sized:
+                entries.add_metric([tier], counts.num_entries)
+                num_bytes.add_metric([tier], counts.num_bytes)
         yield from (requests, evictions, failures, entries, num_bytes)

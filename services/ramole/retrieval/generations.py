@@ -38,9 +38,11 @@ class IndexType(StrEnum):
     HNSW = "hnsw"
 
 
+# All vectors are unit vectors, so inner products are cosines. For the metric COSINE, Milvus works out the length of
+# every row at every search, which takes longer than the products.
 _INDEX_PARAMS: dict[IndexType, dict[str, Any]] = {
-    IndexType.FLAT: {"index_type": "FLAT", "metric_type": "COSINE"},
-    IndexType.HNSW: {"index_type": "HNSW", "metric_type": "COSINE", "params": {"M": 16, "efConstruction": 200}},
+    IndexType.FLAT: {"index_type": "FLAT", "metric_type": "IP"},
+    IndexType.HNSW: {"index_type": "HNSW", "metric_type": "IP", "params": {"M": 16, "efConstruction": 200}},
 }
 
 

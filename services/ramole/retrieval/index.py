@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from ramole.retrieval.vectors import unit
 
 # gRPC would wait up to two minutes before it tries a server again that was gone for long.
 _GRPC_OPTIONS = {"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 1000}
+_NAMES_PER_CALL = 100
 _FRESH_S = 1.0
 """How long a replica may overlook that another one has changed the live generation."""
 
@@ -197,17 +198,20 @@ class VectorIndex:
                 self._rows.write(generation, prepared)
             return current
 
-    def remove(self, ref: AdapterRef) -> None:
-        """Takes one version out; on return, searches no longer find it. A version that is not there is no error.
+    def remove(self, refs: Iterable[AdapterRef]) -> None:
+        """Takes versions out; on return, searches no longer find them. A version that is not there is no error.
 
         Raises:
             InvalidInput: a bad name.
             Unavailable: Milvus failed; the version may still be there.
         """
-        name = AdapterName.parse(str(ref), field="adapter")
+        names = [AdapterName.parse(str(ref), field="adapters") for ref in refs]
+        if not names:
+            return
         with self._writing, self._calling():
             for generation in self._current():
-                self._rows.remove(generation, name)
+                for start in range(0, len(names), _NAMES_PER_CALL):
+                    self._rows.remove(generation, names[start : start + _NAMES_PER_CALL])
 
     def rows(self, number: int = 0) -> Generator[list[Row], None, None]:
         """Every row, in batches, in no order. Rows that are written meanwhile may or may not be among them.

@@ -6,7 +6,7 @@ The mean row of a version decides: its sample rows come before it and go after i
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,10 +106,12 @@ class Rows:
                 self._client.insert(collection, entities[start : start + _ROWS_PER_CALL], timeout=self._timeout_s)
         self._settle(generation, refs)
 
-    def remove(self, generation: Generation, name: AdapterName) -> None:
-        """Takes one version out; returns when it can no longer be seen. Raises Unavailable if that takes too long."""
-        for seen in self._watch(generation, [name]):
-            gone = {ref: size for ref, size in seen.items() if ref.version == name.version}
+    def remove(self, generation: Generation, versions: Collection[AdapterName]) -> None:
+        """Takes versions out; returns when they can no longer be seen. Raises Unavailable if that takes too long."""
+        doomed = set(versions)
+        names = {AdapterName(version.tenant, version.name) for version in doomed}
+        for seen in self._watch(generation, names):
+            gone = {ref: size for ref, size in seen.items() if AdapterName(ref.tenant, ref.name, ref.version) in doomed}
             if not gone:
                 return
             self._delete(generation, gone)

@@ -70,8 +70,8 @@ class Search:
             filter=visible,
             limit=limit,
             output_fields=[*REF_FIELDS, "num_samples"],
-            # FLAT takes no notice of ef, the width of HNSW's search.
-            search_params={"metric_type": "COSINE", "params": {"ef": max(64, 4 * limit)}},
+            # The metric is the index's own. FLAT takes no notice of ef, the width of HNSW's search.
+            search_params={"params": {"ef": max(64, 4 * limit)}},
             # Reads what this client wrote. Strong would wait 200 ms for the clock of a server.
             consistency_level="Session",
             timeout=self._timeout_s,

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _NUM_READERS = 8
 """Searches that run at once."""
+_OPENING_PAUSE_S = 1.0
 _CALIBRATION_PAUSE_S, _FAILED_PAUSE_S = 5.0, 30.0
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
     """The vector index of one installation. Several replicas may share a Milvus server; one owns a Lite folder."""
 
     full_name = "ramole.v1.Retrieval"
+    max_message_bytes = 16 * 2**20  # the 64 samples of one adapter, in as many dimensions as Milvus takes
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -43,28 +45,28 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
         # Writes wait for each other here, not in the readers' threads.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="retrieval-write")
         self._inflight = 0
-        self._calibrating: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._outage = Unavailable("the vector index is not open", remedy="retry in a moment")
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds this servicer to a server."""
         retrieval_pb2_grpc.add_RetrievalServicer_to_server(self, server)
 
     async def start(self) -> None:
-        """Opens the index.
+        """Opens the index. One that does not answer is opened as soon as it does; until then it is an outage.
 
         Raises:
             WrongState: the embedded index is in use elsewhere.
-            Unavailable: the Milvus server does not answer.
         """
-        self._index = await asyncio.to_thread(_open, self._settings)
-        self._calibrating = asyncio.create_task(self._keep_calibrated(self._index))
+        await self._try_to_open()
+        self._keeping = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
         """Finishes what runs and closes the index."""
-        if self._calibrating is not None:
-            self._calibrating.cancel()
+        if self._keeping is not None:
+            self._keeping.cancel()
             with suppress(asyncio.CancelledError):
-                await self._calibrating
+                await self._keeping
         for pool in (self._readers, self._writer):
             await asyncio.to_thread(pool.shutdown)
         if self._index is not None:
@@ -119,10 +121,10 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
     async def Remove(
         self, request: retrieval_pb2.RemoveRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> retrieval_pb2.RemoveResponse:
-        """Takes an adapter version out."""
+        """Takes adapter versions out."""
         index = self._ready()
-        ref = ref_from_pb(request.adapter)
-        await self._run(self._writer, lambda: index.remove(ref))
+        refs = [ref_from_pb(adapter) for adapter in request.adapters]
+        await self._run(self._writer, lambda: index.remove(refs))
         return retrieval_pb2.RemoveResponse()
 
     async def ListRows(
@@ -163,6 +165,18 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
         await self._run(self._readers, lambda: index.promote(request.generation))  # waits for searches to end
         return retrieval_pb2.PromoteGenerationResponse()
 
+    async def _try_to_open(self) -> None:
+        try:
+            self._index = await asyncio.to_thread(_open, self._settings)
+        except Unavailable as error:
+            self._outage = error
+
+    async def _keep(self) -> None:
+        while self._index is None:
+            await asyncio.sleep(_OPENING_PAUSE_S)
+            await self._try_to_open()
+        await self._keep_calibrated(self._index)
+
     async def _keep_calibrated(self, index: VectorIndex) -> None:
         """Learns how much to doubt what searches find, again whenever the repository has changed much."""
         base_model = self._settings.base_id or self._settings.base_model
@@ -181,7 +195,8 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
 
     def _ready(self) -> VectorIndex:
         if self._index is None:
-            raise Unavailable("the vector index is not open", remedy="retry in a moment")
+            known = self._outage
+            raise Unavailable(known.message, field=known.field, remedy=known.remedy)
         return self._index
 
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:

@@ -9,9 +9,9 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
-from cachetools import TTLCache
+from cachetools import TLRUCache
 
-from ramole.core.errors import AdapterRefused, Corrupt, Unavailable
+from ramole.core.errors import AdapterRefused, Corrupt, NotFound, Unavailable
 from ramole.observability.tiers import TierCounts
 
 _MAX_FAILURES = 4096
@@ -29,12 +29,13 @@ class HostTier(Generic[V]):
     """Safe in any thread; `get` never blocks.
 
     Args:
-        load: starts to load one value. An error reaches all who wait; one that says that the content itself is bad is
-            also the answer to everybody who asks within `negative_s`. Others are not remembered: what was missing or
-            unreachable may be there the next moment.
+        load: starts to load one value. An error reaches all who wait. Corrupt, AdapterRefused and NotFound are also the
+            answer to everybody who asks for a while. Others are not remembered: what was unreachable may answer the
+            next moment.
         max_bytes: of all values kept. Pinned ones are never evicted, and may exceed it alone. What does not fit is
             handed out and not kept; 0 keeps nothing.
         negative_s: how long a bad content is not tried again.
+        missing_s: the same for one that was not found; short, because it may come at any moment. 0 = not remembered.
         clock: monotonic seconds.
     """
 
@@ -44,6 +45,7 @@ class HostTier(Generic[V]):
         max_bytes: int,
         *,
         negative_s: float,
+        missing_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
@@ -52,7 +54,11 @@ class HostTier(Generic[V]):
         self._values: OrderedDict[str, V] = OrderedDict()  # least recently used first
         self._pins: Counter[str] = Counter()
         self._loading: dict[str, Future[V]] = {}
-        self._bad: TTLCache[str, BaseException] = TTLCache(_MAX_FAILURES, negative_s, timer=clock)
+        self._bad: TLRUCache[str, BaseException] = TLRUCache(
+            _MAX_FAILURES,
+            lambda _, error, now_s: now_s + (missing_s if isinstance(error, NotFound) else negative_s),
+            timer=clock,
+        )
         self.counts = TierCounts()
 
     def __contains__(self, digest: str) -> bool:
@@ -127,7 +133,7 @@ class HostTier(Generic[V]):
                 del self._loading[digest]
             if error is not None:
                 self.counts.failures += 1
-                if is_wanted and isinstance(error, Corrupt | AdapterRefused):
+                if is_wanted and isinstance(error, Corrupt | AdapterRefused | NotFound):
                     self._bad[digest] = error
             elif is_wanted:
                 value = loaded.result()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import grpc
 
 from ramole.transport.poller import keep_poller
-from ramole.transport.server import MAX_MESSAGE_BYTES
 
 _OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Each server says what it takes; an answer of vectors can be larger than any question.
+    ("grpc.max_receive_message_length", 64 * 2**20),
+    ("grpc.max_send_message_length", -1),
     # A peer that restarts is found again within a second or two instead of gRPC's two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),

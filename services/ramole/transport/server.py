@@ -17,11 +17,10 @@ from ramole.transport.poller import keep_poller
 from ramole.transport.service import Service
 
 MAX_MESSAGE_BYTES = 4 * 2**20
-"""Largest single message, in and out. Weights travel in chunks of 1 MiB."""
+"""Largest single message that a server takes, unless its service has `max_message_bytes`. Weights travel in chunks."""
 
 _OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", -1),
     # Two servers that share one port would each get half of the calls: a taken port must be an error.
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 60_000),
@@ -58,6 +57,7 @@ class GrpcServer:
         self.registry = getattr(service, "registry", None) or CollectorRegistry()
         self._metrics = metrics or RpcMetrics(self.registry)
         self._default_timeout_s = default_timeout_s
+        self._max_message_bytes = getattr(service, "max_message_bytes", MAX_MESSAGE_BYTES)
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._port = 0
@@ -97,7 +97,8 @@ class GrpcServer:
         """
         keep_poller()
         interceptor = ServerInterceptor(self._admission, self._metrics, self._default_timeout_s)
-        server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
+        limit = ("grpc.max_receive_message_length", self._max_message_bytes)
+        server = grpc.aio.server(interceptors=[interceptor], options=(limit, *_OPTIONS))
         self._service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (self._service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -509,16 +509,24 @@ class DeleteAdapterResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REMOVED_FIELD_NUMBER: _builtins.int
+    FREED_DIGESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def removed(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.AdapterRef]: ...
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.AdapterRef]:
+        """With a revocation, also other versions of the tenant with the same content."""
+
+    @_builtins.property
+    def freed_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their contents that no version of any tenant has any more."""
+
     def __init__(
         self,
         *,
         removed: _abc.Iterable[_common_pb2.AdapterRef] | None = ...,
+        freed_digests: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freed_digests", b"freed_digests", "removed", b"removed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

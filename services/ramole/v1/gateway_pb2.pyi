@@ -443,7 +443,9 @@ class RevokeAdapterResponse(_message.Message):
     aborted: _builtins.int
     """Requests that were running with it."""
     @_builtins.property
-    def removed(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.AdapterRef]: ...
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.AdapterRef]:
+        """Also versions of other names with the same content."""
+
     def __init__(
         self,
         *,

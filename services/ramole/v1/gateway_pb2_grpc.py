@@ -167,7 +167,8 @@ class GatewayServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeAdapter(self, request, context):
-        """As DeleteAdapter, but running requests that use the adapter end with CANCELLED.
+        """The kill switch for a content: removes all versions of the tenant that have it, whatever their names, refuses it from
+        now on, and ends running requests that use it with CANCELLED. May be repeated until it succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,7 +55,9 @@ class GatewayStub:
     DeleteAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]
     """Removes versions: out of the index first, running requests finish, then the weights are freed."""
     RevokeAdapter: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.RevokeAdapterRequest, _gateway_pb2.RevokeAdapterResponse]
-    """As DeleteAdapter, but running requests that use the adapter end with CANCELLED."""
+    """The kill switch for a content: removes all versions of the tenant that have it, whatever their names, refuses it from
+    now on, and ends running requests that use it with CANCELLED. May be repeated until it succeeds.
+    """
     Reindex: _grpc.UnaryStreamMultiCallable[_gateway_pb2.ReindexRequest, _gateway_pb2.ReindexProgress]
     """Embeds every adapter anew with the configured encoder, into a new generation of the index, while requests run.
     The old generation serves until the last message. Cancelled or broken off, a later call goes on from there.
@@ -89,7 +91,9 @@ class GatewayAsyncStub(GatewayStub):
     DeleteAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
     """Removes versions: out of the index first, running requests finish, then the weights are freed."""
     RevokeAdapter: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RevokeAdapterRequest, _gateway_pb2.RevokeAdapterResponse]  # type: ignore[assignment]
-    """As DeleteAdapter, but running requests that use the adapter end with CANCELLED."""
+    """The kill switch for a content: removes all versions of the tenant that have it, whatever their names, refuses it from
+    now on, and ends running requests that use it with CANCELLED. May be repeated until it succeeds.
+    """
     Reindex: _aio.UnaryStreamMultiCallable[_gateway_pb2.ReindexRequest, _gateway_pb2.ReindexProgress]  # type: ignore[assignment]
     """Embeds every adapter anew with the configured encoder, into a new generation of the index, while requests run.
     The old generation serves until the last message. Cancelled or broken off, a later call goes on from there.
@@ -180,7 +184,9 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.RevokeAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.RevokeAdapterResponse, _abc.Awaitable[_gateway_pb2.RevokeAdapterResponse]]:
-        """As DeleteAdapter, but running requests that use the adapter end with CANCELLED."""
+        """The kill switch for a content: removes all versions of the tenant that have it, whatever their names, refuses it from
+        now on, and ends running requests that use it with CANCELLED. May be repeated until it succeeds.
+        """
 
     @_abc_1.abstractmethod
     def Reindex(

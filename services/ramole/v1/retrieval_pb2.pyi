@@ -217,17 +217,17 @@ Global___UpsertResponse: _TypeAlias = UpsertResponse  # noqa: Y015
 class RemoveRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ADAPTER_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def adapter(self) -> _common_pb2.AdapterRef: ...
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.AdapterRef]: ...
     def __init__(
         self,
         *,
-        adapter: _common_pb2.AdapterRef | None = ...,
+        adapters: _abc.Iterable[_common_pb2.AdapterRef] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -91,7 +91,7 @@ class RetrievalServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Remove(self, request, context):
-        """Removes an adapter version. Removing what is not there is no error.
+        """Removes adapter versions. Removing what is not there is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,7 @@ class RetrievalStub:
     Upsert: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.UpsertRequest, _retrieval_pb2.UpsertResponse]
     """Makes adapter versions findable, in place of older ones of their names. Visible to the next Search on return."""
     Remove: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.RemoveRequest, _retrieval_pb2.RemoveResponse]
-    """Removes an adapter version. Removing what is not there is no error."""
+    """Removes adapter versions. Removing what is not there is no error."""
     ListRows: _grpc.UnaryStreamMultiCallable[_retrieval_pb2.ListRowsRequest, _retrieval_pb2.IndexRow]
     """Streams every row's identity, in no order: for reconciliation with the store."""
     ListGenerations: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.ListGenerationsRequest, _retrieval_pb2.ListGenerationsResponse]
@@ -58,7 +58,7 @@ class RetrievalAsyncStub(RetrievalStub):
     Upsert: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.UpsertRequest, _retrieval_pb2.UpsertResponse]  # type: ignore[assignment]
     """Makes adapter versions findable, in place of older ones of their names. Visible to the next Search on return."""
     Remove: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.RemoveRequest, _retrieval_pb2.RemoveResponse]  # type: ignore[assignment]
-    """Removes an adapter version. Removing what is not there is no error."""
+    """Removes adapter versions. Removing what is not there is no error."""
     ListRows: _aio.UnaryStreamMultiCallable[_retrieval_pb2.ListRowsRequest, _retrieval_pb2.IndexRow]  # type: ignore[assignment]
     """Streams every row's identity, in no order: for reconciliation with the store."""
     ListGenerations: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.ListGenerationsRequest, _retrieval_pb2.ListGenerationsResponse]  # type: ignore[assignment]
@@ -93,7 +93,7 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_pb2.RemoveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.RemoveResponse, _abc.Awaitable[_retrieval_pb2.RemoveResponse]]:
-        """Removes an adapter version. Removing what is not there is no error."""
+        """Removes adapter versions. Removing what is not there is no error."""
 
     @_abc_1.abstractmethod
     def ListRows(

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from ramole.bench.milvus_server import MilvusServer
-from ramole.core.errors import Unavailable
+from ramole.core.errors import DeadlineExceeded, Unavailable
 from support.index_world import LiveWorld
 
 TIMEOUT_S = 4.0
@@ -24,6 +24,21 @@ def own_milvus(start_milvus: Callable[..., MilvusServer], request: pytest.Fixtur
     return start_milvus(**{"proxy.timeTickInterval": 50, "common.session.ttl": ttl_s})
 
 
+async def test_a_system_that_starts_during_an_outage_serves_what_needs_no_index(own_milvus: MilvusServer) -> None:
+    own_milvus.stop(signal.SIGKILL)
+    world = LiveWorld(own_milvus.uri, num=4, timeout_s=TIMEOUT_S)
+    options = world.settings.gateway.model_copy(update={"index_patience_s": 0.5})
+    world.settings = world.settings.model_copy(update={"gateway": options})
+    await world.start_neighbours()
+    await world.start_gateway()
+    try:
+        await check_outage(world)
+        await asyncio.to_thread(own_milvus.start)
+        assert await recovered(world, 120) == "n3"
+    finally:
+        await world.stop()
+
+
 @pytest.fixture
 async def world(own_milvus: MilvusServer) -> AsyncIterator[LiveWorld]:
     made = LiveWorld(own_milvus.uri, num=4, timeout_s=TIMEOUT_S)
@@ -34,7 +49,13 @@ async def world(own_milvus: MilvusServer) -> AsyncIterator[LiveWorld]:
 
 
 async def check_outage(world: LiveWorld) -> None:
-    """Everything that needs no index works; everything else says so, soon."""
+    """Everything that needs no index works; everything else says so, soon, and changes nothing."""
+    before = world.stored
+    for change in (world.client.delete("n0"), world.client.rollback("n2@1"), world.reindex()):
+        with pytest.raises((Unavailable, DeadlineExceeded)) as caught:
+            await change
+        assert caught.value.remedy
+    assert world.stored == before
     began = time.monotonic()
     named, routed, asked, fallen, second = await asyncio.wait_for(
         asyncio.gather(
@@ -58,6 +79,8 @@ async def check_outage(world: LiveWorld) -> None:
     assert fallen.routing.adapters == ()
     assert fallen.text == "promptn3"
     assert time.monotonic() - began < 12 * TIMEOUT_S
+    assert (await world.client.revoke("n0")).aborted
+    assert "n0@1" not in world.stored
 
 
 async def recovered(world: LiveWorld, limit_s: float) -> str:
@@ -65,7 +88,7 @@ async def recovered(world: LiveWorld, limit_s: float) -> str:
     while True:
         try:
             return await world.find(3)
-        except Unavailable:
+        except (Unavailable, ValueError):  # or nothing is found yet
             assert time.monotonic() < deadline, "retrieval did not recover"
             await asyncio.sleep(0.2)
 

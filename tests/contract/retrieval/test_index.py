@@ -44,7 +44,7 @@ def axis(i: int) -> NDArray[np.float32]:
 def test_an_index_that_never_saw_a_vector_is_empty(index: VectorIndex) -> None:
     assert find(index, axis(0)) == []
     assert list(index.rows()) == []
-    index.remove(row("absent").ref)
+    index.remove([row("absent").ref])
 
 
 def test_an_upload_is_found_by_the_next_search_with_the_cosine_of_its_mean(index: VectorIndex) -> None:
@@ -104,7 +104,7 @@ def test_a_name_cannot_widen_the_filter(index: VectorIndex) -> None:
         with pytest.raises(InvalidInput):
             put(index, row(value), axis(0))
         with pytest.raises(InvalidInput):
-            index.remove(row("private", tenant=value).ref)
+            index.remove([row("private", tenant=value).ref])
     assert names(find(index, axis(0))) == ["acme/private@1"]
 
 
@@ -138,7 +138,7 @@ def test_same_name_of_another_tenant_is_another_adapter(index: VectorIndex) -> N
     put(index, row("mail", 2), axis(0))
     put(index, row("mail", 1, tenant="beta", is_public=True), axis(0))
     assert names(find(index, axis(0))) == ["acme/mail@2", "beta/mail@1"]
-    index.remove(row("mail", 2).ref)
+    index.remove([row("mail", 2).ref])
     assert names(find(index, axis(0))) == ["beta/mail@1"]
 
 
@@ -152,10 +152,10 @@ def test_ties_go_by_name(index: VectorIndex) -> None:
 def test_removed_is_gone_at_once_and_may_come_back(index: VectorIndex) -> None:
     put(index, row("mail"), axis(0))
     put(index, row("code"), axis(1))
-    index.remove(row("mail", 2).ref)
+    index.remove([row("mail", 2).ref])
     assert len(find(index, axis(0))) == 2
     for _ in range(2):
-        index.remove(row("mail").ref)
+        index.remove([row("mail").ref])
         assert names(find(index, axis(0))) == ["acme/code@1"]
     put(index, row("mail"), axis(0))
     assert names(find(index, axis(0), k=1)) == ["acme/mail@1"]

@@ -154,7 +154,7 @@ async def test_a_rebuild_that_was_broken_off_goes_on_later(world: LiveWorld, fol
 async def test_the_same_encoder_again_heals_what_was_lost(world: LiveWorld) -> None:
     index = world.retrieval._index  # type: ignore[attr-defined]
     [ref] = [row.ref for batch in index.rows() for row in batch if row.ref.name == "n5"]
-    await asyncio.to_thread(index.remove, ref)
+    await asyncio.to_thread(index.remove, [ref])
     assert await world.find(5) != "n5"
     async with aclosing(world.client.reindex()) as steps:
         assert [step.total async for step in steps][-1] == 24

@@ -102,7 +102,7 @@ def test_a_sample_counts_only_beside_its_mean(uri: str) -> None:
         index.upsert([Entry(Row(AdapterRef("acme", "mail", 2, "1" * 64), "base", False), [y, y])], encoder_id="enc")
         [hit] = index.search(x, encoder_id="enc", base_model="base", tenant="acme", k=8).hits
         assert (hit.ref.version, hit.similarity) == (2, pytest.approx(0, abs=1e-6))
-        index.remove(hit.ref)
+        index.remove([hit.ref])
         assert index.search(x, encoder_id="enc", base_model="base", tenant="acme", k=8).hits == []
     finally:
         index.close()

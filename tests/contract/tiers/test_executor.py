@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class House:
     stub: executor_pb2_grpc.ExecutorAsyncStub
     digests: list[str]
     data_dir: Path
+    adapters: adapters_pb2_grpc.AdaptersAsyncStub
+    names: list[str]
 
     def metric(self, name: str, tier: str, **labels: str) -> float:
         value = self.executor.registry.get_sample_value(f"ramole_tier_{name}", {"tier": tier, **labels})
@@ -68,7 +71,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     executor = ExecutorService(settings, peers)
     server = GrpcServer(executor, ServerSettings(grace_s=0.5))
     await server.start()
-    digests = []
+    digests, names = [], []
     async with grpc.aio.insecure_channel(store.address) as channel:
         stub = adapters_pb2_grpc.AdaptersStub(channel)
         for adapter in load_zoo().adapters[:2]:
@@ -79,8 +82,9 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
             put = await stub.Put(iter(parts))
             await stub.Publish(pb.PublishRequest(adapter=put.record.adapter))
             digests.append(put.record.adapter.digest)
-    async with grpc.aio.insecure_channel(server.address) as channel:
-        yield House(executor, executor_pb2_grpc.ExecutorStub(channel), digests, tmp_path)
+            names.append(adapter.name)
+        async with grpc.aio.insecure_channel(server.address) as to_executor:
+            yield House(executor, executor_pb2_grpc.ExecutorStub(to_executor), digests, tmp_path, stub, names)
     await server.stop()
     await peers.close()
     await store.stop()
@@ -97,12 +101,15 @@ async def test_each_tier_answers_before_the_one_behind_it_and_an_eviction_frees_
     assert house.metric("load_seconds_count", "store") == 2
     assert house.metric("entries", "host") == 2
     assert house.metric("bytes", "host") > 10_000
+    assert house.metric("load_seconds_count", "device") == 4
+    assert house.metric("load_seconds_count", "host") == 0
 
     weights = [house.executor._host.get(digest).result() for digest in (one, two)]
     assert house.metric("bytes", "host") == sum(each.num_bytes for each in weights)
+    assert house.metric("bytes", "device") == weights[1].num_bytes
     await house.stub.Evict(executor_pb2.EvictRequest(digests=[one, two]))
     assert (house.metric("entries", "host"), house.metric("bytes", "host")) == (0, 0)
-    assert house.metric("entries", "device") == 0
+    assert (house.metric("entries", "device"), house.metric("bytes", "device")) == (0, 0)
     assert house.executor._engine is not None
     modules = house.executor._engine._runner.mixture.modules.values()
     assert not any(module.ranks.any() for module in modules)
@@ -114,15 +121,77 @@ async def test_each_tier_answers_before_the_one_behind_it_and_an_eviction_frees_
 
 async def test_an_adapter_is_on_its_way_before_the_engine_has_seen_its_request(house: House) -> None:
     executor, [digest, _] = house.executor, house.digests
-    gate = threading.Event()
-    assert executor._worker is not None
-    busy = asyncio.create_task(executor._worker.ask(lambda engine: gate.wait(30)))
-    request = asyncio.create_task(house.ask(digest))
-    try:
-        async with asyncio.timeout(20):
-            while digest not in executor._host:  # noqa: ASYNC110 - a tier tells nobody that it has been filled
-                await asyncio.sleep(0.01)
+    async with busy_engine(executor):
+        request = asyncio.create_task(house.ask(digest))
+        await until(lambda: digest in executor._host)
         assert not request.done()
+    await request
+
+
+async def test_a_request_right_behind_a_revocation_finds_the_adapter_nowhere(house: House) -> None:
+    executor, [digest, _], [name, _] = house.executor, house.digests, house.names
+    assert executor._worker is not None
+    inbox = executor._worker._inbox
+    await house.ask(digest)
+    assert digest in executor._host
+    await house.adapters.DeleteAdapter(pb.DeleteAdapterRequest(adapter=name, is_revocation=True))
+    async with busy_engine(executor):
+        eviction = asyncio.ensure_future(house.stub.Evict(executor_pb2.EvictRequest(digests=[digest], abort=True)))
+        await until(lambda: inbox.qsize() >= 1)
+        request = asyncio.create_task(house.ask(digest))
+        await until(lambda: inbox.qsize() >= 2)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await request
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+    assert (await eviction).aborted == 0
+    assert digest not in executor._host
+    assert house.metric("entries", "device") == 0
+
+
+async def test_requests_in_the_queue_outlive_a_deletion_of_their_adapter(house: House) -> None:
+    executor, [digest, other], [name, _] = house.executor, house.digests, house.names
+    assert executor._worker is not None
+    inbox = executor._worker._inbox
+    await house.ask(digest)
+    await house.ask(other)  # has the only slot
+    async with busy_engine(executor):
+        # The loads of four begin on arrival: the last one has none, and only host memory has its adapter.
+        requests = [asyncio.create_task(house.ask(other)) for _ in range(5)]
+        await until(lambda: inbox.qsize() >= 5)
+        requests += [asyncio.create_task(house.ask(digest))]
+        await until(lambda: inbox.qsize() >= 6)
+        await house.adapters.DeleteAdapter(pb.DeleteAdapterRequest(adapter=name))
+        eviction = asyncio.ensure_future(house.stub.Evict(executor_pb2.EvictRequest(digests=[digest])))
+        await until(lambda: inbox.qsize() >= 7)
+    await asyncio.gather(*requests, eviction)
+    await until(lambda: house.metric("entries", "device") == 0)
+    assert digest not in executor._host
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await house.ask(digest)
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@asynccontextmanager
+async def busy_engine(executor: ExecutorService) -> AsyncIterator[None]:
+    """Nothing that comes runs before the end: its commands wait in the inbox, in their order."""
+    assert executor._worker is not None
+    has_begun, gate = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def block(engine: object) -> None:
+        loop.call_soon_threadsafe(has_begun.set)
+        gate.wait(60)
+
+    busy = asyncio.create_task(executor._worker.ask(block))
+    await has_begun.wait()
+    try:
+        yield
     finally:
         gate.set()
-    await asyncio.gather(busy, request)
+    await busy
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not is_true():  # noqa: ASYNC110 - neither a tier nor an inbox tells that it has changed
+            await asyncio.sleep(0.01)

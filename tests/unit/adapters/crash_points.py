@@ -26,6 +26,9 @@ SCENARIO = [
     ("live", "math", "a"),
     ("live", "math", "b"),
     ("live", "sums", "a"),
+    ("live", "math", "e"),
+    ("live", "sums", "e"),
+    ("revoke", "math@3", ""),
     ("staged", "sums", "c"),
     ("delete", "math@1", ""),
     ("discard", "sums", "d"),
@@ -59,13 +62,15 @@ def stage(store: Store, name: str, content: str) -> AdapterRef:
 def run(store: Store, log: Callable[[str], object], scenario: Sequence[tuple[str, str, str]] = SCENARIO) -> None:
     """The scenario. Every promise goes to `log` when it begins and when it has been made."""
     for verb, name, content in scenario:
-        if verb == "delete":
-            doomed = [r.ref for r in store.page(None, 99, lambda _: True)]
+        if verb in ("delete", "revoke"):
+            live = [r.ref for r in store.page(None, 99, lambda _: True)]
             target = AdapterName.parse(name)
+            doomed = [ref for ref in live if ref.name == target.name and target.version in (0, ref.version)]
+            if verb == "revoke":
+                doomed = [ref for ref in live if ref.digest in {other.digest for other in doomed}]
             for ref in doomed:
-                if (ref.tenant, ref.name) == (target.tenant, target.name) and target.version in (0, ref.version):
-                    log(f"deleting {ref} {ref.digest}")
-            for ref in store.delete(target):
+                log(f"deleting {ref} {ref.digest}")
+            for ref in store.delete(target) if verb == "delete" else store.revoke(target):
                 log(f"deleted {ref} {ref.digest}")
             store.save_catalog()
             continue

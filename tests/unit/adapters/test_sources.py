@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +16,17 @@ from hypothesis import strategies as st
 
 from ramole.adapters.sources import check_source, fetch
 from ramole.core.errors import InvalidInput, LimitExceeded, Unavailable
-from support.hub_server import hub_server
+from support.hub_server import COMMIT, hub_server
 from support.s3_server import new_bucket, s3_options
 
-FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"tensors" * 1_000_000}
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+FILES = {CONFIG: b"{}", TENSORS: b"tensors" * 1_000_000}
 ALLOWED = ("hf://", "s3://bucket", "file:///adapters/")
 
 
-def fetched(uri: str, options: dict[str, Any] | None = None) -> dict[str, bytes]:
+def fetched(uri: str, options: dict[str, Any] | None = None, allowed: tuple[str, ...] = ()) -> dict[str, bytes]:
     got: dict[str, bytearray] = {}
-    fetch(uri, options or {}, lambda name, data: got.setdefault(name, bytearray()).extend(data))
+    fetch(uri, options or {}, allowed, lambda name, data: got.setdefault(name, bytearray()).extend(data))
     return {name: bytes(data) for name, data in got.items()}
 
 
@@ -87,23 +92,81 @@ def test_no_text_climbs_out_of_a_prefix(text: str) -> None:
     assert ".." not in path.split("/")
 
 
-def test_links_out_of_an_allowed_folder(tmp_path: Path) -> None:
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """An allowed folder that holds the adapter "good", and a secret one beside it."""
     allowed, secret = tmp_path / "allowed", tmp_path / "secret"
-    for folder in (allowed / "good", allowed / "linked", secret):
+    for folder, data in ((allowed / "good", FILES), (secret, dict.fromkeys(FILES, b"secret"))):
         folder.mkdir(parents=True)
-    for name, data in FILES.items():
-        (allowed / "good" / name).write_bytes(data)
-        (secret / name).write_bytes(b"secret")
-    (allowed / "linked" / "adapter_config.json").write_bytes(b"{}")
-    (allowed / "linked" / "adapter_model.safetensors").symlink_to(secret / "adapter_model.safetensors")
+        for name, content in data.items():
+            (folder / name).write_bytes(content)
+    return allowed, secret
+
+
+def test_links_out_of_an_allowed_folder(folders: tuple[Path, Path]) -> None:
+    allowed, secret = folders
+    (allowed / "linked").mkdir()
+    (allowed / "linked" / CONFIG).write_bytes(b"{}")
+    (allowed / "linked" / TENSORS).symlink_to(secret / TENSORS)
     (allowed / "folder").symlink_to(secret)
-    prefixes = (f"file://{allowed}",)
-    good = f"file://{allowed}/good"
-    check_source(good, prefixes)
-    assert fetched(good) == FILES
     for name in ("linked", "folder"):
-        with pytest.raises(InvalidInput, match="a link to elsewhere"):
-            check_source(f"file://{allowed}/{name}", prefixes)
+        with pytest.raises(InvalidInput, match="a link to elsewhere") as caught:
+            fetched(f"file://{allowed}/{name}", allowed=(f"file://{allowed}",))
+        assert caught.value.field == "header.source"
+
+
+def test_links_that_stay_below_an_allowed_folder(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    allowed, _ = folders
+    (allowed / "snapshot").mkdir()
+    for name in FILES:
+        (allowed / "snapshot" / name).symlink_to(Path("..") / "good" / name)
+    (tmp_path / "elsewhere").symlink_to(allowed)
+    for prefix in (f"file://{allowed}", f"file://{tmp_path}/elsewhere/", "file:///"):
+        check_source(f"file://{allowed}/good", (f"file://{allowed}",))
+        assert fetched(f"file://{allowed}/good", allowed=(prefix,)) == FILES
+        assert fetched(f"file://{allowed}/snapshot", allowed=(prefix,)) == FILES
+    assert fetched(f"local://{allowed}/good", allowed=(f"local://{allowed}",)) == FILES
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "socket"])
+def test_what_is_no_regular_file_is_refused_at_once(folders: tuple[Path, Path], kind: str) -> None:
+    allowed, _ = folders
+    path = allowed / "good" / CONFIG
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            with contextlib.chdir(path.parent):  # addresses are short
+                listener.bind(path.name)
+        with pytest.raises(InvalidInput, match="no regular file"):
+            fetched(f"file://{allowed}/good", allowed=(f"file://{allowed}",))
+
+
+def test_a_link_that_comes_between_check_and_open_leads_nowhere(folders: tuple[Path, Path]) -> None:
+    allowed, secret = folders
+    (allowed / "good" / TENSORS).write_bytes(b"open")
+    decoy = allowed / "decoy"
+    decoy.symlink_to(secret)
+    is_over = threading.Event()
+
+    def swap() -> None:
+        good, spare = allowed / "good", allowed / "spare"
+        while not is_over.is_set():
+            for source, target in ((good, spare), (decoy, good), (good, decoy), (spare, good)):
+                source.rename(target)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        for _ in range(2000):
+            with contextlib.suppress(InvalidInput, Unavailable):
+                assert b"secret" not in fetched(f"file://{allowed}/good", allowed=(f"file://{allowed}",)).values()
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def test_from_memory_and_s3(s3: str) -> None:
@@ -117,14 +180,40 @@ def test_from_memory_and_s3(s3: str) -> None:
     assert fetched(bucket, {"s3": s3_options(s3)}) == FILES
 
 
-def test_from_a_hub(tmp_path: Path) -> None:
-    with hub_server("org/repo", {**FILES, "README.md": b"x", "sub/adapter_config.json": b"other"}) as endpoint:
-        options = {"hf": {"endpoint": endpoint, "token": False}}
+def test_from_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_server")
+    seen: list[tuple[str, str]] = []
+    with hub_server(
+        "org/repo", {**FILES, "README.md": b"x", "sub/adapter_config.json": b"other"}, seen=seen
+    ) as endpoint:
+        options = {"hf": {"endpoint": endpoint}}
         assert fetched("hf://org/repo@v1", options) == FILES
         for missing in ("hf://org/nothing@v1", "hf://org/repo@v1/sub", "hf://org/repo@v2"):
             with pytest.raises(InvalidInput) as caught:
                 fetched(missing, options)
             assert caught.value.field == "header.source"
+        assert {authorization for _, authorization in seen} == {""}, "the server's own token is nobody's"
+        seen.clear()
+        assert fetched("hf://org/repo@v1", {"hf": {"endpoint": endpoint, "token": "hf_of_the_operator"}}) == FILES
+        assert "Bearer hf_of_the_operator" in {authorization for _, authorization in seen}
+
+
+def test_both_files_of_a_branch_come_from_one_commit() -> None:
+    seen: list[tuple[str, str]] = []
+    inner = {f"sub/{name}": data for name, data in FILES.items()}
+    with hub_server("org/repo", {**FILES, **inner}, "main", seen) as endpoint:
+        options = {"hf": {"endpoint": endpoint}}
+        for uri, resolved in (
+            ("hf://org/repo", f"hf://org/repo@{COMMIT}"),
+            ("hf://org/repo@main/", f"hf://org/repo@{COMMIT}"),
+            (f"hf://org/repo@{COMMIT}", f"hf://org/repo@{COMMIT}"),
+            ("hf://org/repo@main/sub", f"hf://org/repo@{COMMIT}/sub"),
+        ):
+            assert fetch(uri, options, (), lambda name, data: None) == resolved
+            check_source(resolved, ALLOWED)
+    read = [path for path, _ in seen if "/resolve/" in path]
+    assert read
+    assert all(f"/resolve/{COMMIT}/" in path for path in read)
 
 
 def test_what_the_upload_raises_passes() -> None:
@@ -134,8 +223,8 @@ def test_what_the_upload_raises_passes() -> None:
         raise LimitExceeded("too large")
 
     with pytest.raises(LimitExceeded):
-        fetch("memory://big", {}, write)
+        fetch("memory://big", {}, (), write)
     with pytest.raises(InvalidInput, match="has no adapter_config"):
-        fetch("memory://nowhere", {}, write)
+        fetch("memory://nowhere", {}, (), write)
     with pytest.raises(Unavailable):
-        fetch("nosuchfilesystem://x", {}, write)
+        fetch("nosuchfilesystem://x", {}, (), write)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +296,78 @@ def test_a_server_elsewhere_takes_over(s3_place: Any, tmp_path: Path, new_at: An
     taker.close()
 
 
+def test_a_server_that_was_replaced_destroys_nothing(s3_place: Any, tmp_path: Path, new_at: Any) -> None:
+    old = s3_place.open()
+    staged, _ = old.put(new_at(s3_place, "math", "a"))
+    there = s3_place.elsewhere(tmp_path / "elsewhere")
+    taker = there.open()
+    live = publish(taker, new_at(there, "math", "a"))
+    other = publish(taker, new_at(there, "sums", "b"))
+    assert live.ref == staged.ref, "the same number and content, made twice"
+    with suppress(Unavailable):
+        old.discard(staged.ref)
+    with suppress(Conflict, Unavailable):
+        old.put(new_at(s3_place, "sums", "b", expected=7))
+    old.close()
+    taker.close()
+    last = there.open()
+    assert listed(last) == [str(live.ref), str(other.ref)]
+    assert [last.read(ref.digest).tensors for ref in (live.ref, other.ref)] == [b"a", b"b"]
+    last.close()
+
+
+def test_a_revoked_content_goes_under_every_name_and_stays_out(store: Store, place: Any, new: New) -> None:
+    publish(store, new("math", "a"))
+    publish(store, new("math", "b"))
+    publish(store, new("sums", "a"))
+    theirs = publish(store, new("beta/math", "a"))
+    staged, _ = store.put(new("late", "a"))
+    gone = store.revoke(name("math@1"), comment="leaks")
+    assert [str(ref) for ref in gone] == ["default/math@1", "default/sums@1"]
+    assert listed(store) == ["beta/math@1", "default/math@2"]
+    assert store.read(theirs.ref.digest).tensors == b"a"
+    for _ in range(2):
+        with pytest.raises(WrongState, match="revoked") as refused:
+            store.put(new("again", "a"))
+        assert refused.value.remedy
+        store = reopened(store, place)
+    with pytest.raises(NotFound):
+        store.publish(staged.ref)
+    assert {entry.comment for entry in store.history(name("sums")) if isinstance(entry, Removal)} == {"leaks"}
+    store.close()
+
+
+def test_a_revocation_during_an_upload_stops_it(store: Store, new: New) -> None:
+    publish(store, new("math", "a"))
+    staged, _ = store.put(new("sums", "a"))
+    store.revoke(name("math"))
+    with pytest.raises(WrongState, match="revoked"):
+        store.publish(staged.ref)
+    store.discard(staged.ref)
+    assert listed(store) == []
+
+
+def test_a_start_finishes_a_revocation(store: Store, place: Any, new: New) -> None:
+    live = publish(store, new("math", "a"))
+    store.close()
+    place.files.write(f"revoked/default/{live.ref.digest}", b"leaks")
+    store = place.open()
+    assert listed(store) == []
+    [gone] = store.history(name("math"))
+    assert isinstance(gone, Removal)
+    assert (gone.reason, gone.comment) == ("revoked", "leaks")
+    store.close()
+
+
+def test_what_nobody_publishes_is_dropped_after_a_while(store: Store, place: Any, new: New) -> None:
+    live = publish(store, new("math", "a", key="k"))
+    staged, _ = store.put(new("math", "b", key="l"))
+    assert store.discard_forgotten(timedelta(hours=1)) == []
+    assert store.discard_forgotten(timedelta(0)) == [staged.ref]
+    assert place.objects == {live.ref.digest}
+    assert store.put(new("math", "c", key="l"))[1], "its key is free again"
+
+
 def test_an_upload_whose_content_another_one_uses_frees_nothing(store: Store, place: Any, new: New) -> None:
     live = publish(store, new("math", "a"))
     other, _ = store.put(new("sums", "a"))
@@ -348,7 +422,7 @@ def test_history_tells_of_versions_that_are_gone(store: Store, place: Any, new: 
         publish(store, new(content=content))
     publish(store, new("mathematics", "a"))
     store.put(new(content="staged"))
-    store.delete(name("math@2"), reason="revoked", comment="leaks")
+    store.revoke(name("math@2"), comment="leaks")
     for _ in range(2):
         versions = store.history(name("math"))
         assert [str(version.ref) for version in versions] == ["default/math@3", "default/math@2", "default/math@1"]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ramole.adapters.spools import SpoolRoom
 from ramole.adapters.upload import Upload, UploadHeader
-from ramole.core.errors import InvalidInput, LimitExceeded, RamoleError
+from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded, RamoleError
 from ramole.core.names import AdapterName
 from ramole.lora.digest import content_digest
 
@@ -18,8 +19,8 @@ HEADER = UploadHeader(AdapterName("default", "math"), ("1 + 1",))
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def upload(scratch: Path, max_bytes: int = 10_000) -> Upload:
-    return Upload(scratch, max_bytes, 3)
+def upload(scratch: Path, max_bytes: int = 10_000, room: SpoolRoom | None = None) -> Upload:
+    return Upload(scratch, max_bytes, 3, room or SpoolRoom(2**40))
 
 
 def test_interleaved_chunks_make_two_files(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_header_is_checked(tmp_path: Path, field: str, header: UploadHeader) -> 
 
 
 def test_samples_are_limited_in_all(tmp_path: Path) -> None:
-    with Upload(tmp_path, 10_000, 64) as stream, pytest.raises(InvalidInput, match="too long"):
+    with Upload(tmp_path, 10_000, 64, SpoolRoom(10_000)) as stream, pytest.raises(InvalidInput, match="too long"):
         stream.begin(replace(HEADER, samples=("a" * 16_000,) * 9))
 
 
@@ -109,3 +110,36 @@ def test_size_is_limited_while_streaming(tmp_path: Path) -> None:
         stream.begin(HEADER)
         with pytest.raises(LimitExceeded, match=r"adapter_config\.json is larger"):
             stream.write(CONFIG, b"x" * (2**20 + 1))
+
+
+def test_all_uploads_in_flight_share_one_room(tmp_path: Path) -> None:
+    room = SpoolRoom(100)
+    with upload(tmp_path, room=room) as second:
+        second.begin(HEADER)
+        with upload(tmp_path, room=room) as first:
+            first.begin(HEADER)
+            first.write(CONFIG, b"{}")
+            first.write(TENSORS, b"x" * 58)
+            second.write(TENSORS, b"x" * 40)
+            for stream in (first, second):
+                with pytest.raises(LimitExceeded, match="hold 100 of 100 bytes") as caught:
+                    stream.write(TENSORS, b"x")
+                assert caught.value.field == "adapters.max_spool_bytes"
+                assert caught.value.remedy
+        second.write(TENSORS, b"x" * 60)
+    with upload(tmp_path, room=room) as third:
+        third.begin(HEADER)
+        third.write(TENSORS, b"x" * 100)
+
+
+def test_nothing_is_taken_after_the_end(tmp_path: Path) -> None:
+    """A fetch that nobody waits for any more may go on writing."""
+    room = SpoolRoom(100)
+    with upload(tmp_path, room=room) as late:
+        late.begin(replace(HEADER, source="hf://org/repo"))
+        late.write_fetched(TENSORS, b"x" * 50)
+    for file in (CONFIG, TENSORS):
+        with pytest.raises(Cancelled):
+            late.write_fetched(file, b"x" * 50)
+    assert list(tmp_path.iterdir()) == []
+    room.take(100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -141,6 +142,97 @@ def test_delete_lets_users_finish_then_frees_the_slot() -> None:
     assert tokens_of(first + world.run()) == want
     world.run(Sequence("y", [5], 1))
     assert "a1" not in world.engine.resident
+
+
+def test_delete_lets_those_in_the_queue_finish_too() -> None:
+    want = tokens_of(make_world().run(Sequence("x", [5, 6], 6, (Expert("a1"), Expert("a2")))))
+    world = make_world()
+    world.holds_loads = True
+    world.engine.add(Sequence("x", [5, 6], 6, (Expert("a1"), Expert("a2"))))
+    world.finish_load("a1")
+    assert world.engine.evict(["a1", "a2", "a3"], abort=False) == 0
+    assert not world.engine.step()
+    world.finish_load("a2")
+    assert tokens_of(world.run()) == want
+    world.engine.step()
+    assert not world.engine.resident
+    assert sorted(world.released) == sorted(world.started) == ["a1", "a2"]
+
+
+def test_delete_takes_the_load_that_nobody_waits_for() -> None:
+    world = make_world()
+    world.holds_loads = True
+    world.engine.add(Sequence("gone", [5, 6], 6, (Expert("a1"),)))
+    world.engine.cancel("gone")
+    world.engine.evict(["a1"], abort=False)
+    assert (world.released, world.engine.pending_loads) == (["a1"], ())
+
+
+def test_delete_spares_who_waits_for_what_only_the_device_still_has() -> None:
+    world = make_world(max_rows=1)
+    world.run(Sequence("warm", [5, 6], 2, (Expert("a1"),)))
+    world.engine.add(Sequence("first", [5, 6], 6))
+    world.engine.add(Sequence("waits", [5, 6], 6, (Expert("a1"),)))
+    world.engine.step()
+    del world.adapters["a1"]
+    world.engine.evict(["a1"], abort=False)
+    assert set(tokens_of(world.run())) == {"first", "waits"}
+    world.engine.step()
+    assert not world.engine.resident
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whoever_was_accepted_before_a_deletion_finishes(seed: int) -> None:
+    """The queue is longer than its loads, the slots are few, and what is deleted can be loaded by nobody any more."""
+    r = random.Random(seed)
+    sequences = [replace(sequence, max_tokens=3) for sequence in requests(seed, 24)]
+    want = tokens_of(make_world().run(*[replace(sequence, max_tokens=3) for sequence in requests(seed, 24)]))
+    world = make_world(num_slots=5, max_rows=2)
+    arrived, updates = 0, []
+    deleted: set[str] = set()
+    while arrived < len(sequences) or world.engine.has_work:
+        for sequence in sequences[arrived : arrived + r.randint(0, 6)]:
+            arrived += 1
+            if deleted.isdisjoint(sequence.digests):
+                world.engine.add(sequence)
+            else:
+                del want[sequence.id]
+        if world.adapters and r.random() < 0.15:
+            digest = r.choice(sorted(world.adapters))
+            world.engine.evict([digest], abort=False)
+            world.adapters.pop(digest)
+            deleted.add(digest)
+        updates += world.engine.step()
+    assert tokens_of(updates) == want
+    world.engine.step()
+    assert deleted.isdisjoint(world.engine.resident)
+    assert sorted(world.released) == sorted(world.started)
+
+
+def test_a_request_that_comes_after_a_deletion_does_not_keep_the_slot() -> None:
+    world = make_world()
+    world.engine.add(Sequence("before", [5, 6], 3, (Expert("a1"),)))
+    world.engine.step()
+    world.engine.evict(["a1"], abort=False)
+    world.run(Sequence("after", [5, 6], 6, (Expert("a1"),)))
+    world.engine.step()
+    assert "a1" not in world.engine.resident
+    world.run(Sequence("uploaded again", [5, 6], 6, (Expert("a1"),)))
+    assert "a1" in world.engine.resident
+
+
+def test_what_is_on_the_device_is_measured() -> None:
+    world = make_world(num_slots=4)
+    seconds: list[float] = []
+    world.engine._placed = seconds.append
+    assert world.engine.resident_bytes == 0
+    for digest in ("a0", "a1", "a2", "a3", "a0", "a0"):  # three slots
+        world.run(Sequence("x", [5, 6], 2, (Expert(digest),)))
+        assert world.engine.resident_bytes == sum(world.adapters[d].num_bytes for d in world.engine.resident)
+    assert len(seconds) == 5
+    assert min(seconds) >= 0
+    world.engine.evict(world.engine.resident, abort=True)
+    assert world.engine.resident_bytes == 0
 
 
 def test_usage_reports_sum_to_one_for_a_softmax() -> None:

@@ -10,7 +10,7 @@ import pytest
 from ramole.client.client import UseAdapter
 from ramole.client.values import Chunk, Routing, Usage
 from ramole.core.composition import PRESETS, Composition, Merge, Weighting
-from ramole.core.errors import InvalidInput, NotFound, RamoleError, Unavailable, WrongState
+from ramole.core.errors import AdapterRefused, Corrupt, InvalidInput, NotFound, RamoleError, Unavailable, WrongState
 from ramole.core.sampling import Sampling
 from ramole.v1 import common_pb2, gateway_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayStub
@@ -132,20 +132,34 @@ async def test_an_error_of_retrieval_that_is_no_outage_is_never_papered_over(wor
         await world.client.complete("go", may_fall_back=True)
 
 
-async def test_an_adapter_that_vanished_after_the_search_is_routed_around_once(world: World) -> None:
-    world.executor.failures["Execute"] = [NotFound("digest is gone")]
+@pytest.mark.parametrize("error", [NotFound, Corrupt, AdapterRefused, WrongState])
+async def test_an_adapter_that_cannot_be_loaded_is_routed_around(world: World, error: type[RamoleError]) -> None:
+    world.executor.failures["Execute"] = [error("bad", field="experts[1]"), error("bad", field="experts[0]")]
     answer = await world.client.complete("go")
     assert answer.text == "go"
-    assert world.log.count("Search") == world.log.count("Execute") == 2
-    world.executor.failures["Execute"] = [NotFound("digest is gone")] * 2
+    assert world.log.count("Search") == world.log.count("Execute") == 3
+    assert [routed.ref.name for routed in answer.routing.adapters] == ["c", "d"], "a and b are bad, k = 3, of four"
+
+
+async def test_routing_around_has_an_end(world: World) -> None:
+    world.executor.failures["Execute"] = [NotFound("gone", field="experts[0]")] * 9
     with pytest.raises(NotFound, match="gone"):
         await world.client.complete("go")
+    assert world.log.count("Execute") == 4
 
 
-async def test_a_named_adapter_that_vanished_is_not_replaced(world: World) -> None:
-    world.executor.failures["Execute"] = [NotFound("digest is gone")]
-    with pytest.raises(NotFound):
-        await world.client.complete("go", adapters=["a"])
+async def test_a_named_adapter_that_cannot_be_loaded_is_not_replaced(world: World) -> None:
+    world.executor.failures["Execute"] = [Corrupt("broken", field="experts[1]", remedy="upload it again")]
+    with pytest.raises(Corrupt, match="broken") as caught:
+        await world.client.complete("go", adapters=["a", "b"])
+    assert (caught.value.field, caught.value.remedy) == ("adapters[1].adapter", "upload it again")
+    assert world.log.count("Execute") == 1
+
+
+async def test_an_error_that_is_no_adapters_fault_is_not_routed_around(world: World) -> None:
+    world.executor.failures["Execute"] = [WrongState("no router", field="composition.weighting")]
+    with pytest.raises(WrongState, match="no router"):
+        await world.client.complete("go")
     assert world.log.count("Execute") == 1
 
 

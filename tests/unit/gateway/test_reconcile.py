@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
-from ramole.core.errors import Unavailable, WrongState
-from ramole.gateway.reconcile import until_available
+from ramole.core.errors import Corrupt, Unavailable, WrongState
+from ramole.core.names import AdapterName
+from ramole.gateway.upkeep import until_available
+from ramole.v1 import adapters_pb2
 from support.gateway_world import World
 
 
@@ -30,6 +32,56 @@ async def test_a_starting_gateway_brings_the_index_in_line_with_the_store() -> N
         stored = {key: record.adapter.digest for key, record in world.adapters.records.items()}
         assert all(row.digest == stored[key] for key, row in world.retrieval.rows.items())
     finally:
+        await world.stop()
+
+
+async def test_a_second_gateway_leaves_the_row_of_an_upload_under_way(world: World) -> None:
+    world.retrieval.add(world.adapters.add("e", is_live=False))
+    await world.add_gateway()
+    assert "e@1" in world.findable
+
+
+async def test_an_adapter_that_the_store_cannot_read_holds_nobody_up() -> None:
+    world = World()
+    world.adapters.add("lost")
+    world.adapters.add("damaged")
+    await world.start_neighbours()
+    damaged = AdapterName("default", "damaged", 1)
+    begin = world.adapters.get
+
+    def get(name: AdapterName) -> adapters_pb2.AdapterRecord:
+        if name == damaged:
+            raise Corrupt("the manifest is damaged", field="adapter")
+        return begin(name)
+
+    world.adapters.get = get  # type: ignore[method-assign]
+    await world.start_gateway()
+    try:
+        assert world.findable == {"lost@1"}
+    finally:
+        await world.stop()
+
+
+async def test_without_an_index_a_gateway_starts_and_repairs_it_later() -> None:
+    world = World()
+    world.settings = world.settings.model_copy(
+        update={"gateway": world.settings.gateway.model_copy(update={"index_patience_s": 0.1})}
+    )
+    world.adapters.add("lost")
+    await world.start_neighbours()
+    gate = world.retrieval.gates["ListRows"] = asyncio.Event()
+    world.retrieval.failures["ListRows"] = [Unavailable("down")] * 5
+    await world.start_gateway()
+    try:
+        named = await world.client.complete("go", adapters=["lost"])
+        assert named.text == "go"
+        assert world.findable == set()
+        gate.set()
+        async with asyncio.timeout(20):
+            while not world.findable:  # noqa: ASYNC110  # no event tells
+                await asyncio.sleep(0.01)
+    finally:
+        gate.set()
         await world.stop()
 
 

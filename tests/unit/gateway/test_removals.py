@@ -44,6 +44,83 @@ async def test_a_revocation_aborts_and_counts(world: World) -> None:
     assert world.executor.evicted[0].abort
 
 
+async def test_a_revocation_takes_the_content_from_store_and_devices_first(world: World) -> None:
+    await world.client.revoke("b")
+    assert [step for step in world.log if step in ("Remove", "DeleteAdapter", "Evict")] == [
+        "DeleteAdapter",
+        "Evict",
+        "Remove",
+    ]
+    assert "b@1" not in world.stored | world.findable
+
+
+async def test_a_revocation_takes_every_version_with_the_same_content(world: World) -> None:
+    copy = world.adapters.add("copy")
+    copy.digest = world.adapters.records["default", "b", 1].adapter.digest
+    world.adapters.records["default", "copy", 1].adapter.digest = copy.digest
+    world.retrieval.add(copy)
+    revoked = await world.client.revoke("b")
+    assert {str(ref) for ref in revoked.refs} == {"default/b@1", "default/copy@1"}
+    assert world.live == {"a@1", "c@1", "d@1"} == world.findable
+
+
+async def test_without_an_index_a_revocation_works_and_the_row_goes_later(world: World) -> None:
+    world.retrieval.failures["Remove"] = [Unavailable("down")] * 5
+    revoked = await world.client.revoke("b")
+    assert revoked.aborted == 2
+    assert "b@1" not in world.stored
+    async with asyncio.timeout(20):
+        while "b@1" in world.findable:  # noqa: ASYNC110  # no event tells
+            await asyncio.sleep(0.01)
+    assert world.findable == {"a@1", "c@1", "d@1"}
+
+
+async def test_a_revocation_that_failed_half_way_can_be_repeated(world: World) -> None:
+    world.executor.failures["Evict"] = [Unavailable("down")]
+    with pytest.raises(Unavailable):
+        await world.client.revoke("b@1")
+    assert "b@1" not in world.stored
+    again = await world.client.revoke("b@1")
+    assert ([str(ref) for ref in again.refs], again.aborted) == (["default/b@1"], 2)
+    assert world.executor.evicted[-1].digests == [again.refs[0].digest]
+    assert "b@1" not in world.findable
+
+
+async def test_deleting_an_old_version_does_not_touch_the_row_of_the_latest(world: World) -> None:
+    world.retrieval.add(world.adapters.add("b", 2))
+    await world.client.delete("b@1")
+    assert "Upsert" not in world.log
+    assert "b@2" in world.findable
+
+
+async def test_a_content_that_another_version_has_stays_on_the_devices(world: World) -> None:
+    digest = world.adapters.records["default", "b", 1].adapter.digest
+    world.adapters.add("b", 2)
+    world.adapters.records["default", "b", 2].adapter.digest = digest
+    await world.client.delete("b@1")
+    assert "Evict" not in world.log
+    await world.client.delete("b@2")
+    assert world.executor.evicted[0].digests == [digest]
+
+
+async def test_a_version_whose_upload_is_under_way_cannot_be_deleted(world: World) -> None:
+    world.retrieval.add(world.adapters.add("e", is_live=False))
+    with pytest.raises(NotFound):
+        await world.client.delete("e@1")
+    assert "e@1" in world.stored & world.findable
+
+
+async def test_what_is_deleted_while_it_is_made_findable_again_leaves_no_row(world: World) -> None:
+    world.retrieval.add(world.adapters.add("b", 2))
+    gate = world.retrieval.gates["Upsert"] = asyncio.Event()
+    restoring = asyncio.create_task(world.client.delete("b@2"))
+    await world.retrieval.until("Upsert")
+    await world.client.delete("b@1")
+    gate.set()
+    await restoring
+    assert not {"b@1", "b@2"} & (world.stored | world.findable)
+
+
 async def test_unknown_and_malformed_names_are_refused(world: World) -> None:
     for name in ("nope", "b@9"):
         with pytest.raises(NotFound):

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from ramole.core.errors import AdapterRefused, RamoleError, Unavailable
+from ramole.core.errors import AdapterRefused, DeadlineExceeded, NotFound, RamoleError, Unavailable
+from ramole.core.names import AdapterName
+from ramole.gateway.backends import Backends
+from ramole.gateway.finisher import Finisher
+from ramole.gateway.upkeep import Upkeep
+from ramole.gateway.uploads import Uploads
 from ramole.v1 import adapters_pb2
 from support.gateway_world import World
 
@@ -136,6 +141,33 @@ async def test_a_stopping_gateway_finishes_the_uploads_that_have_begun(world: Wo
     await stopping
     assert await task == "default/mine@1"
     assert "mine@1" in world.live & world.findable
+
+
+async def test_undoing_has_a_time_of_its_own(world: World) -> None:
+    backends = Backends(world.peers(), base_id="zoo/base", tenant="default")
+    finisher = Finisher(budget_s=0.5)
+    uploads = Uploads(backends, finisher, Upkeep(backends, patience_s=0))
+    before = world.live, world.findable
+    gate = world.retrieval.gates["Upsert"] = asyncio.Event()  # the index hangs for longer than the upload may take
+    with pytest.raises(DeadlineExceeded):
+        await uploads.roll_back_to(AdapterName("default", "a", 1), None)
+    gate.set()
+    await finisher.close()
+    await settled(world)
+    assert (world.live, world.findable) == before
+    assert "a@2" not in world.stored
+
+
+async def test_an_upload_whose_twin_fails_can_be_tried_again(world: World, folder: Path) -> None:
+    world.adapters.failures["Publish"] = [NotFound("there is no mine@1")]
+    put = world.adapters.put
+
+    def put_before(name: str) -> adapters_pb2.PutResponse:
+        return adapters_pb2.PutResponse(record=put(name).record, created=False)
+
+    world.adapters.put = put_before  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="idempotency key"):
+        await upload(world, folder)
 
 
 async def test_a_roll_back_that_fails_hides_nothing_of_the_first_error(world: World, folder: Path) -> None:

@@ -32,3 +32,10 @@ def test_exact_sampled_quantised_and_missing(tmp_path: Path) -> None:
     assert norms["model.large"] == pytest.approx(float(weights["model.large.weight"].float().norm()), rel=0.05)
     assert norms["transformer.h.backbone"] == pytest.approx(4.0)
     assert read_base_norms("nobody/has-this-model", modules) == {}
+
+
+def test_a_tied_weight_is_that_of_the_other_module_unless_it_has_its_own(tmp_path: Path) -> None:
+    save_file({"embed.weight": torch.full((6, 4), 2.0), "own.weight": torch.ones(6, 4)}, tmp_path / "model.safetensors")
+    tied = {"head": "model.embed", "own": "model.embed", "lost": "model.nowhere"}
+    norms = read_base_norms(str(tmp_path), ["head", "own", "lost"], tied=tied)
+    assert norms == {"head": pytest.approx(2 * 24**0.5), "own": pytest.approx(24**0.5)}

@@ -140,8 +140,10 @@ def test_whatever_is_admitted_is_fit_to_share_a_batch(files: tuple[bytes, bytes]
         assert refusal.remedy
         return
     weights, report = admission.weights, admission.report
-    assert set(report.modules) == {name.split(".lora_")[0].removeprefix("base_model.model.") for name in load(tensors)}
+    assert set(weights.pairs) == {name.split(".lora_")[0].removeprefix("base_model.model.") for name in load(tensors)}
+    assert set(report.modules) <= {module for module, pair in weights.pairs.items() if pair.a.any() and pair.b.any()}
     assert 0 < report.norm <= LIMITS.max_norm
+    assert report.relative_norm is not None
     assert 0 < report.relative_norm <= LIMITS.max_relative_norm
     for module, pair in weights.pairs.items():
         d, o = BASE.modules[module]

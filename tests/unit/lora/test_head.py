@@ -68,6 +68,19 @@ def test_any_other_base_weight_is_refused(saved: Any, change: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_the_update_of_a_head_is_measured_by_its_weight(saved: Any) -> None:
+    base, config, tensors = saved
+    report = admit(config, save(tensors), base, LIMITS).report
+    assert report.relative_norm is not None
+    b, a = (f"base_model.model.lm_head.lora_{side}.weight" for side in "BA")
+    update = 4 * tensors[b] @ tensors[a]  # lora_alpha 8, r 2
+    # Far above the limit for this weight, far below that for the whole update.
+    tensors[b] *= 50 * float(tensors[KEY].norm() / update.norm())
+    with pytest.raises(AdapterRefused, match="lm_head is 50 times as large as the base weight"):
+        admit(config, save(tensors), base, AdmissionLimits(max_rank=8, max_relative_norm=10.0))
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_base_weight_without_its_pair_is_refused(saved: Any) -> None:
     base, config, tensors = saved
     alone = {name: tensor for name, tensor in tensors.items() if "lm_head.lora" not in name}

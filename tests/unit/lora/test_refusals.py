@@ -235,13 +235,15 @@ def test_a_pair_out_of_balance_is_refused() -> None:
             admit(config(), save(made), BASE, LIMITS)
 
 
+def relative_to(made: Tensors, module: str, base_norm: float) -> float:
+    update = 2.0 * made[key(module, "B")].double() @ made[key(module, "A")].double()
+    return float(update.norm()) / base_norm
+
+
 def test_norms_are_measured_against_the_base_weight() -> None:
     made = tensors()
-    report = admit(config(), save(made), BASE, LIMITS).report
-    assert report.relative_norm == 0
     base = BaseShapes("tiny", BASE.modules, norms={"m.q": 2.0, "m.v": 1e3})
-    update = 2.0 * made[key("m.q", "B")].double() @ made[key("m.q", "A")].double()
-    relative = float(update.square().sum()) ** 0.5 / 2.0
+    relative = relative_to(made, "m.q", 2.0)
     measured = admit(config(), save(made), base, AdmissionLimits(8, max_relative_norm=relative * 1.01)).report
     assert measured.relative_norm == pytest.approx(relative, rel=1e-6)
     with pytest.raises(AdapterRefused, match=r"m\.q is .* times as large as the base weight"):
@@ -249,8 +251,30 @@ def test_norms_are_measured_against_the_base_weight() -> None:
     huge = BaseShapes("tiny", BASE.modules, norms={"m.q": 1e9, "m.v": 1e10})
     with pytest.raises(AdapterRefused, match="changes nothing"):
         admit(config(), save(made), huge, LIMITS)
-    partly = BaseShapes("tiny", BASE.modules, norms={"m.q": 1e9})
-    admit(config(), save(made), partly, LIMITS)
+
+
+def test_an_unknown_base_weight_is_reported_as_such_and_limited_by_its_shape() -> None:
+    made = tensors()
+    assumed = {module: o**0.5 for module, (_, o) in BASE.modules.items()}
+    relative = max(relative_to(made, module, norm) for module, norm in assumed.items())
+    partly = BaseShapes("tiny", BASE.modules, norms={"m.v": 1e3})
+    for base in (BASE, partly):
+        assert admit(config(), save(made), base, LIMITS).report.relative_norm is None
+    admit(config(), save(made), BASE, AdmissionLimits(8, max_relative_norm=relative * 1.01))
+    with pytest.raises(AdapterRefused, match="a base weight of its shape") as caught:
+        admit(config(), save(made), BASE, AdmissionLimits(8, max_relative_norm=relative * 0.99))
+    assert caught.value.remedy
+
+
+def test_modules_that_do_nothing_are_not_reported() -> None:
+    made = tensors()
+    made[key("m.q", "B")] = torch.zeros(5, 2)
+    measured = BaseShapes("tiny", BASE.modules, norms={"m.v": 2.0})
+    report = admit(config(), save(made), measured, LIMITS).report
+    assert report.modules == ("m.v",)
+    assert report.relative_norm == pytest.approx(relative_to(made, "m.v", 2.0), rel=1e-6)
+    as_good_as_zero = BaseShapes("tiny", BASE.modules, norms={"m.q": 1e9})
+    assert admit(config(), save(tensors()), as_good_as_zero, LIMITS).report.modules == ("m.v",)
 
 
 def test_base_revision_must_match() -> None:

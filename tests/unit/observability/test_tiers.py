@@ -13,6 +13,7 @@ def test_every_tier_reports_under_the_same_names() -> None:
     counts = TierCounts(hits=3, misses=2, evictions=1, failures=4, num_entries=5, num_bytes=600)
     metrics.watch(Tier.HOST, lambda: counts)
     metrics.watch(Tier.DEVICE, lambda: TierCounts(hits=7))
+    metrics.watch(Tier.STORE, lambda: TierCounts(hits=2), is_sized=False)
     metrics.loaded(Tier.DISK, 0.02)
 
     def value(name: str, **labels: str) -> float | None:
@@ -25,6 +26,8 @@ def test_every_tier_reports_under_the_same_names() -> None:
     assert value("failures_total", tier="host") == 4
     assert value("entries", tier="host") == 5
     assert value("bytes", tier="host") == 600
+    assert value("requests_total", tier="store", result="hit") == 2
+    assert value("entries", tier="store") is value("bytes", tier="store") is None
     assert value("load_seconds_count", tier="disk") == 1
     assert value("load_seconds_bucket", tier="disk", le="0.025") == 1
     counts.hits += 1

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ramole.lora.content import Content
 from ramole.lora.digest import content_digest
@@ -105,7 +110,7 @@ def test_what_another_process_put_there_counts_when_room_is_made(tmp_path: Path)
         ours.put(*make(i))
         use(ours, i, at_s=1000 + i)
     ours.put(*make(7))
-    assert kept(ours, *range(8)) == [False] * 5 + [True] * 3
+    assert kept(ours, *range(8)) == [False] * 4 + [True] * 4
     assert theirs.get(make(7)[0]) is not None
     check_books(ours, tmp_path)
 
@@ -156,3 +161,91 @@ def test_drafts_of_a_killed_process_go_in_time(tmp_path: Path) -> None:
     os.utime(old, (1000, 1000))
     DiskTier(tmp_path, SIZE)
     assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_what_nobody_wants_any_more_is_not_kept(tmp_path: Path) -> None:
+    tier = DiskTier(tmp_path, 10 * SIZE)
+    assert not tier.put(*make(1), is_wanted=lambda: False)
+    assert not list(tmp_path.rglob(TENSORS_FILE))
+    assert tier.counts.failures == 0
+    check_books(tier, tmp_path)
+
+
+def test_a_drop_waits_for_a_put_that_was_wanted_and_takes_it_away(tmp_path: Path) -> None:
+    tier = DiskTier(tmp_path, 10 * SIZE)
+    digest, content = make(1)
+    drop = threading.Thread(target=tier.drop, args=(digest,))
+
+    def is_wanted() -> bool:
+        drop.start()
+        return True
+
+    assert tier.put(digest, content, is_wanted=is_wanted)
+    drop.join()
+    assert tier.path(digest) is None
+    check_books(tier, tmp_path)
+
+
+def test_two_processes_that_put_and_drop_in_turn_do_not_lose_count(tmp_path: Path) -> None:
+    puts, drops = DiskTier(tmp_path, 100 * SIZE), DiskTier(tmp_path, 100 * SIZE)
+    for i in range(50):
+        puts.put(*make(i))
+        drops.drop(make(i)[0])
+        assert drops.counts.num_bytes == 0
+        assert puts.counts.num_bytes <= 10 * SIZE  # by then it has read the folder again
+    check_books(DiskTier(tmp_path, 100 * SIZE), tmp_path)
+
+
+class SharedFolder(RuleBasedStateMachine):
+    """Two processes do as they like with one folder, and the limit holds."""
+
+    MAX_BYTES = 8 * SIZE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="ramole-disk-tier-"))
+        self.tiers = [DiskTier(self.folder, self.MAX_BYTES) for _ in range(2)]
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    @rule(who=st.integers(0, 1), i=st.integers(0, 15), size=st.sampled_from([SIZE // 4, SIZE // 2, 3 * SIZE]))
+    def put(self, who: int, i: int, size: int) -> None:
+        digest, content = make(i, size)
+        assert self.tiers[who].put(digest, content)
+        assert self.tiers[who].path(digest) is not None
+
+    @rule(who=st.integers(0, 1), i=st.integers(0, 15), size=st.sampled_from([SIZE // 4, SIZE // 2, 3 * SIZE]))
+    def drop(self, who: int, i: int, size: int) -> None:
+        digest, _ = make(i, size)
+        self.tiers[who].drop(digest)
+        assert self.tiers[1 - who].get(digest) is None
+
+    @rule(who=st.integers(0, 1))
+    def clear(self, who: int) -> None:
+        for path in list(self.folder.glob("[0-9a-f][0-9a-f]/*")):
+            self.tiers[who].drop(path.name)
+        assert self.num_bytes == 0
+
+    @rule(who=st.integers(0, 1))
+    def restart(self, who: int) -> None:
+        self.tiers[who] = DiskTier(self.folder, self.MAX_BYTES)
+        check_books(self.tiers[who], self.folder)
+
+    @invariant()
+    def the_limit_holds(self) -> None:
+        assert self.num_bytes <= self.MAX_BYTES * 1.2
+
+    @invariant()
+    def no_count_is_out_of_bounds(self) -> None:
+        for tier in self.tiers:
+            assert 0 <= tier.counts.num_bytes <= self.MAX_BYTES * 1.2
+            assert tier.counts.num_entries >= 0
+
+
+TestSharedFolder = SharedFolder.TestCase
+TestSharedFolder.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)

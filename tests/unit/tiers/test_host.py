@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import psutil
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ramole.core.errors import Corrupt, NotFound, RamoleError, Unavailable
+from ramole.core.errors import AdapterRefused, Corrupt, NotFound, RamoleError, Unavailable
 from ramole.lora.weights import AdapterWeights, LoraPair
 from ramole.tiers.host import HostTier
 
@@ -48,7 +49,7 @@ class Source:
             self.pending[digest].set_result(Value(digest))
 
     def tier(self, max_bytes: int = 100) -> HostTier[Value]:
-        return HostTier(self.load, max_bytes, negative_s=5.0, clock=lambda: self.now_s)
+        return HostTier(self.load, max_bytes, negative_s=5.0, missing_s=1.0, clock=lambda: self.now_s)
 
 
 def test_least_recently_used_goes_first() -> None:
@@ -93,21 +94,38 @@ def test_pinned_values_stay_until_the_last_pin_is_gone() -> None:
     assert ("a" in tier, "b" in tier, tier.counts.num_bytes) == (False, True, 10)
 
 
-def test_a_broken_content_is_remembered_for_a_moment_and_a_missing_one_is_not() -> None:
-    source = Source(errors={"broken": Corrupt("broken"), "missing": NotFound("missing")})
+@pytest.mark.parametrize(
+    ("error", "life_s"),
+    [
+        (Corrupt("broken"), 5.0),
+        (AdapterRefused("too large"), 5.0),
+        (NotFound("missing"), 1.0),
+        (Unavailable("down"), 0.0),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_remembered_as_long_as_its_cause_may_last(error: RamoleError, life_s: float) -> None:
+    source = Source(errors={"a": error})
     tier = source.tier()
-    for digest, kind in (("broken", Corrupt), ("missing", NotFound)):
-        for _ in range(3):
-            with pytest.raises(kind):
-                tier.get(digest).result()
-    assert source.loads == ["broken", *["missing"] * 3]
-    source.now_s = 4.9
-    with pytest.raises(Corrupt):
-        tier.get("broken").result()
-    source.errors.clear()
-    source.now_s = 5.1
-    assert tier.get("broken").result().digest == "broken"
-    assert source.loads.count("broken") == 2
+    for _ in range(3):
+        with pytest.raises(type(error)):
+            tier.get("a").result()
+    assert len(source.loads) == (1 if life_s else 3)
+    source.errors.clear()  # restored, uploaded again, up again
+    if life_s:
+        source.now_s = life_s - 0.1
+        with pytest.raises(type(error)):
+            tier.get("a").result()
+        source.now_s = life_s
+    assert tier.get("a").result().digest == "a"
+
+
+def test_nothing_is_remembered_for_no_time() -> None:
+    source = Source(errors={"a": NotFound("missing"), "b": Corrupt("broken")})
+    tier = HostTier(source.load, 100, negative_s=0.0, missing_s=0.0, clock=lambda: 0.0)
+    for digest in "aabb":
+        assert tier.get(digest).exception() is not None
+    assert source.loads == ["a", "a", "b", "b"]
 
 
 def test_a_prefetch_makes_the_next_look_up_a_hit_and_counts_as_none() -> None:
@@ -142,15 +160,16 @@ def test_a_load_that_cannot_even_start_is_tried_again() -> None:
             raise RuntimeError("the event loop is closed")
         return source.load(digest)
 
-    tier = HostTier(load, 100, negative_s=5.0)
+    tier = HostTier(load, 100, negative_s=5.0, missing_s=1.0)
     with pytest.raises(RuntimeError):
         tier.get("a").result()
     is_down = False
     assert tier.get("a").result().digest == "a"
 
 
-def test_a_drop_forgets_a_failure() -> None:
-    source = Source(errors={"a": Corrupt("broken")})
+@pytest.mark.parametrize("error", [Corrupt("broken"), NotFound("missing")])
+def test_a_drop_forgets_a_failure(error: RamoleError) -> None:
+    source = Source(errors={"a": error})
     tier = source.tier()
     tier.get("a").exception()
     tier.drop("a")
@@ -182,7 +201,7 @@ def test_a_drop_frees_the_memory() -> None:
         future.set_result(AdapterWeights({"m": LoraPair(half, half.clone())}))
         return future
 
-    tier = HostTier(load, 2**40, negative_s=1.0)
+    tier = HostTier(load, 2**40, negative_s=1.0, missing_s=1.0)
     process = psutil.Process()
     gc.collect()
     before = process.memory_info().rss
@@ -223,3 +242,77 @@ def test_whatever_happens_the_books_are_right(steps: list[tuple[str, str]], max_
         assert tier.counts.num_entries == len(kept)
         assert tier.counts.num_bytes == 10 * len(kept)
         assert tier.counts.num_bytes <= max_bytes or set(kept) <= set(pins)
+
+
+@dataclass(frozen=True)
+class Load:
+    """One that is under way: what it found is as old as its start."""
+
+    digest: str
+    started_at: int
+    future: Future[Value]
+
+
+class DropMachine(RuleBasedStateMachine):
+    """Loads end in any order, long after drops and later loads: nothing from before a drop may stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.loads: list[Load] = []
+        self.waiters: list[tuple[Load, Future[Value]]] = []
+        self.dropped_at = dict.fromkeys("abc", -1)
+        self.answers: list[Value | NotFound] = []  # alive, so that none gets the id of another
+        self.found_at: dict[int, int] = {}
+        self.tier = HostTier[Value](self.load, 25, negative_s=5.0, missing_s=1.0, clock=lambda: 0.0)
+
+    def load(self, digest: str) -> Future[Value]:
+        self.now += 1
+        self.loads.append(Load(digest, self.now, Future()))
+        return self.loads[-1].future
+
+    @rule(digest=st.sampled_from("abc"))
+    def get(self, digest: str) -> None:
+        before = len(self.loads)
+        waiter = self.tier.get(digest)
+        if len(self.loads) > before:
+            self.waiters.append((self.loads[-1], waiter))
+        elif waiter.done():
+            error = waiter.exception()
+            answer = waiter.result() if error is None else error
+            assert self.found_at[id(answer)] > self.dropped_at[digest]
+
+    @rule(digest=st.sampled_from("abc"))
+    def prefetch(self, digest: str) -> None:
+        self.tier.prefetch(digest)
+
+    @rule(digest=st.sampled_from("abc"))
+    def drop(self, digest: str) -> None:
+        self.tier.drop(digest)
+        self.dropped_at[digest] = self.now
+
+    @precondition(lambda self: any(not load.future.done() for load in self.loads))
+    @rule(data=st.data(), fails=st.booleans())
+    def finish(self, data: st.DataObject, *, fails: bool) -> None:
+        load = data.draw(st.sampled_from([load for load in self.loads if not load.future.done()]))
+        answer = NotFound("missing") if fails else Value(load.digest)
+        self.answers.append(answer)
+        self.found_at[id(answer)] = load.started_at
+        if isinstance(answer, Value):
+            load.future.set_result(answer)
+        else:
+            load.future.set_exception(answer)
+
+    @invariant()
+    def nothing_from_before_a_drop_is_kept(self) -> None:
+        for digest, value in self.tier._values.items():
+            assert self.found_at[id(value)] > self.dropped_at[digest]
+
+    @invariant()
+    def who_waits_for_a_load_gets_what_it_found(self) -> None:
+        for load, waiter in self.waiters:
+            assert waiter.done() == load.future.done()
+
+
+TestDrops = DropMachine.TestCase
+TestDrops.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -1,0 +1,56 @@
+"""Whole lines only, whatever the disk does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ramole.adapters.audit import AuditLog
+from ramole.core.errors import NotFound
+from ramole.core.names import AdapterRef
+from support.full_disk import files_of_at_most
+
+REF = AdapterRef("t", "a", 1, "0" * 64)
+
+
+async def write(log: AuditLog, detail: str, refs: int = 1) -> None:
+    async with log.entry("upload", "t/a") as entry:
+        entry.refs, entry.detail = [REF] * refs, detail
+
+
+def details(path: Path) -> list[str]:
+    return [json.loads(line)["detail"] for line in path.read_text().splitlines()]
+
+
+async def test_one_line_for_each_version_and_for_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    await write(log, "first", refs=2)
+    with pytest.raises(NotFound):
+        async with log.entry("delete", "t/b"):
+            raise NotFound("no such adapter")
+    path.rename(tmp_path / "older")
+    await write(log, "second")
+    lines = [json.loads(line) for line in (tmp_path / "older").read_text().splitlines()]
+    assert [(line["action"], line["adapter"], line["outcome"], line["reason"]) for line in lines] == [
+        ("upload", "t/a@1", "ok", ""),
+        ("upload", "t/a@1", "ok", ""),
+        ("delete", "t/b", "NotFound", "no such adapter"),
+    ]
+    assert details(path) == ["second"]
+
+
+async def test_a_line_that_fits_in_part_is_taken_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    await write(log, "before")
+    size = path.stat().st_size
+    with files_of_at_most(size + size // 2):
+        await write(log, "lost")
+    assert path.stat().st_size == size
+    assert "cannot be written" in caplog.text
+    assert "lost" in caplog.text
+    await write(log, "after")
+    assert details(path) == ["before", "after"]
