@@ -49,7 +49,7 @@ def record_to_pb(record: AdapterRecord) -> adapters_pb2.AdapterRecord:
             rank=record.report.rank,
             bytes=record.num_bytes,
             norm=record.report.norm,
-            relative_norm=record.report.relative_norm or 0.0,
+            relative_norm=record.report.relative_norm,
             num_samples=record.num_samples,
         ),
         samples=record.samples,

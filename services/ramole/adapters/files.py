@@ -15,7 +15,7 @@ from ramole.core.errors import WrongState
 
 
 class Files(Protocol):
-    """Safe in any thread. Everything may raise Unavailable, or OSError on a local disk."""
+    """Safe in any thread. Everything may raise Unavailable, or OSError and LimitExceeded (full) on a local disk."""
 
     def read(self, key: str) -> bytes:
         """The whole file. Raises FileNotFoundError."""

@@ -192,7 +192,7 @@ def record_from_raw(raw: Mapping[str, Any]) -> AdapterRecord:
             report["rank"],
             report["num_bytes"],
             report["norm"],
-            report.get("relative_norm", 0.0),
+            report.get("relative_norm"),
         ),
         num_bytes=raw["num_bytes"],
         num_samples=raw["num_samples"],

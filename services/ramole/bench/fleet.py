@@ -155,7 +155,11 @@ def fill_index(
             index.upsert(entries, encoder_id=encoder_id)
     finally:
         index.close()
-    # As after a while of quiet: what was written lies in sealed and indexed segments.
+    flush(uri)
+
+
+def flush(uri: str) -> None:
+    """Writes out what lies in memory: a Lite folder then searches files."""
     client = MilvusClient(uri, timeout=_TIMEOUT_S, dedicated=True)
     try:
         for name in client.list_collections():
@@ -164,14 +168,15 @@ def fill_index(
         client.close()
 
 
-def wait_until_sealed(uri: str, num_rows: int, *, timeout_s: float = 180.0) -> None:
-    """Returns once a Milvus server searches all rows of each collection in sealed segments: some 20 s after a flush.
+def seal(uri: str, num_rows: int, *, timeout_s: float = 180.0) -> None:
+    """As after a while of quiet: all rows of each collection of a server lie in sealed segments.
 
-    Until then it searches growing ones, which takes about twice as long.
+    That takes some 20 s. Until then it searches growing ones, which takes about twice as long.
 
     Raises:
         Unavailable: it still does not after `timeout_s`.
     """
+    flush(uri)
     client = MilvusClient(uri, timeout=_TIMEOUT_S, dedicated=True)
     deadline = time.monotonic() + timeout_s
     try:

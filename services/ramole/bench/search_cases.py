@@ -20,7 +20,7 @@ import torch
 from pymilvus import MilvusClient
 from threadpoolctl import threadpool_limits
 
-from ramole.bench.fleet import Vectors, fill_index, make_refs, random_vectors, wait_until_sealed
+from ramole.bench.fleet import Vectors, fill_index, make_refs, random_vectors, seal
 from ramole.bench.repository_options import SearchCase
 from ramole.bench.timing import interleave, ratio
 from ramole.core.names import DEFAULT_TENANT
@@ -113,7 +113,7 @@ def _through_index(uri: str, case: SearchCase, vectors: Vectors, stack: ExitStac
     bases = [_base(i) for i in range(case.num_bases)]
     fill_index(uri, refs, bases, vectors, _ENCODER, IndexType.HNSW if case.is_hnsw else IndexType.FLAT)
     if is_server:
-        wait_until_sealed(uri, case.num_rows)
+        seal(uri, case.num_rows)
     index = VectorIndex.open(uri)
     stack.callback(index.close)
 

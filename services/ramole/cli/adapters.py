@@ -55,10 +55,11 @@ def upload(
 
     done = run(main)
     record = done.record
+    relative = record.relative_norm
     print(
         f"{record.ref} {'is live' if done.is_created else 'was there already'}: rank {record.rank}, "
         f"{len(record.modules)} modules, {record.num_bytes} bytes, norm {record.norm:.3g} "
-        f"({record.relative_norm:.2g} of the base weight at most), "
+        f"({'beside base weights that are not known' if relative is None else f'{relative:.2g} of the base weight'}), "
         f"{record.num_samples} samples, sha256 {record.ref.digest[:12]}"
     )
 

@@ -103,7 +103,7 @@ def record_from_pb(message: adapters_pb2.AdapterRecord) -> AdapterRecord:
         tuple(message.samples),
         message.created_at.ToDatetime(UTC),
         message.source,
-        report.relative_norm,
+        report.relative_norm if report.HasField("relative_norm") else None,
     )
 
 

@@ -93,7 +93,7 @@ class AdapterRecord:
     samples: tuple[str, ...]
     created_at: datetime
     source: str = ""
-    relative_norm: float = 0.0
+    relative_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ class Report:
     num_bytes: int
     norm: float
     num_samples: int
-    relative_norm: float = 0.0
+    relative_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,10 +189,10 @@ class AdmissionReport(_message.Message):
     num_samples: _builtins.int
     """Different ones; they place the adapter in the retriever's space."""
     relative_norm: _builtins.float
-    """The largest, over the modules, of the update's norm over the base weight's. 0 = not known."""
+    """The largest, over the modules, of the update's norm over the base weight's. Absent = a base weight is not known."""
     @_builtins.property
     def modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Full names of the wrapped modules, sorted."""
+        """Full names of the modules that it changes, sorted."""
 
     def __init__(
         self,
@@ -202,13 +202,15 @@ class AdmissionReport(_message.Message):
         bytes: _builtins.int = ...,
         norm: _builtins.float = ...,
         num_samples: _builtins.int = ...,
-        relative_norm: _builtins.float = ...,
+        relative_norm: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_relative_norm", b"_relative_norm", "relative_norm", b"relative_norm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "modules", b"modules", "norm", b"norm", "num_samples", b"num_samples", "rank", b"rank", "relative_norm", b"relative_norm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_relative_norm", b"_relative_norm", "bytes", b"bytes", "modules", b"modules", "norm", b"norm", "num_samples", b"num_samples", "rank", b"rank", "relative_norm", b"relative_norm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__relative_norm: _TypeAlias = _typing.Literal["relative_norm"]  # noqa: Y015
+    _WhichOneofArgType__relative_norm: _TypeAlias = _typing.Literal["_relative_norm", b"_relative_norm"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__relative_norm) -> _WhichOneofReturnType__relative_norm | None: ...
 
 Global___AdmissionReport: _TypeAlias = AdmissionReport  # noqa: Y015
 

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pymilvus import MilvusClient
 
+from ramole.bench.fleet import seal
+from ramole.bench.milvus_server import MilvusServer
 from ramole.core.names import AdapterRef
+from ramole.retrieval.generations import IndexType
 from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.values import Entry, Row
 
@@ -46,16 +50,21 @@ class World:
         nearest = [np.sort(samples @ query)[::-1][:best_of] for samples in self.samples]
         return np.array([each.mean() for each in nearest])
 
+    def best(self, query: NDArray[np.float64], base: str, tenant: str, best_of: int, k: int) -> list[int]:
+        """The k best adapters of a base model that a tenant may see."""
+        scores = self.scores(query, best_of)
+        allowed = [
+            j
+            for j, row in enumerate(self.rows)
+            if row.base_model == base and (row.is_public or row.ref.tenant == tenant)
+        ]
+        return sorted(allowed, key=lambda j: -scores[j])[:k]
+
     def check(self, index: VectorIndex, best_of: int, *, k: int = 5, queries: int = 40) -> None:
         for i, query in enumerate(self.queries[:queries]):
             base, tenant = self.rows[i].base_model, TENANTS[i % 2]
-            allowed = [
-                j
-                for j, row in enumerate(self.rows)
-                if row.base_model == base and (row.is_public or row.ref.tenant == tenant)
-            ]
             scores = self.scores(query, best_of)
-            expected = sorted(allowed, key=lambda j: -scores[j])[:k]
+            expected = self.best(query, base, tenant, best_of, k)
             hits = index.search(query, encoder_id="enc", base_model=base, tenant=tenant, k=k).hits
             assert [hit.ref for hit in hits] == [self.rows[j].ref for j in expected]
             assert [hit.similarity for hit in hits] == pytest.approx(scores[expected].tolist(), abs=1e-5)
@@ -104,6 +113,31 @@ def test_a_sample_counts_only_beside_its_mean(uri: str) -> None:
         assert (hit.ref.version, hit.similarity) == (2, pytest.approx(0, abs=1e-6))
         index.remove([hit.ref])
         assert index.search(x, encoder_id="enc", base_model="base", tenant="acme", k=8).hits == []
+    finally:
+        index.close()
+
+
+@pytest.mark.slow  # a server takes half a minute to seal a segment and build its graph
+def test_a_graph_finds_nearly_all_that_is_near_and_visible(
+    milvus: MilvusServer, request: pytest.FixtureRequest
+) -> None:
+    world = World(num_adapters=8000, num_samples=1, num_bases=2)
+    uri = f"{milvus.uri}/hnsw"
+    client = MilvusClient(milvus.uri, timeout=10, dedicated=True)
+    client.create_database("hnsw")
+    client.close()
+    index = VectorIndex.open(uri, timeout_s=60, index_type=IndexType.HNSW)
+    try:
+        world.fill(index)
+        seal(uri, num_rows=8000)
+        shares = []
+        for i, query in enumerate(world.queries):
+            base, tenant = world.rows[i].base_model, TENANTS[i % 2]
+            hits = index.search(query, encoder_id="enc", base_model=base, tenant=tenant, k=5).hits
+            best = world.best(query, base, tenant, 0, 5)
+            assert all(hit.ref.tenant == tenant or world.rows[int(hit.ref.name[1:])].is_public for hit in hits)
+            shares.append(len({hit.ref for hit in hits} & {world.rows[j].ref for j in best}) / 5)
+        assert np.mean(shares) > 0.95
     finally:
         index.close()
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from ramole.lora.content import Content
 from ramole.lora.digest import content_digest
 from ramole.lora.header import TENSORS_FILE
 from ramole.tiers.disk import DiskTier
+from support.full_disk import files_of_at_most
 
 SIZE = 1000
 
@@ -120,17 +118,6 @@ def test_too_large_is_not_kept(tmp_path: Path) -> None:
     assert not tier.put(*make(1))
     assert not DiskTier(tmp_path / "none", 0).put(*make(1))
     assert not (tmp_path / "none").exists()
-
-
-@contextmanager
-def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """The kernel refuses to write more, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_no_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:
