@@ -15,7 +15,7 @@ from ramole.bench.local_server import LocalServer
 from ramole.bench.repository_options import FleetCase
 from ramole.bench.search_cases import DIM
 from ramole.bench.timing import Times, ratio
-from ramole.bench.traffic import serve_requests, upload_all, upload_and_ask, zipf_numbers
+from ramole.bench.traffic import Ask, serve_requests, upload_all, upload_and_ask, zipf_numbers
 from ramole.core.settings import EmbeddingSettings
 from ramole.embedding.encoder import identify, locate
 from ramole.lora.base import read_base_shapes
@@ -54,7 +54,7 @@ class FleetBench:
                 stack.callback(server.stop)
             starts, rss = self._start(servers)
             first_use = {name: self._first_use(servers[size], size) for name, size in self._fleets.items()}
-            traffic = [self._traffic(servers, is_named=is_named) for is_named in (True, False)]
+            traffic = [self._traffic(servers, ask) for ask in Ask]
             uploads = [self._uploads(servers[size], size) for size in (case.num_few, case.num_all)]
             self._progress("upload, then ask")
             # The random uploads came with the first adapter's samples and crowd its cluster.
@@ -115,11 +115,11 @@ class FleetBench:
         case = self._case
         self._progress(f"first use of {size} adapters")
         seconds, _ = serve_requests(
-            server.address, range(size), is_named=True, concurrency=case.concurrency, new_tokens=case.new_tokens
+            server.address, range(size), Ask.BY_NAME, concurrency=case.concurrency, new_tokens=case.new_tokens
         )
         return size / seconds
 
-    def _traffic(self, servers: dict[int, LocalServer], *, is_named: bool) -> dict[str, Any]:
+    def _traffic(self, servers: dict[int, LocalServer], ask: Ask) -> dict[str, Any]:
         """Interleaved rounds over the two fleets, the order turned each time."""
         case = self._case
         fleets = self._fleets
@@ -128,12 +128,12 @@ class FleetBench:
         distinct: dict[str, set[int]] = {name: set() for name in fleets}
         for i in range(case.rounds):
             for name in sorted(fleets, reverse=bool(i % 2)):
-                self._progress(f"traffic {'by name' if is_named else 'by retrieval'}, {fleets[name]} adapters")
+                self._progress(f"traffic {ask}, {fleets[name]} adapters")
                 numbers = zipf_numbers(case.num_requests, fleets[name], seed=i)
                 seconds, num_tokens = serve_requests(
                     servers[fleets[name]].address,
                     numbers,
-                    is_named=is_named,
+                    ask,
                     concurrency=case.concurrency,
                     new_tokens=case.new_tokens,
                 )
@@ -141,7 +141,7 @@ class FleetBench:
                 tokens[name] += num_tokens
                 distinct[name] |= set(numbers)
         return {
-            "is_named": is_named,
+            "ask": ask,
             "fleets": fleets,
             "requests_per_s": {name: case.num_requests / median(seconds) for name, seconds in times.items()},
             "tokens": tokens,

@@ -77,6 +77,7 @@ def full_repository_options() -> RepositoryOptions:
         rows_10k=SearchCase("rows_10k", 10_000, on_lite=True),
         rows_200k=SearchCase("rows_200k_of_20_bases", 200_000, num_bases=20),
         more_searches=(
+            SearchCase("rows_10", 10),  # what a search costs whatever the size
             SearchCase("rows_200k_of_1_base", 200_000),
             SearchCase("rows_200k_of_1_base_hnsw", 200_000, is_hnsw=True),
         ),

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,10 +32,18 @@ def zipf_numbers(count: int, num_adapters: int, seed: int) -> list[int]:
     return [int(number) for number in drawn]
 
 
+class Ask(StrEnum):
+    """A request names its adapter, or is routed to some, or is only routed and generates nothing."""
+
+    BY_NAME = "by name"
+    BY_RETRIEVAL = "by retrieval"
+    ROUTE_ONLY = "route only"
+
+
 def serve_requests(
-    address: str, numbers: Sequence[int], *, is_named: bool, concurrency: int, new_tokens: int
+    address: str, numbers: Sequence[int], ask: Ask, *, concurrency: int, new_tokens: int
 ) -> tuple[float, int]:
-    """Asks for each adapter, by its name or, unnamed, by its sample.
+    """Asks for each adapter.
 
     Returns:
         Seconds for all, and the number of tokens of all answers.
@@ -45,13 +54,16 @@ def serve_requests(
     async def main() -> float:
         async with _connected(address) as client:
 
-            async def ask(number: int) -> None:
+            async def request(number: int) -> None:
                 nonlocal num_tokens
-                named = (adapter_name(number),) if is_named else ()
+                if ask is Ask.ROUTE_ONLY:
+                    await client.route(sample_of(number))
+                    return
+                named = (adapter_name(number),) if ask is Ask.BY_NAME else ()
                 answer = await client.complete(sample_of(number), adapters=named, sampling=sampling)
                 num_tokens += answer.usage.completion_tokens
 
-            return await _in_parallel(ask, numbers, concurrency)
+            return await _in_parallel(request, numbers, concurrency)
 
     return asyncio.run(main()), num_tokens
 

@@ -39,12 +39,17 @@ class _Learned:
 
 
 class Calibration:
-    """Knows the doubt of one generation and base model at most. `learn` raises MilvusException when Milvus fails."""
+    """Knows the doubt of one generation and base model at most. `learn` raises MilvusException when Milvus fails.
+
+    Attributes:
+        num_adapters: how many there were when `learn` last looked.
+    """
 
     def __init__(self, rows: Rows, search: Search) -> None:
         self._rows = rows
         self._search = search
         self._learned: _Learned | None = None  # replaced as a whole: searches read it at any time
+        self.num_adapters = 0
 
     def doubt(self, generation: Generation, base_model: str, hits: Sequence[Hit]) -> float | None:
         """Of the NUM_NEAREST adapters that a search has found; None = it cannot be told."""
@@ -55,7 +60,8 @@ class Calibration:
 
     def learn(self, generation: Generation, base_model: str) -> bool:
         """Learns anew if enough has changed since. Returns whether it did."""
-        learned, size = self._learned, self._rows.count(generation, base_model)
+        learned = self._learned
+        size = self.num_adapters = self._rows.count(generation, base_model)
         known = learned.size if learned is not None and learned.is_of(generation, base_model) else 0
         if size < MIN_ADAPTERS or abs(size - known) <= _STALE * known:
             return False

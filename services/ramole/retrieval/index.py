@@ -30,6 +30,8 @@ from ramole.retrieval.vectors import unit
 # gRPC would wait up to two minutes before it tries a server again that was gone for long.
 _GRPC_OPTIONS = {"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 1000}
 _NAMES_PER_CALL = 100
+_LITE_COMFORT = 5000
+"""Adapters up to which a search of the embedded engine takes no longer than an embedding, about."""
 _FRESH_S = 1.0
 """How long a replica may overlook that another one has changed the live generation."""
 
@@ -66,6 +68,7 @@ class VectorIndex:
         self._calibration = Calibration(self._rows, self._search)
         self._live: Generation | None = None
         self._seen_at = 0.0
+        self._has_warned = False
         # Milvus Lite has no write lock of its own.
         self._writing = threading.Lock()
 
@@ -167,7 +170,14 @@ class VectorIndex:
         """
         with self._calling():
             live = self._find(fresh=True)
-            return live is not None and self._calibration.learn(live, base_model)
+            if live is None:
+                return False
+            has_learned = self._calibration.learn(live, base_model)
+            size = self._calibration.num_adapters
+            if self._lite and size > _LITE_COMFORT and not self._has_warned:
+                self._has_warned = True
+                _log.warning("%d adapters are many for Milvus Lite: let retrieval.uri name a Milvus server", size)
+            return has_learned
 
     def upsert(self, entries: Sequence[Entry], *, encoder_id: str, number: int = 0) -> list[Generation]:
         """Makes adapter versions findable; on return, searches find them.

@@ -88,3 +88,17 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     add(index, "after")
     assert len(index.search([1.0, 0.0], encoder_id="enc", base_model="base", tenant="acme", k=8).hits) == 8
     index.close()
+
+
+def test_many_adapters_on_the_embedded_engine_are_worth_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ramole.retrieval.index._LITE_COMFORT", 1)
+    index = VectorIndex.open(str(tmp_path / "index.db"))
+    try:
+        for i, warned in enumerate((0, 1, 1)):
+            add(index, f"a{i}")
+            index.calibrate("base")
+            assert caplog.text.count("retrieval.uri") == warned
+    finally:
+        index.close()

@@ -118,9 +118,7 @@ def test_a_sample_counts_only_beside_its_mean(uri: str) -> None:
 
 
 @pytest.mark.slow  # a server takes half a minute to seal a segment and build its graph
-def test_a_graph_finds_nearly_all_that_is_near_and_visible(
-    milvus: MilvusServer, request: pytest.FixtureRequest
-) -> None:
+def test_a_graph_finds_nearly_all_that_is_near_and_visible(milvus: MilvusServer) -> None:
     world = World(num_adapters=8000, num_samples=1, num_bases=2)
     uri = f"{milvus.uri}/hnsw"
     client = MilvusClient(milvus.uri, timeout=10, dedicated=True)

@@ -61,8 +61,9 @@ def test_the_whole_bench_gives_every_figure_and_says_what_it_could_not_measure()
         {"lite", "numpy", "faiss_flat"},
         {"numpy", "faiss_flat"},
     ]
-    assert [traffic["is_named"] for traffic in fleet["traffic"]] == [True, False]
-    assert all(traffic["tokens"]["many"] == traffic["tokens"]["few"] > 0 for traffic in fleet["traffic"])
+    assert [traffic["ask"] for traffic in fleet["traffic"]] == ["by name", "by retrieval", "route only"]
+    assert all(traffic["tokens"]["many"] == traffic["tokens"]["few"] for traffic in fleet["traffic"])
+    assert [traffic["tokens"]["few"] > 0 for traffic in fleet["traffic"]] == [True, True, False]
     assert summary["upload_to_answer_s"] >= fleet["answers"][0]["uploaded_s"]
     assert result["sizes"]["fleet"]["num_all"] == 12
     assert parts
