@@ -68,7 +68,7 @@ async def test_upload_search_list_remove(stub: RetrievalStub) -> None:
     assert [hit.similarity for hit in answer.hits] == pytest.approx([1.0, 0.5**0.5], abs=1e-6)
     rows = [row async for row in stub.ListRows(ListRowsRequest())]
     assert {(row.adapter.name, row.base_model) for row in rows} == {("mail", "zoo"), ("code", "zoo")}
-    await stub.Remove(RemoveRequest(adapter=ref("code")))
+    await stub.Remove(RemoveRequest(adapters=[ref("code")]))
     assert [hit.adapter for hit in (await stub.Search(search(0, 1))).hits] == [ref("mail")]
 
 
@@ -79,8 +79,8 @@ async def test_errors_reach_the_client_with_their_field(stub: RetrievalStub) -> 
         (stub.Search(search()), InvalidInput, "vector"),
         (stub.Search(search(1, 0, encoder_id="other")), WrongState, "encoder_id"),
         (stub.Upsert(upsert("mail")), InvalidInput, "samples"),
-        (stub.Upsert(upsert("no name", (1, 0))), InvalidInput, "adapter"),
-        (stub.Remove(RemoveRequest(adapter=ref("mail", version=0))), InvalidInput, "adapter"),
+        (stub.Upsert(upsert("no name", (1, 0))), InvalidInput, "adapters"),
+        (stub.Remove(RemoveRequest(adapters=[ref("mail", version=0)])), InvalidInput, "adapters"),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await call
