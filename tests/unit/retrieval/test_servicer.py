@@ -79,7 +79,7 @@ async def test_errors_reach_the_client_with_their_field(stub: RetrievalStub) -> 
         (stub.Search(search()), InvalidInput, "vector"),
         (stub.Search(search(1, 0, encoder_id="other")), WrongState, "encoder_id"),
         (stub.Upsert(upsert("mail")), InvalidInput, "samples"),
-        (stub.Upsert(upsert("no name", (1, 0))), InvalidInput, "adapters"),
+        (stub.Upsert(upsert("no name", (1, 0))), InvalidInput, "adapter"),
         (stub.Remove(RemoveRequest(adapters=[ref("mail", version=0)])), InvalidInput, "adapters"),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as failure:
