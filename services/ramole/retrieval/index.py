@@ -65,7 +65,7 @@ class VectorIndex:
         self._generations = Generations(client, timeout_s, index_type)
         self._rows = Rows(client, timeout_s)
         self._search = Search(client, self._rows, timeout_s, best_of)
-        self._calibration = Calibration(self._rows, self._search)
+        self._calibration = Calibration(self._rows, self._search, is_sole_writer=lite is not None)
         self._live: Generation | None = None
         self._seen_at = 0.0
         self._has_warned = False
@@ -206,6 +206,7 @@ class VectorIndex:
             for generation in targets:
                 generation.check(encoder_id, prepared.dim, field="samples")
                 self._rows.write(generation, prepared)
+            self._calibration.changed(len(entries))
             return current
 
     def remove(self, refs: Iterable[AdapterRef]) -> None:
@@ -222,6 +223,7 @@ class VectorIndex:
             for generation in self._current():
                 for start in range(0, len(names), _NAMES_PER_CALL):
                     self._rows.remove(generation, names[start : start + _NAMES_PER_CALL])
+            self._calibration.changed(len(names))
 
     def rows(self, number: int = 0) -> Generator[list[Row], None, None]:
         """Every row, in batches, in no order. Rows that are written meanwhile may or may not be among them.

@@ -13,6 +13,7 @@ import pytest
 from ramole.core.errors import WrongState
 from ramole.core.names import AdapterRef
 from ramole.retrieval.index import VectorIndex
+from ramole.retrieval.rows import Rows
 from ramole.retrieval.values import Entry, Row
 
 
@@ -58,6 +59,7 @@ CHILD = """
 import sys
 from ramole.core.names import AdapterRef
 from ramole.retrieval.index import VectorIndex
+from ramole.retrieval.rows import Rows
 from ramole.retrieval.values import Entry, Row
 
 index = VectorIndex.open(sys.argv[1])
@@ -100,5 +102,29 @@ def test_many_adapters_on_the_embedded_engine_are_worth_a_warning(
             add(index, f"a{i}")
             index.calibrate("base")
             assert caplog.text.count("retrieval.uri") == warned
+    finally:
+        index.close()
+
+
+def test_rows_are_counted_when_enough_has_changed_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    count = Rows.count
+    monkeypatch.setattr(Rows, "count", lambda *args: counted.append(count(*args)) or counted[-1])
+    index = VectorIndex.open(str(tmp_path / "index.db"))
+    try:
+        for i in range(20):
+            add(index, f"a{i}")
+        for _ in range(3):
+            index.calibrate("base")
+        assert counted == [20]
+        for i in range(20, 22):
+            add(index, f"a{i}")
+        index.calibrate("base")
+        assert counted == [20]
+        index.remove([AdapterRef("acme", "a0", 1, "0" * 64)])
+        index.calibrate("base")
+        assert counted == [20, 21]
     finally:
         index.close()
