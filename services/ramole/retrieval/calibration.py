@@ -72,15 +72,18 @@ class Calibration:
     def learn(self, generation: Generation, base_model: str) -> bool:
         """Learns anew if enough has changed since. Returns whether it did."""
         is_counted = self._is_sole_writer and self._counted == (generation, base_model)
-        if is_counted and self._num_changes <= _STALE * self.num_adapters:
+        if is_counted and self._num_changes <= (_STALE * self.num_adapters if self._learned is not None else 0):
             return False
         learned, num_changes = self._learned, self._num_changes
         size = self.num_adapters = self._rows.count(generation, base_model)
+        known = learned.size if learned is not None and learned.is_of(generation, base_model) else 0
+        is_due = size >= MIN_ADAPTERS and abs(size - known) > _STALE * known
+        has_learned = is_due and self._learn(generation, base_model, size)
         self._num_changes -= num_changes
         self._counted = generation, base_model
-        known = learned.size if learned is not None and learned.is_of(generation, base_model) else 0
-        if size < MIN_ADAPTERS or abs(size - known) <= _STALE * known:
-            return False
+        return has_learned
+
+    def _learn(self, generation: Generation, base_model: str, size: int) -> bool:
         rows = [row for batch in self._rows.listed(generation) for row in batch if row.base_model == base_model]
         pairs = [pair for row in _some(rows) for pair in self._profiles(generation, row)]
         doubt = Doubt.fit(*zip(*pairs, strict=True)) if pairs else None

@@ -12,6 +12,7 @@ import pytest
 
 from ramole.core.errors import WrongState
 from ramole.core.names import AdapterRef
+from ramole.retrieval.doubt import MIN_ADAPTERS
 from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.rows import Rows
 from ramole.retrieval.values import Entry, Row
@@ -114,17 +115,18 @@ def test_rows_are_counted_when_enough_has_changed_and_not_before(
     monkeypatch.setattr(Rows, "count", lambda *args: counted.append(count(*args)) or counted[-1])
     index = VectorIndex.open(str(tmp_path / "index.db"))
     try:
-        for i in range(20):
-            add(index, f"a{i}")
-        for _ in range(3):
-            index.calibrate("base")
-        assert counted == [20]
-        for i in range(20, 22):
-            add(index, f"a{i}")
+        for size in (MIN_ADAPTERS - 1, MIN_ADAPTERS):
+            for i in range(size):
+                add(index, f"a{i}")
+            for _ in range(3):
+                index.calibrate("base")
+        assert counted == [MIN_ADAPTERS - 1, MIN_ADAPTERS]
+        for i in range(MIN_ADAPTERS // 10):
+            add(index, f"b{i}")
         index.calibrate("base")
-        assert counted == [20]
+        assert counted == [MIN_ADAPTERS - 1, MIN_ADAPTERS]
         index.remove([AdapterRef("acme", "a0", 1, "0" * 64)])
         index.calibrate("base")
-        assert counted == [20, 21]
+        assert counted[2:] == [MIN_ADAPTERS + MIN_ADAPTERS // 10 - 1]
     finally:
         index.close()
