@@ -68,9 +68,9 @@ async def test_a_request_in_the_mixed_batch_gives_the_same_tokens_as_alone(clien
         together = await asyncio.gather(*(tokens_and_doubt(client, p, c) for p, c in calls))
         alone = [await tokens_and_doubt(client, p, c) for p, c in calls]
         # The repository learns its doubt in the background, and that changes the default composition.
-        if [doubt for _, doubt in together] == [doubt for _, doubt in alone]:
+        if [doubt for _, doubt in together] == [pytest.approx(doubt, abs=1e-3) for _, doubt in alone]:
             break
-    assert together == alone
+    assert [out for out, _ in together] == [out for out, _ in alone]
     assert (await client.describe()).fullest_step.digests
 
 
