@@ -169,14 +169,13 @@ def flush(uri: str) -> None:
 
 
 def seal(uri: str, num_rows: int, *, timeout_s: float = 180.0) -> None:
-    """As after a while of quiet: all rows of each collection of a server lie in sealed segments.
+    """Returns once all rows of each collection of a server lie in sealed segments: some 20 s after a flush.
 
-    That takes some 20 s. Until then it searches growing ones, which takes about twice as long.
+    Until then it searches growing ones, which takes about twice as long.
 
     Raises:
         Unavailable: it still does not after `timeout_s`.
     """
-    flush(uri)
     client = MilvusClient(uri, timeout=_TIMEOUT_S, dedicated=True)
     deadline = time.monotonic() + timeout_s
     try:

@@ -17,6 +17,8 @@ RamoleError
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class RamoleError(Exception):
     """Root of all errors that a client may see.
@@ -32,6 +34,10 @@ class RamoleError(Exception):
         self.message = message
         self.field = field
         self.remedy = remedy
+
+    def at(self, field: str) -> Self:
+        """The same error, about another field."""
+        return type(self)(self.message, field=field, remedy=self.remedy)
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""

@@ -316,7 +316,7 @@ class Engine:
 def _of_expert(error: RamoleError, sequence: Sequence, digest: str) -> RamoleError:
     """The error of one adapter, as that of the request's expert."""
     index = next(i for i, expert in enumerate(sequence.experts) if expert.digest == digest)
-    return type(error)(error.message, field=f"experts[{index}]", remedy=error.remedy)
+    return error.at(f"experts[{index}]")
 
 
 def _failure(load: Future[AdapterWeights]) -> RamoleError | None:

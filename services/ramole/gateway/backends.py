@@ -246,11 +246,12 @@ def in_batches(
     batch: list[T] = []
     num_bytes = 0
     for item in items:
-        if batch and (len(batch) == max_items or num_bytes + size(item) > max_bytes):
+        item_bytes = size(item)
+        if batch and (len(batch) == max_items or num_bytes + item_bytes > max_bytes):
             yield batch
             batch, num_bytes = [], 0
         batch.append(item)
-        num_bytes += size(item)
+        num_bytes += item_bytes
     if batch:
         yield batch
 

@@ -51,7 +51,7 @@ class Generation:
                 if index is None or has_begun:
                     raise
                 if order.named:
-                    raise type(error)(error.message, field=f"adapters[{index}].adapter", remedy=error.remedy) from error
+                    raise error.at(f"adapters[{index}].adapter") from error
                 if len(without) == _MAX_REROUTES:
                     raise
                 without.add(routing.choices[index].ref)

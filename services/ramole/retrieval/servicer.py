@@ -195,8 +195,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
 
     def _ready(self) -> VectorIndex:
         if self._index is None:
-            known = self._outage
-            raise Unavailable(known.message, field=known.field, remedy=known.remedy)
+            raise self._outage.at(self._outage.field)  # a new one: each raise adds to an error's traceback
         return self._index
 
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from pymilvus import MilvusClient
 
-from ramole.bench.fleet import seal
+from ramole.bench.fleet import flush, seal
 from ramole.bench.milvus_server import MilvusServer
 from ramole.core.names import AdapterRef
 from ramole.retrieval.generations import IndexType
@@ -127,6 +127,7 @@ def test_a_graph_finds_nearly_all_that_is_near_and_visible(milvus: MilvusServer)
     index = VectorIndex.open(uri, timeout_s=60, index_type=IndexType.HNSW)
     try:
         world.fill(index)
+        flush(uri)
         seal(uri, num_rows=8000)
         shares = []
         for i, query in enumerate(world.queries):
