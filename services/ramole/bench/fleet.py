@@ -169,9 +169,9 @@ def flush(uri: str) -> None:
 
 
 def seal(uri: str, num_rows: int, *, timeout_s: float = 180.0) -> None:
-    """Returns once all rows of each collection of a server lie in sealed segments: some 20 s after a flush.
+    """Returns once all rows of each collection of a server lie in sealed and indexed segments, 20 s after a flush.
 
-    Until then it searches growing ones, which takes about twice as long.
+    Until then it searches growing ones, which takes about twice as long, and is busy with others.
 
     Raises:
         Unavailable: it still does not after `timeout_s`.
@@ -180,12 +180,21 @@ def seal(uri: str, num_rows: int, *, timeout_s: float = 180.0) -> None:
     deadline = time.monotonic() + timeout_s
     try:
         for name in client.list_collections():
-            while sum(one.num_rows for one in client.list_loaded_segments(name)) < num_rows:
+            while not _is_settled(client, name, num_rows):
                 if time.monotonic() > deadline:
                     raise Unavailable("the Milvus server has not sealed its segments in time", remedy="try again")
                 time.sleep(0.5)
     finally:
         client.close()
+
+
+def _is_settled(client: MilvusClient, name: str, num_rows: int) -> bool:
+    state = client.describe_index(name, "emb")
+    return (
+        sum(one.num_rows for one in client.list_loaded_segments(name)) >= num_rows
+        and state["state"] == "Finished"
+        and not state["pending_index_rows"]
+    )
 
 
 def make_refs(count: int) -> list[AdapterRef]:

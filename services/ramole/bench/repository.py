@@ -16,7 +16,7 @@ from ramole.bench.fleet_cases import run_fleet_case
 from ramole.bench.machine import cpu_name, torch_threads
 from ramole.bench.milvus_server import MilvusServer
 from ramole.bench.repository_options import RepositoryOptions, full_repository_options, quick_repository_options
-from ramole.bench.search_cases import LITE, NUMPY, SERVER, run_search_case
+from ramole.bench.search_cases import LITE, NUMPY, SERVER, fill_server, run_search_case
 
 Progress = Callable[[str], None]
 
@@ -41,9 +41,12 @@ def run_repository(options: RepositoryOptions, *, progress: Progress, has_server
     cases = []
     load_before = os.getloadavg()
     with _milvus(has_server, progress) as (uri, reason):
+        if uri:
+            progress("filling Milvus")
+        databases = fill_server(uri, searches) if uri else {}
         for case in searches:
             progress(f"search, {case.num_rows} rows")
-            cases.append(run_search_case(case, uri))
+            cases.append(run_search_case(case, databases.get(case.name, "")))
     with torch_threads(1):  # admission's small sums: threads that wait for each other take ten times as long
         fleet = run_fleet_case(options.fleet, progress)
     lite_1k, rows_10k, rows_200k = (case["contestants"] for case in cases[:3])

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Ask(StrEnum):
+    """A request names its adapter, or is routed to some, or is only routed and generates nothing."""
+
+    BY_NAME = "by name"
+    BY_RETRIEVAL = "by retrieval"
+    ROUTE_ONLY = "route only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,8 @@ class FleetCase:
         num_few, num_many: the two fleets whose throughput is compared, at equal slots, rows and cache bytes, once each
             adapter has been used.
         num_all: the fleet of the start, the memory and the uploads.
-        num_rebuilt: adapters of one more start, which finds no index and must build it; 0 = there is none.
+        num_rebuilt: adapters of one more server, which finds no index and must build it; 0 = there is none.
+        asks: kinds of traffic. The first one is the summary's.
         rank: of every adapter, on the query and value projections of all layers.
         num_starts: starts of each fleet.
         rounds: of traffic, interleaved.
@@ -48,6 +58,7 @@ class FleetCase:
     num_many: int
     num_all: int
     num_rebuilt: int
+    asks: tuple[Ask, ...] = tuple(Ask)
     rank: int = 2
     num_starts: int = 1
     rounds: int = 3
@@ -87,8 +98,8 @@ def full_repository_options() -> RepositoryOptions:
             num_all=10_000,
             num_rebuilt=500,
             num_starts=3,
-            rounds=7,
-            num_requests=300,
+            rounds=15,
+            num_requests=150,
             num_uploads=48,
             num_answers=8,
         ),
@@ -99,7 +110,16 @@ def quick_repository_options() -> RepositoryOptions:
     """The same figures from smaller fleets, in minutes."""
     return RepositoryOptions(
         lite_1k=SearchCase("rows_1k", 1000, on_lite=True, num_queries=100),
-        rows_10k=SearchCase("rows_10k", 10_000, on_lite=True, num_queries=60),
-        rows_200k=SearchCase("rows_40k_of_20_bases", 40_000, num_bases=20, num_queries=100),
-        fleet=FleetCase(num_few=100, num_many=1000, num_all=1000, num_rebuilt=50),
+        rows_10k=SearchCase("rows_10k", 10_000, num_queries=100),
+        rows_200k=SearchCase("rows_20k_of_20_bases", 20_000, num_bases=20, num_queries=100),
+        fleet=FleetCase(
+            num_few=100,
+            num_many=500,
+            num_all=500,
+            num_rebuilt=0,
+            asks=(Ask.BY_NAME,),
+            rounds=11,
+            num_requests=100,
+            num_uploads=12,
+        ),
     )

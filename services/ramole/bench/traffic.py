@@ -7,13 +7,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from ramole.bench.fleet import adapter_name, sample_of
+from ramole.bench.repository_options import Ask
 from ramole.client import Chunk, RamoleClient
 from ramole.client.values import Routing
 from ramole.core.errors import Internal
@@ -30,14 +30,6 @@ def zipf_numbers(count: int, num_adapters: int, seed: int) -> list[int]:
     popularity = 1 / np.arange(1, num_adapters + 1)
     drawn = np.random.default_rng(seed).choice(num_adapters, count, p=popularity / popularity.sum())
     return [int(number) for number in drawn]
-
-
-class Ask(StrEnum):
-    """A request names its adapter, or is routed to some, or is only routed and generates nothing."""
-
-    BY_NAME = "by name"
-    BY_RETRIEVAL = "by retrieval"
-    ROUTE_ONLY = "route only"
 
 
 def serve_requests(

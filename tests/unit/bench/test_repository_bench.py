@@ -57,8 +57,8 @@ def test_the_whole_bench_gives_every_figure_and_says_what_it_could_not_measure()
             assert contestant["recall"] == 1
             assert 0 < contestant["p50_ms"] <= contestant["p99_ms"]
     assert [set(case["contestants"]) for case in searches] == [
-        {"lite", "numpy", "faiss_flat"},
-        {"lite", "numpy", "faiss_flat"},
+        {"lite", "lite_bare", "numpy", "faiss_flat"},
+        {"lite", "lite_bare", "numpy", "faiss_flat"},
         {"numpy", "faiss_flat"},
     ]
     assert [traffic["ask"] for traffic in fleet["traffic"]] == ["by name", "by retrieval", "route only"]
