@@ -168,8 +168,9 @@ def flush(uri: str) -> None:
         client.close()
 
 
-def seal(uri: str, num_rows: int, *, timeout_s: float = 180.0) -> None:
-    """Returns once all rows of each collection of a server lie in sealed and indexed segments, 20 s after a flush.
+def seal(uri: str, num_rows: int, *, timeout_s: float = 1200.0) -> None:
+    """Returns once all rows of each collection of a server lie in sealed and indexed segments: 20 s after a flush for
+    FLAT, many minutes for a large graph.
 
     Until then it searches growing ones, which takes about twice as long, and is busy with others.
 

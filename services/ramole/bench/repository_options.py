@@ -89,8 +89,8 @@ def full_repository_options() -> RepositoryOptions:
         rows_200k=SearchCase("rows_200k_of_20_bases", 200_000, num_bases=20),
         more_searches=(
             SearchCase("rows_10", 10),  # what a search costs whatever the size
-            SearchCase("rows_200k_of_1_base", 200_000),
-            SearchCase("rows_200k_of_1_base_hnsw", 200_000, is_hnsw=True),
+            SearchCase("rows_50k_of_1_base", 50_000),
+            SearchCase("rows_50k_of_1_base_hnsw", 50_000, is_hnsw=True),
         ),
         fleet=FleetCase(
             num_few=100,
