@@ -173,13 +173,12 @@ class FleetBench:
         count = self._case.num_rebuilt
         server = LocalServer(self._fleet(count, has_index=False))
         seconds = []
-        try:
-            for what in ("no index", "an index"):
-                self._progress(f"start with {count} adapters and {what}")
+        for what in ("no index", "an index"):
+            self._progress(f"start with {count} adapters and {what}")
+            try:
                 seconds.append(server.start())
+            finally:
                 server.stop()
-        finally:
-            server.stop()
         return {"adapters": count, "start_s": seconds[0], "next_start_s": seconds[1]}
 
 

@@ -49,14 +49,12 @@ def fill_server(server: str, cases: Sequence[SearchCase]) -> dict[str, str]:
     Returns:
         Name of the case -> URI of its database.
     """
-    databases = {}
-    for case in cases:
-        if case.on_server:
-            databases[case.name] = _database(server, case.name)
-            _fill(databases[case.name], case)
-    for case in cases:
-        if case.on_server:
-            seal(databases[case.name], case.num_rows)
+    filled = [case for case in cases if case.on_server]
+    databases = {case.name: _database(server, case.name) for case in filled}
+    for case in filled:
+        _fill(databases[case.name], case)
+    for case in filled:
+        seal(databases[case.name], case.num_rows)
     return databases
 
 
