@@ -24,9 +24,8 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from ramole.core.bounds import check_number
 from ramole.core.errors import InvalidInput
-
-MAX_EXPERTS = 8
 
 
 class Weighting(StrEnum):
@@ -73,16 +72,8 @@ class Composition:
     is_adaptive: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.k <= MAX_EXPERTS:
-            raise InvalidInput(f"{self.k} experts asked for", field="composition.k", remedy=f"use 0 to {MAX_EXPERTS}")
-        if not (math.isfinite(self.tau) and self.tau > 0):
-            raise InvalidInput(
-                f"tau = {self.tau}", field="composition.tau", remedy="use a finite value above 0, e.g. 0.05"
-            )
-        if not 0 <= self.spread <= 1:
-            raise InvalidInput(f"spread = {self.spread}", field="composition.spread", remedy="use 0 to 1")
-        if not math.isfinite(self.scale):
-            raise InvalidInput(f"scale = {self.scale}", field="composition.scale", remedy="use a finite value")
+        for field in ("k", "tau", "spread", "scale"):
+            check_number(f"composition.{field}", getattr(self, field))
 
     def doubting(self, doubt: float | None) -> Composition:
         """The same for a prompt of which the repository says how much to doubt what it found; None = it cannot tell."""
@@ -118,7 +109,7 @@ class Expert:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for field in ("similarity", "weight", "scale"):
-            value = getattr(self, field)
-            if not math.isfinite(value):
-                raise InvalidInput(f"{field} = {value}", field=f"adapters.{field}", remedy="use a finite value")
+        if not math.isfinite(self.similarity):
+            raise InvalidInput(f"similarity = {self.similarity}", field="adapters.similarity", remedy="give a cosine")
+        for field in ("weight", "scale"):
+            check_number(f"adapters.{field}", getattr(self, field))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ramole.core.composition import MAX_EXPERTS, Composition, Expert
+from ramole.core.bounds import MAX_EXPERTS
+from ramole.core.composition import Composition, Expert
 from ramole.mixture.plan import RequestMixture
 from ramole.retrieval.doubt import Doubt
 

@@ -24,8 +24,8 @@ class FinishReason(StrEnum):
 class Sequence:
     """One request from arrival to its last token.
 
-    Set by the caller: `id`, `prompt`, `max_tokens`, `experts`, `composition`, `arrived_s` (any monotonic clock),
-    `sampler` (None = greedy; opaque here, see sampler.py), `wants_logprobs`.
+    Set by the caller: `id`, `prompt`, `max_tokens` (0 = as many as fit), `experts`, `composition`, `arrived_s` (any
+    monotonic clock), `sampler` (None = greedy; opaque here, see sampler.py), `wants_logprobs`.
     Set by the scheduler: `row` (KV row), `mixture`, `skipped` (how often a later arrival was admitted before this one).
     Set by the engine: `tokens`, `num_cached`, `finish_reason`, times and usage.
     """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC
 
-from ramole.core.composition import MAX_EXPERTS, Composition, Weighting
+from ramole.core.bounds import check_count, check_number
+from ramole.core.composition import Composition, Weighting
 from ramole.core.errors import InvalidInput
 from ramole.core.names import AdapterName
 from ramole.core.settings import GatewaySettings
@@ -49,10 +50,7 @@ def order_from_pb(message: gateway_pb2.GenerateRequest, settings: GatewaySetting
         InvalidInput: naming the field at fault and the remedy.
     """
     prompt = prompt_from_pb(message.prompt, settings)
-    if len(message.adapters) > MAX_EXPERTS:
-        raise InvalidInput(
-            f"{len(message.adapters)} adapters named", field="adapters", remedy=f"name at most {MAX_EXPERTS}"
-        )
+    check_count("adapters", len(message.adapters))
     named = tuple(_named_from_pb(i, adapter) for i, adapter in enumerate(message.adapters))
     composition = composition_from_pb(message.composition, settings.composition)
     if composition.weighting is Weighting.EXPLICIT and not named:
@@ -78,15 +76,13 @@ def _named_from_pb(index: int, message: gateway_pb2.WeightedAdapter) -> NamedAda
         message.scale if message.HasField("scale") else 1.0,
     )
     for part, value in (("weight", named.weight), ("scale", named.scale)):
-        if not abs(value) < float("inf"):
-            raise InvalidInput(f"{part} = {value}", field=f"{field}.{part}", remedy="use a finite value")
+        check_number(f"adapters.{part}", value, at=f"{field}.{part}")
     return named
 
 
 def k_from_pb(k: int, default: Composition) -> int:
     """Adapters that a Route request asks for. Raises InvalidInput when there are too many."""
-    if k > MAX_EXPERTS:
-        raise InvalidInput(f"{k} adapters asked for", field="k", remedy=f"use 1 to {MAX_EXPERTS}")
+    check_number("composition.k", k, at="k")
     return k or default.k
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection
 from dataclasses import replace
 
-from ramole.core.composition import MAX_EXPERTS
+from ramole.core.bounds import MAX_EXPERTS
 from ramole.core.errors import DeadlineExceeded, NotFound, Unavailable, WrongState
 from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends

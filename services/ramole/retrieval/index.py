@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
-from ramole.core.composition import MAX_EXPERTS
+from ramole.core.bounds import MAX_EXPERTS
 from ramole.core.errors import InvalidInput, Unavailable, WrongState
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.retrieval.calibration import Calibration

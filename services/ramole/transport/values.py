@@ -83,7 +83,7 @@ def composition_to_pb(composition: Composition) -> common_pb2.Composition:
 def sampling_from_pb(message: common_pb2.Sampling) -> Sampling:
     """Decoding parameters; 0 where 0 says "off" or "default". Raises InvalidInput when out of range."""
     return Sampling(
-        max_tokens=message.max_tokens or Sampling().max_tokens,
+        max_tokens=message.max_tokens or None,
         stop=tuple(message.stop),
         temperature=message.temperature,
         top_k=message.top_k,
@@ -99,7 +99,7 @@ def sampling_from_pb(message: common_pb2.Sampling) -> Sampling:
 def sampling_to_pb(sampling: Sampling) -> common_pb2.Sampling:
     """The same, for the wire."""
     return common_pb2.Sampling(
-        max_tokens=sampling.max_tokens,
+        max_tokens=sampling.max_tokens or 0,
         stop=sampling.stop,
         temperature=sampling.temperature,
         top_k=sampling.top_k,

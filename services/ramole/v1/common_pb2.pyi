@@ -222,13 +222,13 @@ class Composition(_message.Message):
     weighting: Global___Weighting.ValueType
     merge: Global___Merge.ValueType
     k: _builtins.int
-    """Adapters to retrieve, 0 to 8. 0 = the bare base model. Ignored when the request names adapters."""
+    """Adapters to retrieve: 0 (the bare base model) to 8. Ignored when the request names adapters."""
     tau: _builtins.float
-    """Temperature of the similarities, above 0."""
+    """Temperature of the similarities: 0.0001 to 100."""
     scale: _builtins.float
-    """Multiplies the whole update."""
+    """Multiplies the whole update: 0, or 0.000001 to 100 in magnitude."""
     spread: _builtins.float
-    """Share of the weight that all adapters get alike, 0 to 1; SIMILARITY and ROUTER_WITH_PRIOR only."""
+    """Share of the weight that all adapters get alike: 0 to 1; SIMILARITY and ROUTER_WITH_PRIOR only."""
     adaptive_spread: _builtins.bool
     """Replace spread by the repository's doubt that any adapter was made for the prompt, where it can tell: it has learned
     that from its adapters' samples, each seen with its own adapter and with that one hidden.
@@ -289,28 +289,30 @@ class Sampling(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """Tokens to generate at most. 0 = the server's default, 64."""
+    """Tokens to generate at most: 0 (what fits), or 1 to 4096. Prompt and answer share the server's executor.max_len."""
     temperature: _builtins.float
-    """0 = greedy; else logits are divided by it. At most 100."""
+    """Logits are divided by it: 0 (greedy), or 0.001 to 100."""
     top_k: _builtins.int
-    """Sample among the most likely tokens only. 0 = all."""
+    """Sample among so many of the most likely tokens: 0 (all) to 1000000."""
     top_p: _builtins.float
-    """Sample among the fewest tokens whose probabilities reach this sum. 0 or 1 = all."""
+    """Sample among the fewest tokens whose probabilities reach this sum: 0 (all), or 0.0001 to 1."""
     min_p: _builtins.float
-    """Sample among tokens at least this likely, relative to the most likely one. 0 = all."""
+    """Sample among tokens at least this likely, relative to the most likely one: 0 (all), or 0.000001 to 0.999."""
     repetition_penalty: _builtins.float
-    """Above 1 makes tokens of prompt and answer less likely. 0 or 1 = off."""
+    """Above 1 makes tokens of prompt and answer less likely: 0 (off), or 0.01 to 100."""
     seed: _builtins.int
-    """The same seed gives the same answer, whatever else runs in the batch. Absent = a random one."""
+    """The same seed gives the same answer, whatever else runs in the batch: 0 to 2^64 - 1. Absent = a random one."""
     logprobs: _builtins.bool
     """Whether chunks carry the log probability of each token."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Text is cut before the first of these. At most 8, of 1 to 64 characters."""
+        """Text is cut before the one of these that is complete first: at most 8, of 1 to 64 characters each."""
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens that end the answer, beside the model's own end tokens. Their text is not part of it. At most 64."""
+        """Tokens that end the answer, beside the model's own end tokens: at most 64. Their text is not part of it. A token that
+        the base model does not have is refused.
+        """
 
     def __init__(
         self,

@@ -53,9 +53,9 @@ class WeightedAdapter(_message.Message):
     adapter: _builtins.str
     """`name`, `tenant/name` or `tenant/name@version`."""
     weight: _builtins.float
-    """For WEIGHTING_EXPLICIT, used exactly as given. Absent = 1."""
+    """For WEIGHTING_EXPLICIT, used exactly as given: 0, or 0.000001 to 100 in magnitude. Absent = 1."""
     scale: _builtins.float
-    """Multiplies this adapter's output, whatever the weighting. Absent = 1."""
+    """Multiplies this adapter's output, whatever the weighting: 0, or 0.000001 to 100 in magnitude. Absent = 1."""
     def __init__(
         self,
         *,
@@ -95,7 +95,7 @@ class GenerateRequest(_message.Message):
     fallback: Global___Fallback.ValueType
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedAdapter]:
-        """1 to 8 adapters to use instead of retrieval. Empty = retrieve composition.k of them."""
+        """Adapters to use instead of retrieval: at most 8. Empty = retrieve composition.k of them."""
 
     @_builtins.property
     def composition(self) -> _common_pb2.Composition: ...
