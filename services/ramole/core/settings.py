@@ -167,6 +167,12 @@ class ExecutorSettings(_Section):
         default=512, ge=2, description="tokens of one engine step; more than max_rows, or prompts would starve"
     )
     max_waiting: int = Field(default=1024, ge=1)
+    max_step_s: float = Field(
+        default=300.0, gt=0, description="an engine step that takes longer is stuck: the executor is replaced"
+    )
+    parse_special_tokens: bool = Field(
+        default=False, description="whether '</s>' in a prompt is the control token; False = it is text like any other"
+    )
     router: str = Field(
         default="auto", description="RouterLoRA folder, '' = none; 'auto' = the shipped one if it fits the base model"
     )

@@ -29,7 +29,12 @@ def load_runner(settings: Settings) -> tuple[ModelRunner, TextCodec]:
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise WrongState("no CUDA device", field="executor.device", remedy="set it to cpu")
     model = load_model(settings.base_model, dtype=options.dtype, device=options.device, revision=settings.base_revision)
-    codec = TextCodec.load(settings.base_model, model.generation_config, revision=settings.base_revision)
+    codec = TextCodec.load(
+        settings.base_model,
+        model.generation_config,
+        revision=settings.base_revision,
+        parse_special_tokens=options.parse_special_tokens,
+    )
     runner = ModelRunner(
         model,
         num_slots=options.num_slots,

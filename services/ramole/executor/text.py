@@ -6,21 +6,20 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from ramole.core.errors import InvalidInput
 from ramole.core.sampling import Sampling
+from ramole.executor.detokenizer import Detokenizer, Vocabulary
 
 
 class TextStream:
     """Turns the tokens of one answer into text pieces, as they come.
 
-    A piece never ends inside a character, and text that may still become a stop string is held back.
+    A piece never ends inside a character, and text that may still become a stop string is held back. Which stop string
+    cuts does not depend on how the text is cut into tokens: the one that is complete first, of those the longest.
     """
 
-    def __init__(self, tokenizer: Any, stop: Collection[str] = (), stop_tokens: Collection[int] = ()) -> None:
-        """`tokenizer` is a tokenizers.Tokenizer."""
-        from tokenizers.decoders import DecodeStream
-
-        self._tokenizer = tokenizer
-        self._decoder = DecodeStream(skip_special_tokens=True)
+    def __init__(self, text: Detokenizer, stop: Collection[str] = (), stop_tokens: Collection[int] = ()) -> None:
+        self._text = text
         self._stop = tuple(stop)
         self._stop_tokens = frozenset(stop_tokens)
         self._held = ""
@@ -34,18 +33,24 @@ class TextStream:
     def push(self, token: int) -> str:
         """Takes one token, returns the text that is now certain. Sets `is_stopped` when this was the end."""
         if token in self._stop_tokens:
+            text = self.flush()
             self._is_stopped = True
-            return self.flush()
-        self._held += self._decoder.step(self._tokenizer, token) or ""
-        ends = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        if ends:
-            self._is_stopped = True
-            return self._release(min(ends), drop_rest=True)
-        return self._release(len(self._held) - self._possible_stop())
+            return text
+        return self._take(self._text.push(token))
 
     def flush(self) -> str:
         """What was held back, at the end of the answer."""
-        return self._release(len(self._held))
+        if self._is_stopped:
+            return self._release(len(self._held))
+        return self._take(self._text.flush()) + self._release(len(self._held))
+
+    def _take(self, piece: str) -> str:
+        self._held += piece
+        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if found:
+            self._is_stopped = True
+            return self._release(min(found)[1], drop_rest=True)
+        return self._release(len(self._held) - self._possible_stop())
 
     def _release(self, count: int, *, drop_rest: bool = False) -> str:
         text, rest = self._held[:count], self._held[count:]
@@ -62,13 +67,21 @@ class TextStream:
 class TextCodec:
     """The tokenizer of the base model."""
 
-    def __init__(self, tokenizer: Any, eos_token_ids: Collection[int]) -> None:
-        """`tokenizer` is a fast tokenizer of transformers."""
+    def __init__(self, tokenizer: Any, eos_token_ids: Collection[int], *, parse_special_tokens: bool = False) -> None:
+        """
+        Args:
+            tokenizer: a fast tokenizer of transformers.
+            parse_special_tokens: whether `</s>` in a prompt is the control token; False = it is those four characters.
+        """
         self._tokenizer = tokenizer
+        self._vocabulary = Vocabulary.of(tokenizer.backend_tokenizer)
+        self._parse_special_tokens = parse_special_tokens
         self.eos_token_ids = frozenset(eos_token_ids)
 
     @classmethod
-    def load(cls, path: str, generation_config: Any, *, revision: str = "") -> TextCodec:
+    def load(
+        cls, path: str, generation_config: Any, *, revision: str = "", parse_special_tokens: bool = False
+    ) -> TextCodec:
         """Loads the tokenizer of a base model: of a folder, or of a hub id at a revision (empty = its default).
 
         `generation_config` names the end tokens.
@@ -81,13 +94,21 @@ class TextCodec:
         eos = getattr(generation_config, "eos_token_id", None)
         if eos is None:
             eos = tokenizer.eos_token_id
-        return cls(tokenizer, eos if isinstance(eos, list) else [] if eos is None else [eos])
+        eos_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        return cls(tokenizer, eos_ids, parse_special_tokens=parse_special_tokens)
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, special tokens included as the tokenizer's own template says."""
-        ids: list[int] = self._tokenizer(prompt)["input_ids"]
-        return ids
+        """Token ids of a prompt, with what the tokenizer's own template puts around it."""
+        ids: list[int] = self._tokenizer(prompt, split_special_tokens=not self._parse_special_tokens)["input_ids"]
+        bos = getattr(self._tokenizer, "bos_token_id", None)
+        # A prompt that begins with the token that the template puts there: it is meant once.
+        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
 
     def stream(self, sampling: Sampling) -> TextStream:
-        """A decoder for one answer."""
-        return TextStream(self._tokenizer.backend_tokenizer, sampling.stop, sampling.stop_tokens)
+        """A decoder for one answer. Raises InvalidInput for a stop token that does not exist."""
+        unknown = [token for token in sampling.stop_tokens if not self._vocabulary.has(token)]
+        if unknown:
+            raise InvalidInput(
+                f"the base model has no token {unknown[0]}", field="sampling.stop_token_ids", remedy="leave it out"
+            )
+        return TextStream(Detokenizer(self._vocabulary), sampling.stop, sampling.stop_tokens)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ramole.executor.detokenizer import Detokenizer, Vocabulary
 from ramole.executor.text import TextStream
 from ramole.zoo.catalog import load_zoo
 from support.hub_server import hub_server
@@ -38,7 +39,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_si
 @given(texts)
 @settings(max_examples=80, deadline=None)
 def test_pieces_add_up_and_never_split_a_character(tokenizer: Any, text: str) -> None:
-    stream = TextStream(tokenizer)
+    stream = TextStream(Detokenizer(Vocabulary.of(tokenizer)))
     pieces = [stream.push(token) for token in tokenizer.encode(text).ids] + [stream.flush()]
     assert "".join(pieces) == text
     assert all("\ufffd" not in piece for piece in pieces) or "\ufffd" in text
@@ -48,7 +49,7 @@ def test_pieces_add_up_and_never_split_a_character(tokenizer: Any, text: str) ->
 @settings(max_examples=150, deadline=None)
 def test_a_stop_string_cuts_the_text_before_it(tokenizer: Any, head: str, stop: list[str], tail: str) -> None:
     text = head + tail
-    stream = TextStream(tokenizer, stop)
+    stream = TextStream(Detokenizer(Vocabulary.of(tokenizer)), stop)
     out = ""
     for token in tokenizer.encode(text).ids:
         out += stream.push(token)
@@ -67,7 +68,7 @@ def test_a_stop_string_cuts_the_text_before_it(tokenizer: Any, head: str, stop: 
 def test_a_stop_token_ends_the_answer_before_its_own_text(tokenizer: Any, text: str, at: int) -> None:
     ids = tokenizer.encode(text).ids
     stop_token = tokenizer.encode("stop").ids[0] if not ids else ids[at % len(ids)]
-    stream = TextStream(tokenizer, (), [stop_token])
+    stream = TextStream(Detokenizer(Vocabulary.of(tokenizer)), (), [stop_token])
     out, taken = "", []
     for token in ids:
         out += stream.push(token)
@@ -76,8 +77,8 @@ def test_a_stop_token_ends_the_answer_before_its_own_text(tokenizer: Any, text: 
         taken.append(token)
     assert stream.is_stopped == (stop_token in ids)
     assert stop_token not in taken
-    plain = TextStream(tokenizer)
-    assert out + stream.flush() == "".join(map(plain.push, taken)) + (plain.flush() if not stream.is_stopped else "")
+    plain = TextStream(Detokenizer(Vocabulary.of(tokenizer)))
+    assert out + stream.flush() == "".join(map(plain.push, taken)) + plain.flush()
 
 
 def test_the_tokenizer_has_the_base_models_revision(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""Tokens -> text as they come, equal to the tokenizer's own decode of all of them, for every family of tokenizers.
+
+What a token says may depend on those around it: a character of several tokens, a space that only the first token
+lacks, and with byte fallback a whole run of bytes, which reads as text if all of it is valid UTF-8 and else as one
+U+FFFD for each byte. So text is told when no later token can change it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+_REPLACEMENT = "\ufffd"
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+# Tokens that were told already and are decoded along, for what a token's text owes to the one before it.
+_CONTEXT = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """A tokenizers.Tokenizer and what must be known of its tokens. Made once for a base model.
+
+    Attributes:
+        special: ids of control tokens, which are no text.
+        bytes: ids of the tokens of byte fallback.
+    """
+
+    tokenizer: Any
+    special: frozenset[int]
+    bytes: frozenset[int]
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Vocabulary:
+        """Reads the tokens of a tokenizer."""
+        added = tokenizer.get_added_tokens_decoder()
+        return cls(
+            tokenizer,
+            frozenset(id_ for id_, token in added.items() if token.special),
+            frozenset(id_ for token, id_ in tokenizer.get_vocab().items() if _BYTE.fullmatch(token)),
+        )
+
+    def has(self, token: int) -> bool:
+        """Whether a token id stands for anything. A model may know more ids than its tokenizer."""
+        return self.tokenizer.id_to_token(token) is not None
+
+    def decode(self, tokens: list[int]) -> str:
+        """The tokenizer's own decode, without control tokens."""
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+
+class Detokenizer:
+    """The text of one answer, piece by piece. The pieces and the `flush` add up to the decode of all tokens."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._window: list[int] = []
+        self._told = ""  # of the window's text
+
+    def push(self, token: int) -> str:
+        """Takes one token, returns the text that is now certain."""
+        vocabulary = self._vocabulary
+        if token in vocabulary.special or not vocabulary.has(token):
+            return ""
+        self._window.append(token)
+        if token in vocabulary.bytes:
+            return ""  # the run may go on
+        text = vocabulary.decode(self._window)
+        certain = text.rstrip(_REPLACEMENT)  # what is left of a character that may be completed
+        piece = self._tell(certain)
+        if len(certain) == len(text) and len(self._window) > 2 * _CONTEXT:
+            self._slide()
+        return piece
+
+    def flush(self) -> str:
+        """What was held back, at the end of the answer."""
+        return self._tell(self._vocabulary.decode(self._window))
+
+    def _tell(self, text: str) -> str:
+        piece = text.removeprefix(self._told)
+        if len(piece) == len(text) and self._told:
+            return ""
+        self._told = text
+        return piece
+
+    def _slide(self) -> None:
+        window = self._window[-_CONTEXT:]
+        # A decoder strips what begins a text. Where the window has text, it has stripped already.
+        if told := self._vocabulary.decode(window):
+            self._window, self._told = window, told
