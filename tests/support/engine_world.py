@@ -11,6 +11,7 @@ from ramole.executor.engine import Engine, Update
 from ramole.executor.runner import ModelRunner
 from ramole.executor.sequence import Sequence
 from ramole.lora.weights import AdapterWeights, LoraPair
+from ramole.mixture.step import Layout
 
 
 def tiny_llama(seed: int = 0) -> torch.nn.Module:
@@ -98,6 +99,7 @@ def make_engine(
     max_rows: int = 8,
     token_budget: int = 64,
     uses_graphs: bool = True,
+    layout: Layout | None = None,
 ) -> World:
     """A fresh engine over any model and adapters; no `router` = a random one."""
     runner = ModelRunner(
@@ -108,6 +110,7 @@ def make_engine(
         max_len=96,
         router=router or random_router(model),
         uses_graphs=uses_graphs,
+        layout=layout,
     )
     world = World(engine=None, adapters=adapters)  # type: ignore[arg-type]
     world.engine = Engine(

@@ -37,7 +37,12 @@ class RamoleError(Exception):
 
     def at(self, field: str) -> Self:
         """The same error, about another field."""
-        return type(self)(self.message, field=field, remedy=self.remedy)
+        return type(self)(self.message, field=field, remedy=self.remedy).because(self.__cause__)
+
+    def because(self, cause: BaseException | None) -> Self:
+        """The same error with what it came from, for the log."""
+        self.__cause__ = cause
+        return self
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""

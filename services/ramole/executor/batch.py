@@ -46,11 +46,23 @@ class Batch:
             and all(a is b for a, b in zip(schedule.sequences, self.sequences, strict=True))
         )
 
-    def book(self, mixture: Mixture) -> None:
-        """Adds to the sequences what their experts got in all steps of the batch."""
-        if self.step is None:
-            return
-        weights, counts = mixture.usage(self.step)
+    def book(self, mixture: Mixture) -> list[tuple[Sequence, Exception]]:
+        """Adds to the sequences what their experts got in all steps of the batch.
+
+        Returns:
+            Those for whom that was not possible.
+        """
+        if self.step is None or not self.num_steps:
+            return []
+        try:
+            weights, counts = mixture.usage(self.step)
+        except Exception as error:
+            return [(sequence, error) for sequence in self.sequences if sequence.experts]
+        failed: list[tuple[Sequence, Exception]] = []
         for i, sequence in enumerate(self.sequences):
             if sequence.experts:
-                sequence.add_usage(weights[:, i], self.num_steps * counts[:, i])
+                try:
+                    sequence.add_usage(weights[:, i], self.num_steps * counts[:, i])
+                except Exception as error:
+                    failed.append((sequence, error))
+        return failed

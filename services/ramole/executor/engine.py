@@ -1,5 +1,8 @@
 """The loop: admit, place adapters, run one forward, hand out tokens. No text, no threads of its own, no network.
 
+What raises in a step fails the sequence whose work it was. Where that cannot be seen from the exception, the step runs
+again in halves, until the culprit is alone. Only a device that no longer computes at all ends `step` with an exception.
+
 A notebook can use it directly:
 
     engine = Engine(ModelRunner(model, ...), eos_token_ids={2}, load=my_adapters.__getitem__)
@@ -18,14 +21,14 @@ from itertools import islice
 
 import torch
 
-from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded, RamoleError, WrongState
+from ramole.core.errors import Cancelled, Internal, InvalidInput, LimitExceeded, RamoleError, Unavailable, WrongState
 from ramole.executor.runner import ModelRunner
 from ramole.executor.sampler import Choice
-from ramole.executor.scheduler import Scheduler
+from ramole.executor.scheduler import Schedule, Scheduler
 from ramole.executor.sequence import FinishReason, Sequence
 from ramole.executor.slots import SlotTable
 from ramole.lora.weights import AdapterWeights
-from ramole.mixture.plan import StepPlan
+from ramole.mixture.plan import NO_SLOT, RequestMixture, StepPlan
 
 LoadAdapter = Callable[[str], "Future[AdapterWeights]"]
 
@@ -149,15 +152,7 @@ class Engine:
             LimitExceeded: the queue is full, or the request needs more slots than there are.
             WrongState: a routed composition without a RouterLoRA.
         """
-        max_len = self._runner.kv.max_len
-        if not sequence.prompt:
-            raise InvalidInput("the prompt has no tokens", field="prompt", remedy="send some text")
-        if len(sequence.prompt) + sequence.max_tokens > max_len:
-            raise InvalidInput(
-                f"{len(sequence.prompt)} prompt tokens + {sequence.max_tokens} new ones exceed {max_len}",
-                field="sampling.max_tokens",
-                remedy="shorten the prompt, ask for fewer tokens or raise executor.max_len",
-            )
+        self._fit_length(sequence)
         if len(self._scheduler.waiting) >= self._max_waiting:
             raise LimitExceeded(f"{self._max_waiting} requests are waiting already", remedy="retry later")
         if len(sequence.digests) > self._scheduler.slots.num_slots - 1:
@@ -170,6 +165,8 @@ class Engine:
                 field="composition.weighting",
                 remedy="use another weighting, or set executor.router",
             )
+        # The scheduler builds it, with slots. What cannot be built fails here, where only its caller hears of it.
+        RequestMixture.build(sequence.composition, sequence.experts, [NO_SLOT] * len(sequence.experts))
         self._sequences[sequence.id] = sequence
         self._scheduler.add(sequence)
         self._load_for_waiting()
@@ -178,7 +175,10 @@ class Engine:
         """Frees everything a sequence holds. Unknown ids are ignored: it may have just finished."""
         sequence = self._sequences.pop(sequence_id, None)
         if sequence is not None:
+            row = sequence.row
             self._scheduler.finish(sequence)
+            if row is not None:
+                self._runner.wipe(row)
 
     def evict(self, digests: Collection[str], *, abort: bool) -> int:
         """Forgets adapters. Those in use go when their last sequence ends, or at once with `abort`.
@@ -198,7 +198,7 @@ class Engine:
             self._take_load(digest)
         for digest in awaited - self._loads.keys():
             # Also what is on the device: it may have to make room before their turn.
-            self._loads[digest] = self._load(digest)
+            self._start_load(digest)
         self._doomed |= wanted
         self._bury()
         return len(users)
@@ -209,20 +209,54 @@ class Engine:
         self._collect_loads()
         schedule = self._scheduler.schedule(self._is_loaded)
         for digest, slot in schedule.placements:
-            self._place(slot, self._loads[digest].result())
+            self._place(digest, slot)
             if digest not in self._doomed:  # it may have to make room for others, and come back for those who wait
                 self._take_load(digest)
+        if schedule.placements:
+            schedule = schedule.without_finished()
         if schedule.sequences:
             now = self._clock()
             for sequence in schedule.sequences:
                 sequence.admitted_s = now if sequence.admitted_s is None else sequence.admitted_s
-            choices, plan = self._runner.run(schedule)
-            self._account(plan)
-            for sequence, chunk, choice in zip(schedule.sequences, schedule.chunks, choices, strict=True):
-                self._advance(sequence, chunk, choice, plan)
+            self._run(schedule)
+        self._fail_unbooked()
         self._load_for_waiting()
         updates, self._updates = self._updates, []
         return updates
+
+    def _fit_length(self, sequence: Sequence) -> None:
+        length, max_len = len(sequence.prompt), self._runner.kv.max_len
+        if not length:
+            raise InvalidInput("the prompt has no tokens", field="prompt", remedy="send some text")
+        if length >= max_len:
+            raise InvalidInput(
+                f"{length} prompt tokens leave no room for an answer in {max_len}",
+                field="prompt",
+                remedy=f"shorten it to at most {max_len - 1} tokens or raise executor.max_len",
+            )
+        sequence.max_tokens = sequence.max_tokens or max_len - length
+        if length + sequence.max_tokens > max_len:
+            raise InvalidInput(
+                f"{length} prompt tokens + {sequence.max_tokens} new ones exceed {max_len}",
+                field="sampling.max_tokens",
+                remedy=f"ask for at most {max_len - length}, give no number (as many as fit) or raise executor.max_len",
+            )
+
+    def _run(self, schedule: Schedule) -> None:
+        try:
+            choices, plan = self._runner.run(schedule)
+        except Exception as error:
+            self._runner.forget()
+            self._runner.check_device()  # raises where no other sequence could do better
+            if len(schedule.sequences) > 1:
+                for half in schedule.halves():
+                    self._run(half)
+            else:
+                self._fail(schedule.sequences[0], _own_fault(error, "the model failed on this request"))
+            return
+        self._account(plan)
+        for sequence, chunk, choice in zip(schedule.sequences, schedule.chunks, choices, strict=True):
+            self._advance(sequence, chunk, choice, plan)
 
     def _bury(self) -> None:
         slots = self._scheduler.slots
@@ -233,18 +267,31 @@ class Engine:
                 self._runner.clear(slot)
                 self._slot_bytes[slot] = 0
 
-    def _place(self, slot: int, weights: AdapterWeights) -> None:
+    def _place(self, digest: str, slot: int) -> None:
+        """Writes an adapter into the slot that it was given. If that cannot be done, those who wait for it fail."""
+        weights = self._loads[digest].result()
         self._runner.settle()  # reads what the steps before have left on the device: no part of the write
         started_s = self._clock()
-        self._runner.place(slot, weights)
+        try:
+            self._runner.place(slot, weights)
+        except Exception as error:
+            self._runner.check_device()
+            for sequence in [s for s in self._scheduler.running if digest in s.digests]:
+                self._fail(sequence, _of_expert(_own_fault(error, "an adapter could not be placed"), sequence, digest))
+            self._scheduler.slots.drop(digest)
+            self._runner.clear(slot)
+            return
         self._placed(self._clock() - started_s)
         self._slot_bytes[slot] = weights.num_bytes
 
-    def _advance(self, sequence: Sequence, chunk: int, choice: Choice | None, plan: StepPlan) -> None:
+    def _advance(self, sequence: Sequence, chunk: int, choice: Choice | RamoleError | None, plan: StepPlan) -> None:
         sequence.num_cached += chunk
         sequence.max_batch = max(sequence.max_batch, plan.num_requests)
         sequence.max_unique_adapters = max(sequence.max_unique_adapters, plan.num_adapters)
         if choice is None:
+            return
+        if isinstance(choice, RamoleError):
+            self._fail(sequence, choice)
             return
         if sequence.first_token_s is None:
             sequence.first_token_s = self._clock()
@@ -253,10 +300,17 @@ class Engine:
             sequence.finish_reason = FinishReason.STOP
         elif len(sequence.tokens) >= sequence.max_tokens:
             sequence.finish_reason = FinishReason.LENGTH
-        self._updates.append(Update(sequence, choice.token, choice.logprob, is_last=sequence.is_finished))
         if sequence.is_finished:
             self._runner.settle()  # whoever gets the last update reads what the experts got
+            self._fail_unbooked()
+        if sequence.id in self._sequences:
+            self._updates.append(Update(sequence, choice.token, choice.logprob, is_last=sequence.is_finished))
+        if sequence.is_finished:
             self.cancel(sequence.id)
+
+    def _fail_unbooked(self) -> None:
+        for sequence, error in self._runner.take_unbooked():
+            self._fail(sequence, _own_fault(error, "what the experts got could not be read"))
 
     def _account(self, plan: StepPlan) -> None:
         self.num_steps += 1
@@ -271,7 +325,14 @@ class Engine:
         for sequence in islice(self._scheduler.waiting, self._load_ahead):
             for digest in sequence.digests:
                 if digest not in self._scheduler.slots and digest not in self._loads:
-                    self._loads[digest] = self._load(digest)
+                    self._start_load(digest)
+
+    def _start_load(self, digest: str) -> None:
+        try:
+            self._loads[digest] = self._load(digest)
+        except Exception as error:
+            self._loads[digest] = failed = Future()
+            failed.set_exception(error)
 
     def _take_load(self, digest: str) -> Future[AdapterWeights]:
         self._release(digest)
@@ -304,13 +365,14 @@ class Engine:
     def _misfit(self, weights: AdapterWeights) -> RamoleError | None:
         try:
             self._runner.mixture.check(weights)
-        except RamoleError as error:
-            return error
+        except Exception as error:
+            return _own_fault(error, "an adapter does not fit")
         return None
 
     def _fail(self, sequence: Sequence, error: RamoleError) -> None:
-        self.cancel(sequence.id)
-        self._updates.append(Update(sequence, error=error, is_last=True))
+        if sequence.id in self._sequences:
+            self.cancel(sequence.id)
+            self._updates.append(Update(sequence, error=error, is_last=True))
 
 
 def _of_expert(error: RamoleError, sequence: Sequence, digest: str) -> RamoleError:
@@ -319,7 +381,14 @@ def _of_expert(error: RamoleError, sequence: Sequence, digest: str) -> RamoleErr
     return error.at(f"experts[{index}]")
 
 
+def _own_fault(error: Exception, message: str) -> RamoleError:
+    """What a sequence's caller hears of an exception in its work; the log hears the rest."""
+    return error if isinstance(error, RamoleError) else Internal(message).because(error)
+
+
 def _failure(load: Future[AdapterWeights]) -> RamoleError | None:
+    if load.cancelled():
+        return Unavailable("an adapter's load was broken off", field="adapters", remedy="retry")
     error = load.exception()
     if error is None or isinstance(error, RamoleError):
         return error

@@ -94,7 +94,7 @@ class OfflineEngine:
                 sequence = EngineSequence(
                     id=str(i),
                     prompt=self._codec.encode(prompt),
-                    max_tokens=sampling.max_tokens,
+                    max_tokens=sampling.max_tokens or 0,
                     experts=tuple(expert if isinstance(expert, Expert) else Expert(expert) for expert in named),
                     composition=composition,
                     sampler=make_sampler(sampling, self.engine.device),

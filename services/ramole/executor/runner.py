@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ramole.core.errors import WrongState
+from ramole.core.errors import RamoleError, WrongState
 from ramole.executor import attention
 from ramole.executor.batch import Batch
 from ramole.executor.kv_rows import KvRows
 from ramole.executor.sampler import Choice, choose_tokens
 from ramole.executor.scheduler import Schedule
-from ramole.executor.sequence import row_of
+from ramole.executor.sequence import Sequence, row_of
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.dispatch import layout_for
 from ramole.mixture.layer import SlotShape
@@ -72,6 +72,7 @@ class ModelRunner:
         )
         self.uses_graphs = uses_graphs
         self._batch: Batch | None = None
+        self._unbooked: list[tuple[Sequence, Exception]] = []
         self._graphs: DecodeGraphs | None = None
         if self.device.type == "cuda":
             from ramole.executor.graphs import DecodeGraphs
@@ -91,13 +92,15 @@ class ModelRunner:
         self.mixture.clear(slot)
 
     @torch.inference_mode()
-    def run(self, schedule: Schedule) -> tuple[list[Choice | None], StepPlan]:
-        """One forward for every sequence of the schedule.
+    def run(self, schedule: Schedule) -> tuple[list[Choice | RamoleError | None], StepPlan]:
+        """One forward for every sequence of the schedule. After an exception the same may run again, or a part of it.
 
         Returns:
-            The next token of each sequence (None while its prompt is not complete), and the plan.
+            The next token of each sequence (None while its prompt is not complete) or why it has none, and the plan.
         """
         sequences, chunks = schedule.sequences, schedule.chunks
+        for sequence, chunk in zip(sequences, chunks, strict=True):
+            self.kv.lengths[row_of(sequence)] = sequence.num_cached + chunk
         if self._batch is None or not self._batch.fits(schedule):
             self.settle()
             self._batch = Batch.of(schedule)
@@ -109,11 +112,9 @@ class ModelRunner:
                 batch.step = self.mixture.step(batch.plan)
             logits = self._forward(batch)
         batch.num_steps += 1
-        for sequence, chunk in zip(sequences, chunks, strict=True):
-            self.kv.lengths[row_of(sequence)] = sequence.num_cached + chunk
         # A prompt that is not complete has no next token; choosing one would advance its random state.
         complete = [i for i, s in enumerate(sequences) if s.num_cached + chunks[i] >= len(s.prompt)]
-        choices: list[Choice | None] = [None] * len(sequences)
+        choices: list[Choice | RamoleError | None] = [None] * len(sequences)
         for i, choice in zip(complete, choose_tokens(logits[complete], [sequences[i] for i in complete]), strict=True):
             choices[i] = choice
         return choices, batch.plan
@@ -125,7 +126,25 @@ class ModelRunner:
         """
         batch, self._batch = self._batch, None
         if batch is not None:
-            batch.book(self.mixture)
+            self._unbooked += batch.book(self.mixture)
+
+    def take_unbooked(self) -> list[tuple[Sequence, Exception]]:
+        """Sequences whose weights could not be recorded since the last call, and why."""
+        unbooked, self._unbooked = self._unbooked, []
+        return unbooked
+
+    def forget(self) -> None:
+        """Drops the batch after a step that broke off: what its modules have summed up is of a part of the step."""
+        self._batch = None
+
+    @torch.inference_mode()
+    def wipe(self, row: int) -> None:
+        """Frees a KV row. Call between steps, before another sequence gets it."""
+        self.kv.wipe(row)
+
+    def check_device(self) -> None:
+        """Raises whatever the device raises when it can no longer compute, as a GPU after an illegal access."""
+        torch.zeros(1, device=self.device).item()
 
     def _forward(self, batch: Batch) -> torch.Tensor:
         """Logits of each sequence's last token, [b, V]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ramole.core.errors import Internal, InvalidInput, RamoleError
 from ramole.core.sampling import Sampling
 from ramole.executor.sequence import Sequence
 
@@ -60,15 +62,44 @@ def make_sampler(sampling: Sampling, device: torch.device) -> Sampler | None:
     return Sampler(sampling, secrets.randbits(63) if sampling.seed is None else sampling.seed, device)
 
 
-def choose_tokens(logits: torch.Tensor, sequences: Ordered[Sequence]) -> list[Choice]:
-    """The next token of each sequence, from logits [b, V]."""
-    tokens = logits.argmax(-1).tolist()
-    for i, sequence in enumerate(sequences):
-        if isinstance(sequence.sampler, Sampler):
-            tokens[i] = sequence.sampler.choose(logits[i], [*sequence.prompt, *sequence.tokens])
+def choose_tokens(logits: torch.Tensor, sequences: Ordered[Sequence]) -> list[Choice | RamoleError]:
+    """The next token of each sequence from logits [b, V], or why it alone has none."""
+    best, greedy = logits.max(-1)
+    tokens: list[int | RamoleError] = greedy.tolist()
+    for i, (sequence, top) in enumerate(zip(sequences, best.tolist(), strict=True)):
+        if not math.isfinite(top):  # the largest of a row that holds a NaN is NaN
+            tokens[i] = _not_finite(sequence)
+        elif isinstance(sequence.sampler, Sampler):
+            try:
+                tokens[i] = sequence.sampler.choose(logits[i], [*sequence.prompt, *sequence.tokens])
+            except Exception as error:
+                tokens[i] = Internal("no token could be chosen", field="sampling").because(error)
     logprobs: dict[int, float] = {}
-    if wanted := [i for i, sequence in enumerate(sequences) if sequence.wants_logprobs]:
-        rows = torch.log_softmax(logits[wanted].float(), -1)
-        chosen = rows.gather(-1, torch.tensor([[tokens[i]] for i in wanted], device=logits.device))
-        logprobs = dict(zip(wanted, chosen[:, 0].tolist(), strict=True))
-    return [Choice(token, logprobs.get(i)) for i, token in enumerate(tokens)]
+    wanted = [i for i, token in enumerate(tokens) if sequences[i].wants_logprobs and isinstance(token, int)]
+    try:
+        logprobs = _logprobs(logits, wanted, tokens)
+    except Exception as error:
+        for i in wanted:
+            tokens[i] = Internal("no log probability could be worked out").because(error)
+    return [
+        token if isinstance(token, RamoleError) else Choice(token, logprobs.get(i)) for i, token in enumerate(tokens)
+    ]
+
+
+def _logprobs(logits: torch.Tensor, rows: Ordered[int], tokens: Ordered[Any]) -> dict[int, float]:
+    """Of the chosen token of each of some rows."""
+    if not rows:
+        return {}
+    scores = torch.log_softmax(logits[rows].float(), -1)
+    chosen = scores.gather(-1, torch.tensor([[tokens[row]] for row in rows], device=logits.device))
+    return dict(zip(rows, chosen[:, 0].tolist(), strict=True))
+
+
+def _not_finite(sequence: Sequence) -> RamoleError:
+    if not sequence.experts:
+        return Internal("the base model's numbers overflow for this prompt", field="prompt")
+    return InvalidInput(
+        "the numbers of this mixture overflow",
+        field="composition",
+        remedy="use smaller weights and scales, or other adapters",
+    )

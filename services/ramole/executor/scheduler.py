@@ -39,6 +39,19 @@ class Schedule:
         """Of the whole step."""
         return sum(self.chunks)
 
+    def halves(self) -> tuple[Schedule, Schedule]:
+        """Two schedules of half the sequences each, in the same order, without placements."""
+        n = len(self.sequences) // 2
+        return (
+            Schedule([], self.sequences[:n], self.chunks[:n]),
+            Schedule([], self.sequences[n:], self.chunks[n:]),
+        )
+
+    def without_finished(self) -> Schedule:
+        """The same without sequences that have left since."""
+        stay = [i for i, sequence in enumerate(self.sequences) if sequence.row is not None]
+        return Schedule([], [self.sequences[i] for i in stay], [self.chunks[i] for i in stay])
+
 
 class Scheduler:
     """FIFO with overtaking of what cannot run yet, token budget, decode first."""

@@ -30,6 +30,8 @@ from ramole.v1 import executor_pb2, executor_pb2_grpc
 # How long a digest that the store does not know is not asked for again: it may come at any moment.
 _MISSING_S = 1.0
 
+_FULL = 1e6
+
 
 class ExecutorService(executor_pb2_grpc.ExecutorServicer):
     """One base model, its engine, and the adapters at hand: on the device, in host memory, on local disk."""
@@ -55,7 +57,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
         runner, codec = await asyncio.to_thread(load_runner, self._settings)
         disk = await asyncio.to_thread(DiskTier, self._settings.cache_dir, cache.disk_bytes)
         self._source = source = AdapterSource(self._peers.adapters, disk, metrics, machine=machine_id())
-        worker = EngineWorker(codec)
+        worker = EngineWorker(codec, max_step_s=options.max_step_s)
         loop = asyncio.get_running_loop()
         self._host = host = HostTier[AdapterWeights](
             lambda digest: asyncio.run_coroutine_threadsafe(source.load(digest), loop),
@@ -94,8 +96,8 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
 
     def check_health(self) -> None:
         """Raises Unavailable when the engine has failed and the replica should be replaced."""
-        if self._worker is not None and not self._worker.is_alive:
-            raise Unavailable("the engine has failed", remedy="replace this replica")
+        if self._worker is not None:
+            self._worker.check()
 
     def routing_stats(self) -> dict[str, object]:
         """Resident adapters and load, for the affinity picker."""
@@ -103,7 +105,11 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
         return {"adapters": resident, "inflight": self._inflight}
 
     def load(self) -> float:
-        """Requests in flight."""
+        """Requests in flight; so many that nobody comes here by choice, once the engine has failed."""
+        try:
+            self.check_health()
+        except Unavailable:
+            return _FULL
         return float(self._inflight)
 
     async def Execute(

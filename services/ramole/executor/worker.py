@@ -1,6 +1,8 @@
 """The engine's own thread, and the asyncio face in front of it.
 
 Commands go in through one queue and run between steps; events come out with one wake-up of the event loop per step.
+A watchdog on the event loop notices when the thread has ended or does not come back from a step. Then everybody who
+waits is told at once, and `check` says that this engine must be replaced.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from ramole.core.composition import Composition, Expert
-from ramole.core.errors import RamoleError, Unavailable
+from ramole.core.errors import Internal, RamoleError, Unavailable
 from ramole.core.sampling import Sampling
 from ramole.executor.engine import Engine, Update
 from ramole.executor.sampler import make_sampler
@@ -26,6 +28,8 @@ from ramole.executor.text import TextCodec, TextStream
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_WATCH_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,32 +63,52 @@ class _Client:
 class EngineWorker:
     """Owns the engine and its thread from `start` to `stop`."""
 
-    def __init__(self, codec: TextCodec, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, codec: TextCodec, *, max_step_s: float = 300.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """
+        Args:
+            max_step_s: a step that takes longer is taken for one that never ends.
+            clock: monotonic seconds.
+        """
         self._codec = codec
+        self._max_step_s = max_step_s
         self._clock = clock
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._clients: dict[str, _Client] = {}
         self._outbox: list[tuple[asyncio.Queue[Event], Event]] = []
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._busy_since: float | None = None
         self._is_stopping = False
+        self._is_halted = False
+        # Only the event loop touches these two.
+        self._waiting: set[Callable[[RamoleError], None]] = set()
+        self._failure = ""
         self._engine: Engine
         self._loop: asyncio.AbstractEventLoop
+        self._watching: asyncio.Task[None]
 
     def start(self, engine: Engine) -> None:
         """Starts the thread. Call on the event loop that will read the events."""
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._thread.start()
+        self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
-        """Ends the thread after its current step; whatever still runs gets Unavailable."""
+        """Ends the thread after its current step; whatever runs gets Unavailable. Leaves a stuck thread behind."""
         self._call(self._halt)
-        await asyncio.to_thread(self._thread.join)
+        while self._thread.is_alive() and not self._failure:
+            await asyncio.to_thread(self._thread.join, _WATCH_S)
+        self._watching.cancel()
+        self._give_up("the engine has stopped")
 
-    @property
-    def is_alive(self) -> bool:
-        """False once the engine has failed: the replica should be replaced."""
-        return self._thread.is_alive()
+    def check(self) -> None:
+        """Raises Unavailable once the engine has failed: it must be replaced."""
+        if not self._failure and not self._thread.is_alive():
+            self._give_up("the engine has failed")
+        if self._failure:
+            raise _unavailable(self._failure)
 
     async def generate(
         self, prompt: str, experts: tuple[Expert, ...], composition: Composition, sampling: Sampling
@@ -94,14 +118,13 @@ class EngineWorker:
         Raises:
             RamoleError: the request cannot run, one of its adapters is gone, or the engine failed.
         """
-        if not self.is_alive:
-            raise Unavailable("the engine is not running", remedy="retry")
+        self.check()
         arrived_s = self._clock()
         ids = await asyncio.to_thread(self._codec.encode, prompt)
         sequence = Sequence(
             id=uuid4().hex,
             prompt=ids,
-            max_tokens=sampling.max_tokens,
+            max_tokens=sampling.max_tokens or 0,
             experts=experts,
             composition=composition,
             arrived_s=arrived_s,
@@ -109,6 +132,7 @@ class EngineWorker:
             wants_logprobs=sampling.logprobs,
         )
         client = _Client(asyncio.Queue(), self._codec.stream(sampling))
+        self._waiting.add(client.events.put_nowait)
         self._call(lambda: self._add(sequence, client))
         try:
             while True:
@@ -119,6 +143,7 @@ class EngineWorker:
                 if isinstance(event, Done):
                     return
         finally:
+            self._waiting.discard(client.events.put_nowait)
             self._call(lambda: self._drop(sequence.id))
 
     async def evict(self, digests: Collection[str], *, abort: bool) -> int:
@@ -129,18 +154,28 @@ class EngineWorker:
         """Runs `question` on the engine's thread between two steps and returns its answer."""
         answer: asyncio.Future[T] = self._loop.create_future()
 
+        def tell(result: T | BaseException) -> None:
+            if answer.done():
+                return
+            if isinstance(result, BaseException):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
         def run() -> None:
             try:
-                result = question(self._engine)
+                result: T | BaseException = question(self._engine)
             except Exception as error:
-                self._loop.call_soon_threadsafe(answer.set_exception, error)
-            else:
-                self._loop.call_soon_threadsafe(answer.set_result, result)
+                result = error
+            self._loop.call_soon_threadsafe(tell, result)
 
-        if not self.is_alive:
-            raise Unavailable("the engine is not running", remedy="retry")
-        self._call(run)
-        return await answer
+        self.check()
+        self._waiting.add(tell)
+        try:
+            self._call(run)
+            return await answer
+        finally:
+            self._waiting.discard(tell)
 
     def wake(self) -> None:
         """Makes a sleeping engine look again, for example because a load is done. Callable from any thread."""
@@ -149,13 +184,43 @@ class EngineWorker:
     def _call(self, command: Callable[[], None]) -> None:
         self._inbox.put(command)
 
+    async def _watch(self) -> None:
+        """Looks at the thread for ever, also after it has failed: for those who come in that moment."""
+        since, stuck_s, looked_s = None, 0.0, self._clock()
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            now = self._clock()
+            # A process that was suspended was stuck no longer than it could be watched.
+            watched_s, looked_s = min(now - looked_s, 2 * _WATCH_S), now
+            stuck_s = stuck_s + watched_s if since is not None and since == self._busy_since else 0.0
+            since = self._busy_since
+            if not self._thread.is_alive():
+                self._give_up("the engine has failed")
+            elif stuck_s > self._max_step_s or self._failure:
+                self._is_stopping = True  # should it ever come back
+                self._give_up(f"the engine is stuck in a step of more than {self._max_step_s:g} s")
+
+    def _give_up(self, why: str) -> None:
+        if not self._failure:
+            self._failure = why
+            _log.log(
+                logging.INFO if self._is_halted else logging.ERROR, "%s; %d callers waited", why, len(self._waiting)
+            )
+        for tell in self._waiting:
+            tell(_unavailable(self._failure))
+        self._waiting.clear()
+
     # From here on: the engine's thread.
 
     def _run(self) -> None:
         try:
             while not self._is_stopping:
                 if not self._engine.has_work or self._engine.is_stalled:
-                    self._inbox.get()()
+                    self._busy_since = None
+                    command = self._inbox.get()
+                    self._busy_since = self._clock()
+                    command()
+                self._busy_since = self._clock()
                 while not self._inbox.empty():
                     self._inbox.get()()
                 for update in self._engine.step():
@@ -163,19 +228,15 @@ class EngineWorker:
                 self._flush()
         except Exception:
             _log.exception("the engine failed")
-        finally:
-            for client in self._clients.values():
-                self._outbox.append((client.events, Unavailable("the engine stopped", remedy="retry")))
-            self._flush()
 
     def _halt(self) -> None:
-        self._is_stopping = True
+        self._is_stopping = self._is_halted = True
 
     def _add(self, sequence: Sequence, client: _Client) -> None:
         try:
             self._engine.add(sequence)
-        except RamoleError as error:
-            self._outbox.append((client.events, error))
+        except Exception as error:
+            self._outbox.append((client.events, _own_fault(error, "the request could not be queued")))
             return
         self._clients[sequence.id] = client
 
@@ -187,8 +248,16 @@ class EngineWorker:
         client = self._clients.get(update.sequence.id)
         if client is None:
             return
+        try:
+            self._tell(client, update)
+        except Exception as error:
+            self._outbox.append((client.events, _own_fault(error, "the answer's text could not be made")))
+            self._drop(update.sequence.id)
+
+    def _tell(self, client: _Client, update: Update) -> None:
         if update.error is not None:
             self._outbox.append((client.events, update.error))
+            self._clients.pop(update.sequence.id)
         elif update.token is not None:
             text = client.text.push(update.token)
             is_last = update.is_last or client.text.is_stopped
@@ -215,6 +284,14 @@ class EngineWorker:
             self._loop.call_soon_threadsafe(deliver)
         except RuntimeError:  # the loop is closed: nobody is left to read
             _log.debug("%d events after the event loop closed", len(batch))
+
+
+def _own_fault(error: Exception, message: str) -> RamoleError:
+    return error if isinstance(error, RamoleError) else Internal(message).because(error)
+
+
+def _unavailable(why: str) -> Unavailable:
+    return Unavailable(why, remedy="retry with back-off: another replica, or the one that replaces this one")
 
 
 def _nothing() -> None:

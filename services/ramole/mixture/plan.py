@@ -17,6 +17,8 @@ from ramole.core.composition import Composition, Expert, Merge, Weighting
 
 NO_SLOT = 0
 
+_SMALLEST = math.ulp(0.0)
+
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -164,4 +166,5 @@ def _log_prior(scaled: list[float], spread: float) -> list[float]:
     norm = top + math.log(sum(math.exp(s - top) for s in scaled))
     if spread == 0:
         return [s - norm for s in scaled]
-    return [math.log((1 - spread) * math.exp(s - norm) + spread / len(scaled)) for s in scaled]
+    # A share that is too small for a float64 is none.
+    return [math.log((1 - spread) * math.exp(s - norm) + spread / len(scaled) or _SMALLEST) for s in scaled]

@@ -27,7 +27,7 @@ class Words:
         self.backend_tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=chr(0x4E00)))
         self.backend_tokenizer.decoder = decoders.Fuse()
 
-    def __call__(self, text: str) -> dict[str, list[int]]:
+    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
         return {"input_ids": [3 + ord(c) % 90 for c in text]}
 
 
@@ -101,9 +101,11 @@ async def test_a_dead_engine_answers_unavailable_and_says_so(worker: tuple[World
         raise RuntimeError("device lost")
 
     world.engine._runner.run = explode  # type: ignore[method-assign, assignment]
+    world.engine._runner.check_device = lambda: explode(None)  # type: ignore[method-assign]
     with pytest.raises(Unavailable):
         await running
     await asyncio.to_thread(engine_worker._thread.join)
-    assert not engine_worker.is_alive
+    with pytest.raises(Unavailable):
+        engine_worker.check()
     with pytest.raises(Unavailable):
         await answer(engine_worker, "hello")
