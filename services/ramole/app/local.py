@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 
+from ramole.core.errors import RamoleError
 from ramole.core.settings import Settings
 from ramole.observability.export import Exposition, serve_metrics
 from ramole.transport.peers import Addresses, Peers
 from ramole.transport.picker import DirectoryPicker
 from ramole.transport.server import GrpcServer
 
+_WATCH_S = 0.25
+_RETRY_S = 5.0
+
+_log = logging.getLogger(__name__)
+
 
 class LocalSystem:
-    """Five gRPC servers in this process and event loop; they find each other in a common directory."""
+    """Five gRPC servers in this process and event loop; they find each other in a common directory.
+
+    One whose service has failed is replaced by a new one, as Ray Serve would.
+    """
 
     def __init__(self) -> None:
         self._stack = AsyncExitStack()
         self._directory: dict[str, str] = {}
+        self._exposition = Exposition()
+        self._servers: dict[str, GrpcServer] = {}
 
     @property
     def address(self) -> str:
@@ -34,14 +48,13 @@ class LocalSystem:
         """
         peers = Peers(Addresses(*(DirectoryPicker(self._directory, room) for room in Addresses.rooms())))
         self._stack.push_async_callback(peers.close)
-        exposition = Exposition()
         try:
-            self._stack.callback(serve_metrics(exposition, settings.metrics))
-            for room, server in _servers(settings, peers).items():
-                await server.start()
-                self._stack.push_async_callback(server.stop)
-                self._directory[room] = server.address
-                exposition.add(room, server.registry)
+            self._stack.callback(serve_metrics(self._exposition, settings.metrics))
+            for room, make in _factories(settings, peers).items():
+                await self._begin(room, make)
+                self._stack.push_async_callback(self._end, room)
+                watching = asyncio.create_task(self._replace_when_failed(room, make))
+                self._stack.push_async_callback(_cancelled, watching)
         except BaseException:
             await self.stop()
             raise
@@ -50,9 +63,44 @@ class LocalSystem:
         """Stops the gateway first, then what is behind it."""
         await self._stack.aclose()
 
+    async def _begin(self, room: str, make: Callable[[], GrpcServer]) -> None:
+        server = make()
+        await server.start()
+        self._servers[room] = server
+        self._directory[room] = server.address
+        self._exposition.add(room, server.registry)
 
-def _servers(settings: Settings, peers: Peers) -> dict[str, GrpcServer]:
-    """One server for each service, in the order of their dependence."""
+    async def _end(self, room: str) -> None:
+        server = self._servers.pop(room, None)
+        if server is not None:
+            await server.stop()
+
+    async def _replace_when_failed(self, room: str, make: Callable[[], GrpcServer]) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            try:
+                if room in self._servers:
+                    self._servers[room].check_health()
+                    continue
+                await self._begin(room, make)
+                _log.warning("%s was replaced", room)
+            except RamoleError as error:
+                _log.error("%s has failed: %s", room, error)
+                self._directory.pop(room, None)
+                await self._end(room)
+            except Exception:
+                _log.exception("%s could not be replaced; trying again", room)
+                await asyncio.sleep(_RETRY_S)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _factories(settings: Settings, peers: Peers) -> dict[str, Callable[[], GrpcServer]]:
+    """What makes a server for each service, in the order of their dependence."""
     from ramole.adapters.servicer import AdaptersService
     from ramole.embedding.servicer import EmbeddingService
     from ramole.executor.servicer import ExecutorService
@@ -61,9 +109,11 @@ def _servers(settings: Settings, peers: Peers) -> dict[str, GrpcServer]:
 
     gateway = settings.gateway
     return {
-        "adapters": GrpcServer(AdaptersService(settings), settings.adapters.server),
-        "embedding": GrpcServer(EmbeddingService(settings), settings.embedding.server),
-        "retrieval": GrpcServer(RetrievalService(settings), settings.retrieval.server),
-        "executor": GrpcServer(ExecutorService(settings, peers), settings.executor.server),
-        "gateway": GrpcServer(GatewayService(settings, peers), gateway.server, default_timeout_s=gateway.deadline_s),
+        "adapters": lambda: GrpcServer(AdaptersService(settings), settings.adapters.server),
+        "embedding": lambda: GrpcServer(EmbeddingService(settings), settings.embedding.server),
+        "retrieval": lambda: GrpcServer(RetrievalService(settings), settings.retrieval.server),
+        "executor": lambda: GrpcServer(ExecutorService(settings, peers), settings.executor.server),
+        "gateway": lambda: GrpcServer(
+            GatewayService(settings, peers), gateway.server, default_timeout_s=gateway.deadline_s
+        ),
     }

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ramole.core.errors import Unavailable
 from ramole.core.settings import ServerSettings, Settings
 from ramole.observability.export import Exposition, MetricSink, push
 from ramole.observability.logs import setup_logging
@@ -92,11 +91,7 @@ class Replica:
 
     def check_health(self) -> None:
         """Raises when the replica should be replaced."""
-        if not self._server.is_serving:
-            raise Unavailable("the replica's server has stopped", remedy="Serve replaces the replica")
-        check = getattr(self._service, "check_health", None)
-        if check is not None:
-            check()
+        self._server.check_health()
 
     def __del__(self) -> Awaitable[None] | None:
         """Serve awaits what this returns; when the interpreter calls it later there is nothing left to do."""

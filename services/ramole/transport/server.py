@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from ramole.core.errors import WrongState
+from ramole.core.errors import RamoleError, Unavailable, WrongState
 from ramole.core.settings import ServerSettings
 from ramole.observability.metrics import RpcMetrics
 from ramole.transport.interceptors import Admission, ServerInterceptor
@@ -18,6 +19,10 @@ from ramole.transport.service import Service
 
 MAX_MESSAGE_BYTES = 4 * 2**20
 """Largest single message that a server takes, unless its service has `max_message_bytes`. Weights travel in chunks."""
+
+_WATCH_S = 0.25
+
+_log = logging.getLogger(__name__)
 
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -62,6 +67,7 @@ class GrpcServer:
         self._server: grpc.aio.Server | None = None
         self._port = 0
         self._stopping: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -82,6 +88,14 @@ class GrpcServer:
     def is_serving(self) -> bool:
         """Whether calls are taken."""
         return self._admission.is_open
+
+    def check_health(self) -> None:
+        """Raises RamoleError when this server must be replaced: it has stopped, or its service says so."""
+        if not self.is_serving:
+            raise Unavailable(f"the server of {self.room} has stopped", remedy="start another")
+        check = getattr(self._service, "check_health", None)
+        if check is not None:
+            check()
 
     @property
     def inflight(self) -> int:
@@ -114,6 +128,7 @@ class GrpcServer:
             raise
         self._admission.is_open = True
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
         """Drains: refuses new calls, lets running ones finish within the grace period, then closes the service.
@@ -126,10 +141,33 @@ class GrpcServer:
 
     async def _drain(self) -> None:
         self._admission.is_open = False
+        if self._watching is not None:
+            self._watching.cancel()
         await self._health.enter_graceful_shutdown()
         if self._server is not None:
             await self._server.stop(self._settings.grace_s)
         await self._service.close()
+
+    async def _watch(self) -> None:
+        """Health tells what the service says of itself, at any time."""
+        shown = health_pb2.HealthCheckResponse.SERVING
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            now = await self._judge()
+            if now != shown:
+                _log.warning("health of %s: %s", self.room, health_pb2.HealthCheckResponse.ServingStatus.Name(now))
+                await self._set_health(now)
+                shown = now
+
+    async def _judge(self) -> health_pb2.HealthCheckResponse.ServingStatus:
+        ready = getattr(self._service, "check_ready", None)
+        try:
+            self.check_health()
+            if ready is not None:
+                await ready()
+        except RamoleError:
+            return health_pb2.HealthCheckResponse.NOT_SERVING
+        return health_pb2.HealthCheckResponse.SERVING
 
     def _bind(self, server: grpc.aio.Server) -> int:
         host, port = self._settings.host, self._settings.port
