@@ -15,7 +15,7 @@ from ramole.core.errors import AdapterRefused, WrongState
 from ramole.lora.base import BaseShapes
 from ramole.lora.config import CONFIG_FILE
 from ramole.lora.header import TENSORS_FILE
-from ramole.lora.reader import AdapterLayout, load_tensor, read_layout
+from ramole.lora.reader import AdapterLayout, load_tensor, read_layout, shown
 from ramole.lora.weights import AdapterWeights, LoraPair
 
 # Products of float64 Gram matrices cancel to about 1e-16 of |A|^2 |B|^2; below this share a product counts as zero.
@@ -27,9 +27,6 @@ _ZERO_RELATIVE = 1e-7
 # Only the product B A matters, so a trained pair can always be balanced far below this. Above it, A x of one request
 # could overflow, and 0 * inf is NaN in forms of the mixture that compute more than they use.
 MAX_ENTRY = 1e4
-
-# Names in one message.
-_MAX_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +97,7 @@ def admit(
     _check_base(base_model or layout.config.base_model, base, is_named=bool(base_model))
     _check_revision(layout.config.revision, limits.base_revision)
     _check_fit(layout, base, limits)
-    _check_complete(layout, base)
+    _check_selection(layout, base)
     _check_base_weights(layout, tensors, base)
     weights = layout.load(tensors)
     _check_entries(weights)
@@ -170,14 +167,12 @@ def _check_fit(layout: AdapterLayout, base: BaseShapes, limits: AdmissionLimits)
             )
 
 
-def _check_complete(layout: AdapterLayout, base: BaseShapes) -> None:
-    missing = layout.config.targets.selected(base.modules.keys() - layout.pairs.keys(), base.head)
-    if missing:
-        names = sorted(missing)
-        more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+def _check_selection(layout: AdapterLayout, base: BaseShapes) -> None:
+    selected = layout.config.targets.selected(base.modules.keys(), base.head)
+    layout.check_selected(selected)
+    if missing := sorted(selected - layout.pairs.keys()):
         raise AdapterRefused(
-            f"the file lacks modules that target_modules selects in base model {base.base_id!r}: "
-            f"{', '.join(names[:_MAX_SHOWN])}{more}",
+            f"the file lacks modules that target_modules selects in base model {base.base_id!r}: {shown(missing)}",
             field=TENSORS_FILE,
             remedy="upload the whole file, or have target_modules name only the modules that it holds",
         )

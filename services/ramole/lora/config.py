@@ -1,8 +1,7 @@
 """adapter_config.json, read strictly: what cannot be served exactly is refused by the name of its key.
 
-The tensors file names the wrapped modules (see `reader`); target_modules and its kin tell whether all of them are there
-(see `targets`). Written against `LoraConfig` of PEFT 0.21; a key that this release does not have is accepted only while
-it is empty.
+The tensors file must hold just the modules that target_modules and its kin select (see `targets`). Written against
+`LoraConfig` of PEFT 0.21; a key that this release does not have is accepted only while it is empty.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from ramole.core.errors import AdapterRefused
+from ramole.lora.expressions import Work
 from ramole.lora.patterns import PatternTable
 from ramole.lora.strict_json import parse_object
 from ramole.lora.targets import Names, Targets
@@ -119,6 +119,7 @@ def read_config(data: bytes) -> AdapterConfig:
         remedy = "save with path_initial_model_for_weight_conversion, which makes it a plain LoRA"
         raise _refuse("init_lora_weights", f"{_show(raw['init_lora_weights'])}: {_ALTERED_BASE}", remedy)
     rank_pattern, alpha_pattern = _pattern(raw, "rank_pattern", _rank), _pattern(raw, "alpha_pattern", _alpha)
+    work = Work()
     return AdapterConfig(
         base_model=_text(raw, "base_model_name_or_path"),
         revision=_text(raw, "revision"),
@@ -127,9 +128,9 @@ def read_config(data: bytes) -> AdapterConfig:
         use_rslora=_flag(raw, "use_rslora"),
         rank_pattern=rank_pattern,
         alpha_pattern=alpha_pattern,
-        targets=_targets(raw),
-        _rank_keys=PatternTable(rank_pattern, field=f"{CONFIG_FILE}:rank_pattern"),
-        _alpha_keys=PatternTable(alpha_pattern, field=f"{CONFIG_FILE}:alpha_pattern"),
+        targets=_targets(raw, work),
+        _rank_keys=PatternTable(rank_pattern, work, field=f"{CONFIG_FILE}:rank_pattern"),
+        _alpha_keys=PatternTable(alpha_pattern, work, field=f"{CONFIG_FILE}:alpha_pattern"),
     )
 
 
@@ -176,17 +177,29 @@ def _pattern(raw: Mapping[str, object], key: str, check: Callable[[str, object],
     return {pattern: check(key, number) for pattern, number in value.items()}
 
 
-def _targets(raw: Mapping[str, object]) -> Targets:
+def _targets(raw: Mapping[str, object], work: Work) -> Targets:
     layers, lists = raw.get("layers_to_transform"), _names(raw, "layers_pattern")
     given = layers if isinstance(layers, list) else [] if layers is None else [layers]
     numbers = frozenset(number for number in given if type(number) is int)
     if not all(type(number) is int for number in given):
         raise _refuse("layers_to_transform", f"{_show(layers)} is not a list of layers", "use whole numbers")
+    modules, excluded = _name_set(raw, "target_modules"), _name_set(raw, "exclude_modules")
+    if not modules:
+        raise _refuse("target_modules", "the config does not say which modules it adapts", "name those of the file")
+    # PEFT does not open such configs either.
+    if layers is not None and isinstance(modules, str):
+        raise _refuse(
+            "layers_to_transform", "it narrows a list of target_modules, not an expression", "name the layers there"
+        )
+    if lists and layers is None:
+        raise _refuse("layers_pattern", "it says nothing without layers_to_transform", "leave it out, or add that key")
     return Targets(
-        modules=_name_set(raw, "target_modules"),
-        excluded=_name_set(raw, "exclude_modules"),
+        modules=modules,
+        excluded=excluded,
         layers=numbers or None,
         layer_lists=(lists,) if isinstance(lists, str) else tuple(lists),
+        file=CONFIG_FILE,
+        work=work,
     )
 
 

@@ -1,25 +1,29 @@
 """From the two files of an adapter to its weights. Admission and every executor read here, so they cannot differ.
 
-Accepted tensor names are exactly PEFT's ``base_model.model.<module>.lora_A.weight`` and ``....lora_B.weight``: the file
-itself says which modules are wrapped. Where lm_head is targeted, PEFT saves the base's own weight as well, as
-``base_model.model.<module>.base_layer.weight``; admission compares it with the base, after that it is ignored.
+Accepted tensor names are exactly PEFT's ``base_model.model.<module>.lora_A.weight`` and ``....lora_B.weight``, of the
+modules that the config selects: PEFT leaves out others without a word. Where lm_head is targeted, PEFT saves the base's
+own weight as well, as ``base_model.model.<module>.base_layer.weight``; admission compares it with the base, after that
+it is ignored.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from ramole.core.errors import AdapterRefused
-from ramole.lora.config import AdapterConfig, read_config
+from ramole.lora.config import CONFIG_FILE, AdapterConfig, read_config
 from ramole.lora.header import TENSORS_FILE, TensorSpec, read_header
 from ramole.lora.weights import AdapterWeights, LoraPair
 
 _KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.-]+)\.lora_(?P<side>[AB])\.weight")
 _BASE_KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.-]+)\.base_layer\.weight")
+# Names in one message.
+_MAX_SHOWN = 8
+
 _FOREIGN_PARTS = {
     "lora_magnitude_vector": "a DoRA magnitude",
     "lora_embedding_": "an embedding LoRA",
@@ -60,6 +64,17 @@ class AdapterLayout:
     pairs: Mapping[str, PairLayout]
     base_weights: Mapping[str, TensorSpec] = field(default_factory=dict)
 
+    def check_selected(self, selected: Collection[str]) -> None:
+        """Raises AdapterRefused when the file holds modules that are not among `selected`, see `Targets.selected`."""
+        surplus = sorted(self.pairs.keys() - selected)
+        if surplus:
+            key = self.config.targets.key_against(surplus[0])
+            raise AdapterRefused(
+                f"the file holds modules that the config does not select, and PEFT would leave out: {shown(surplus)}",
+                field=f"{CONFIG_FILE}:{key}",
+                remedy="have the config select them if they belong to the adapter, or take them out of the file",
+            )
+
     def load(self, tensors: bytes | memoryview) -> AdapterWeights:
         """Copies the tensors out of the file. Each keeps the file's dtype; scaling is multiplied into b in float32."""
         return AdapterWeights({module: _load_pair(pair, tensors) for module, pair in self.pairs.items()})
@@ -88,8 +103,20 @@ def read_layout(config_json: bytes, tensors: bytes | memoryview) -> AdapterLayou
 
 
 def read_adapter(config_json: bytes, tensors: bytes | memoryview) -> AdapterWeights:
-    """Both files at once. Raises as `read_layout` does."""
-    return read_layout(config_json, tensors).load(tensors)
+    """Both files at once, of an adapter that was admitted or that nobody else's answer depends on.
+
+    Raises:
+        AdapterRefused: as `read_layout`, or the file holds modules that the config does not select.
+    """
+    layout = read_layout(config_json, tensors)
+    layout.check_selected(layout.config.targets.selected(layout.pairs))
+    return layout.load(tensors)
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first of many names, for a message."""
+    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+    return f"{', '.join(names[:_MAX_SHOWN])}{more}"
 
 
 def _refuse(message: str, remedy: str) -> AdapterRefused:

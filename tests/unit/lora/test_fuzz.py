@@ -22,7 +22,13 @@ from ramole.lora.strict_json import parse_object
 
 BASE = BaseShapes("tiny", {"m.q": (6, 5), "m.v": (6, 3)}, norms={"m.q": 3.0, "m.v": 2.0})
 LIMITS = AdmissionLimits(max_rank=4, max_relative_norm=10.0)
-GOOD: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "tiny"}
+GOOD: dict[str, Any] = {
+    "peft_type": "LORA",
+    "r": 2,
+    "lora_alpha": 4,
+    "base_model_name_or_path": "tiny",
+    "target_modules": ["m.q", "m.v"],
+}
 
 T = TypeVar("T")
 

@@ -113,7 +113,7 @@ def test_admitted_with_its_report() -> None:
         ("rank_pattern", {"q" * 300: 2}),
         ("rank_pattern", {f"q{i}": 2 for i in range(5000)}),
         ("rank_pattern", {"(?=q)": 2}),
-        ("rank_pattern", {"q{2}": 2}),
+        ("rank_pattern", {"q{,2}": 2}),
         ("rank_pattern", {"(q": 2}),
         ("rank_pattern", {"q)": 2}),
         ("rank_pattern", {"q**": 2}),
