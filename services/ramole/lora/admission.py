@@ -14,6 +14,7 @@ import torch
 from ramole.core.errors import AdapterRefused, WrongState
 from ramole.lora.base import BaseShapes
 from ramole.lora.config import CONFIG_FILE
+from ramole.lora.foreign import about_module
 from ramole.lora.header import TENSORS_FILE
 from ramole.lora.reader import AdapterLayout, load_tensor, read_layout, shown
 from ramole.lora.weights import AdapterWeights, LoraPair
@@ -147,10 +148,12 @@ def _check_fit(layout: AdapterLayout, base: BaseShapes, limits: AdmissionLimits)
     for module, pair in layout.pairs.items():
         widths = base.modules.get(module)
         if widths is None:
+            found = about_module(module, base.modules)
             raise AdapterRefused(
-                f"{module} is no Linear or Conv1D module of base model {base.base_id!r}",
+                f"{module} is no Linear or Conv1D module of base model {base.base_id!r}"
+                f"{f'; it is {found.what}' if found else ''}",
                 field=TENSORS_FILE,
-                remedy="train on this base model and target only such modules",
+                remedy=found.remedy if found else "train on this base model and target only such modules",
             )
         if pair.widths != widths:
             raise AdapterRefused(

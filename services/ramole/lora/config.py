@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from ramole.core.errors import AdapterRefused
 from ramole.lora.expressions import Work
+from ramole.lora.foreign import about_file
 from ramole.lora.patterns import PatternTable
 from ramole.lora.strict_json import parse_object
 from ramole.lora.targets import Names, Targets
@@ -106,7 +107,7 @@ def read_config(data: bytes) -> AdapterConfig:
     Raises:
         AdapterRefused: malformed, or not plain LoRA; its field is ``adapter_config.json:<key>``.
     """
-    raw = parse_object(data, field=CONFIG_FILE, max_bytes=MAX_CONFIG_BYTES)
+    raw = _parse(data)
     if raw.get("peft_type") != "LORA":
         raise _refuse("peft_type", f"{_show(raw.get('peft_type'))} is not supported", "use LORA")
     for key, value in raw.items():
@@ -132,6 +133,16 @@ def read_config(data: bytes) -> AdapterConfig:
         _rank_keys=PatternTable(rank_pattern, work, field=f"{CONFIG_FILE}:rank_pattern"),
         _alpha_keys=PatternTable(alpha_pattern, work, field=f"{CONFIG_FILE}:alpha_pattern"),
     )
+
+
+def _parse(data: bytes) -> dict[str, object]:
+    try:
+        return parse_object(data, field=CONFIG_FILE, max_bytes=MAX_CONFIG_BYTES)
+    except AdapterRefused:
+        found = None if data.lstrip()[:1] in (b"{", b"[") else about_file(data)
+        if found is None:
+            raise
+        raise AdapterRefused(f"this is {found.what}", field=CONFIG_FILE, remedy=found.remedy) from None
 
 
 def _refuse(key: str, message: str, remedy: str) -> AdapterRefused:

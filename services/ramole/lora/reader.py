@@ -16,6 +16,7 @@ import torch
 
 from ramole.core.errors import AdapterRefused
 from ramole.lora.config import CONFIG_FILE, AdapterConfig, read_config
+from ramole.lora.foreign import about_name
 from ramole.lora.header import TENSORS_FILE, TensorSpec, read_header
 from ramole.lora.weights import AdapterWeights, LoraPair
 
@@ -23,15 +24,6 @@ _KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.-]+)\.lora_(?P<sid
 _BASE_KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.-]+)\.base_layer\.weight")
 # Names in one message.
 _MAX_SHOWN = 8
-
-_FOREIGN_PARTS = {
-    "lora_magnitude_vector": "a DoRA magnitude",
-    "lora_embedding_": "an embedding LoRA",
-    "modules_to_save": "a whole replaced module",
-    "base_layer": "a part of a base module other than its weight",
-    "token_adapter": "trained token embeddings",
-    ".bias": "a bias",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +116,8 @@ def _refuse(message: str, remedy: str) -> AdapterRefused:
 
 
 def _refuse_name(name: str) -> AdapterRefused:
-    kind = next((kind for part, kind in _FOREIGN_PARTS.items() if part in name), "not a LoRA tensor's name")
-    remedy = "only base_model.model.<module>.lora_A.weight and .lora_B.weight are served"
-    return _refuse(f"{name[:160]!r} is {kind}", remedy)
+    found = about_name(name)
+    return _refuse(f"{name[:160]!r} is {found.what}", found.remedy)
 
 
 def _pair(config: AdapterConfig, module: str, sides: Mapping[str, TensorSpec]) -> PairLayout:
@@ -134,6 +125,11 @@ def _pair(config: AdapterConfig, module: str, sides: Mapping[str, TensorSpec]) -
         missing = "B" if "A" in sides else "A"
         raise _refuse(f"module {module} has no lora_{missing}", "save the whole adapter")
     a, b, rank = sides["A"], sides["B"], config.rank_of(module)
+    if len(a.shape) == 1 or len(b.shape) == 1:
+        raise _refuse(
+            f"module {module}: A {a.shape} and B {b.shape} do not multiply: a flattened part, as FSDP keeps it",
+            "gather the parameters before saving, for example with FSDP.summon_full_params",
+        )
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
         raise _refuse(f"module {module}: A {a.shape} and B {b.shape} do not multiply", "A is [r, in], B is [out, r]")
     if a.shape[0] != rank:
