@@ -14,9 +14,10 @@ import torch
 from ramole.core.errors import AdapterRefused, WrongState
 from ramole.lora.base import BaseShapes
 from ramole.lora.config import CONFIG_FILE
+from ramole.lora.copies import check_copies, resized
 from ramole.lora.foreign import about_module
 from ramole.lora.header import TENSORS_FILE
-from ramole.lora.reader import AdapterLayout, load_tensor, read_layout, shown
+from ramole.lora.reader import AdapterLayout, read_layout, shown
 from ramole.lora.weights import AdapterWeights, LoraPair
 
 # Products of float64 Gram matrices cancel to about 1e-16 of |A|^2 |B|^2; below this share a product counts as zero.
@@ -99,7 +100,7 @@ def admit(
     _check_revision(layout.config.revision, limits.base_revision)
     _check_fit(layout, base, limits)
     _check_selection(layout, base)
-    _check_base_weights(layout, tensors, base)
+    check_copies(layout.base_weights, tensors, base)
     weights = layout.load(tensors)
     _check_entries(weights)
     norms = {module: update_norm(pair) for module, pair in weights.pairs.items()}
@@ -155,6 +156,8 @@ def _check_fit(layout: AdapterLayout, base: BaseShapes, limits: AdmissionLimits)
                 field=TENSORS_FILE,
                 remedy=found.remedy if found else "train on this base model and target only such modules",
             )
+        if module == base.head and pair.widths[0] == widths[0] and pair.widths[1] != widths[1]:
+            raise resized(module, pair.widths[1], widths[1])
         if pair.widths != widths:
             raise AdapterRefused(
                 f"{module} maps {widths[0]} to {widths[1]} in the base model, the adapter's pair maps "
@@ -179,20 +182,6 @@ def _check_selection(layout: AdapterLayout, base: BaseShapes) -> None:
             field=TENSORS_FILE,
             remedy="upload the whole file, or have target_modules name only the modules that it holds",
         )
-
-
-def _check_base_weights(layout: AdapterLayout, tensors: bytes | memoryview, base: BaseShapes) -> None:
-    for module, spec in layout.base_weights.items():
-        own = base.read_weight(module)
-        theirs = load_tensor(spec, tensors)
-        # The same numbers in a wider type are the same weight.
-        if own is None or own.shape != theirs.shape or not torch.equal(own.float(), theirs.float()):
-            why = "cannot be read to compare it" if own is None else "differs from it"
-            raise AdapterRefused(
-                f"the file brings its own weight of {module}; the one of base model {base.base_id!r} {why}",
-                field=TENSORS_FILE,
-                remedy="train with the base's own weight, or save with save_embedding_layers=False",
-            )
 
 
 def _check_entries(weights: AdapterWeights) -> None:

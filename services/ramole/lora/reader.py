@@ -1,9 +1,9 @@
 """From the two files of an adapter to its weights. Admission and every executor read here, so they cannot differ.
 
 Accepted tensor names are exactly PEFT's ``base_model.model.<module>.lora_A.weight`` and ``....lora_B.weight``, of the
-modules that the config selects: PEFT leaves out others without a word. Where lm_head is targeted, PEFT saves the base's
-own weight as well, as ``base_model.model.<module>.base_layer.weight``; admission compares it with the base, after that
-it is ignored.
+modules that the config selects: PEFT leaves out others without a word. PEFT may save the
+base's embedding and head along, as ``base_model.model.<module>.weight``, of a wrapped head ``....base_layer.weight``:
+admission compares them with the base, after that they are ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ramole.lora.header import TENSORS_FILE, TensorSpec, read_header
 from ramole.lora.weights import AdapterWeights, LoraPair
 
 _KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.-]+)\.lora_(?P<side>[AB])\.weight")
-_BASE_KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.-]+)\.base_layer\.weight")
+_BASE_KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.-]+?)(?P<wrapped>\.base_layer)?\.weight")
 # Names in one message.
 _MAX_SHOWN = 8
 
@@ -81,15 +81,19 @@ def read_layout(config_json: bytes, tensors: bytes | memoryview) -> AdapterLayou
     config, header = read_config(config_json), read_header(tensors)
     sides: dict[str, dict[str, TensorSpec]] = {}
     base_weights: dict[str, TensorSpec] = {}
+    wrapped: set[str] = set()
     for name, spec in header.items():
         if match := _KEY.fullmatch(name):
             sides.setdefault(match["module"], {})[match["side"]] = spec
-        elif match := _BASE_KEY.fullmatch(name):
+        elif (match := _BASE_KEY.fullmatch(name)) and ".lora_" not in name:
             base_weights[match["module"]] = spec
+            wrapped |= {match["module"]} if match["wrapped"] else set()
         else:
             raise _refuse_name(name)
-    if alone := base_weights.keys() - sides.keys():
+    if alone := wrapped - sides.keys():
         raise _refuse(f"a base weight of {min(alone)} came without its pair", "save the adapter again")
+    if not sides:
+        raise _refuse("it holds no LoRA tensor", "upload the file that PEFT's save_pretrained wrote")
     pairs = {module: _pair(config, module, sides[module]) for module in sorted(sides)}
     return AdapterLayout(config, pairs, base_weights)
 

@@ -91,6 +91,10 @@ def kohya(name: str) -> str:
     return f"lora_unet_{module}.lora_{'down' if 'lora_A' in name else 'up'}.weight"
 
 
+def whole(name: str) -> str:
+    return name.removeprefix("base_model.model.").replace(".lora_A", "").replace(".lora_B", ".norm")
+
+
 NAMES: dict[str, tuple[Callable[[str], str], str, str]] = {
     "bare": (renamed("base_model.model.", ""), "prefix base_model.model. is missing", "save_pretrained"),
     "twice": (renamed("base_model.model.", "base_model.model." * 2), "prefix base_model.model. twice", "once"),
@@ -101,7 +105,7 @@ NAMES: dict[str, tuple[Callable[[str], str], str, str]] = {
     "checkpointed": (renamed(".self_attn", "._checkpoint_wrapped_module.self_attn"), "checkpointing", "unwrap"),
     "headless": (renamed("model.model.", "model."), "without its head: here it is model.layers.0", "ForCausalLM"),
     "larger": (renamed("e_model.model.", "e_model.model.text."), "part of a larger model: here it is model.", "Causal"),
-    "whole": (renamed("lora_A.", ""), "weight of a whole model", "without its model"),
+    "whole": (whole, "weight of a whole model", "without its model"),
 }
 
 
