@@ -68,7 +68,10 @@ class AdapterLayout:
             )
 
     def load(self, tensors: bytes | memoryview) -> AdapterWeights:
-        """Copies the tensors out of the file. Each keeps the file's dtype; scaling is multiplied into b in float32."""
+        """Copies the tensors out of the file. Scaling is multiplied into b in float32.
+
+        Each keeps the file's dtype, but a b that this would round stays float32.
+        """
         return AdapterWeights({module: _load_pair(pair, tensors) for module, pair in self.pairs.items()})
 
 
@@ -145,8 +148,10 @@ def _pair(config: AdapterConfig, module: str, sides: Mapping[str, TensorSpec]) -
 
 
 def _load_pair(pair: PairLayout, tensors: bytes | memoryview) -> LoraPair:
-    b = load_tensor(pair.b, tensors)
-    return LoraPair(load_tensor(pair.a, tensors), b.float().mul_(pair.scaling).to(b.dtype))
+    # Rounded to half precision, a scaling that is no power of two would cost what PEFT, which keeps it apart, does not.
+    b = load_tensor(pair.b, tensors).float().mul_(pair.scaling)
+    narrow = b.to(pair.b.dtype)
+    return LoraPair(load_tensor(pair.a, tensors), narrow if torch.equal(narrow.float(), b) else b)
 
 
 def load_tensor(spec: TensorSpec, tensors: bytes | memoryview) -> torch.Tensor:
