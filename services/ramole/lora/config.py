@@ -146,7 +146,7 @@ def _parse(data: bytes) -> dict[str, object]:
 
 
 def _refuse(key: str, message: str, remedy: str) -> AdapterRefused:
-    return AdapterRefused(message, field=f"{CONFIG_FILE}:{key[:80]}", remedy=remedy)
+    return AdapterRefused(message, field=f"{CONFIG_FILE}:{_show(key)[1:-1]}", remedy=remedy)
 
 
 def _show(value: object) -> str:
@@ -161,7 +161,9 @@ def _rank(key: str, value: object) -> int:
 
 def _alpha(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MAX_ALPHA:
-        raise _refuse(key, f"{_show(value)} is not a usable alpha", f"use a number of at most {MAX_ALPHA:g}")
+        raise _refuse(
+            key, f"{_show(value)} is not a usable alpha", f"use a number from -{MAX_ALPHA:g} to {MAX_ALPHA:g}"
+        )
     return float(value)
 
 
@@ -185,7 +187,13 @@ def _pattern(raw: Mapping[str, object], key: str, check: Callable[[str, object],
         return {}
     if not isinstance(value, dict):
         raise _refuse(key, f"{_show(value)} is not a map", "use a map from module name to number")
-    return {pattern: check(key, number) for pattern, number in value.items()}
+    checked: dict[str, Number] = {}
+    for pattern, number in value.items():
+        try:
+            checked[pattern] = check(key, number)
+        except AdapterRefused as error:
+            raise _refuse(key, f"{_show(pattern)}: {error.message}", error.remedy) from None
+    return checked
 
 
 def _targets(raw: Mapping[str, object], work: Work) -> Targets:
