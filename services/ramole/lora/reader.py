@@ -151,7 +151,8 @@ def _load_pair(pair: PairLayout, tensors: bytes | memoryview) -> LoraPair:
     # Rounded to half precision, a scaling that is no power of two would cost what PEFT, which keeps it apart, does not.
     b = load_tensor(pair.b, tensors).float().mul_(pair.scaling)
     narrow = b.to(pair.b.dtype)
-    return LoraPair(load_tensor(pair.a, tensors), narrow if torch.equal(narrow.float(), b) else b)
+    is_exact = narrow is b or torch.equal(narrow.float(), b)
+    return LoraPair(load_tensor(pair.a, tensors), narrow if is_exact else b)
 
 
 def load_tensor(spec: TensorSpec, tensors: bytes | memoryview) -> torch.Tensor:
