@@ -35,10 +35,9 @@ _PICKLE = Finding(
     "a pickle, and pickle files are never read", "load it with PEFT where you trust it, and save it as safetensors"
 )
 _STARTS: dict[tuple[bytes, ...], Finding] = {
-    (b"PK\x03\x04",): _PICKLE,  # torch.save writes a zip
     (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"): _PICKLE,
     (b"GGUF", b"GGLA", b"ggla"): Finding("a file of llama.cpp", "upload the PEFT adapter that it was converted from"),
-    (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ"): Finding(
+    (b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ"): Finding(
         "compressed", "unpack it, and upload what it holds"
     ),
     (b"\x89HDF", b"\x93NUMPY"): Finding("a file of HDF5 or NumPy", _SAVE_AGAIN),
@@ -59,6 +58,8 @@ def about_file(data: bytes) -> Finding | None:
     start = data[:START_BYTES]
     if start[8:9] == b"{" and not any(start[4:8]):
         return Finding("a safetensors file, or the beginning of one", "upload it whole, and under its own name")
+    if start.startswith(b"PK") and b"data.pkl" in start:  # torch.save writes a zip
+        return _PICKLE
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     for known, head in ((_STARTS, start), (_TEXT_STARTS, text[:32].lower())):
         for starts, finding in known.items():

@@ -6,6 +6,7 @@ import copy
 import gzip
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,13 @@ def pickled() -> bytes:
     return file.getvalue()
 
 
+def zipped() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("adapter/adapter_config.json", "{}")
+    return file.getvalue()
+
+
 FILES: dict[str, tuple[bytes, str, str]] = {
     "pointer": (POINTER, "Git LFS pointer", "git lfs pull"),
     "page": (PAGE, "web page", "raw file"),
@@ -39,6 +47,7 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "text": (b"Entry not found", "'Entry not found'", "raw file"),
     "pickle": (pickled(), "pickle", "with PEFT where you trust it"),
     "gguf": (b"GGUF\x03\x00\x00\x00" + bytes(64), "llama.cpp", "PEFT adapter"),
+    "zip": (zipped(), "is compressed", "unpack"),
     "gzip": (gzip.compress(b"x" * 100, mtime=1), "is compressed", "unpack"),
     "zeros": (bytes(4096), "zeros", "download"),
 }
