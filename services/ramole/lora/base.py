@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -71,9 +71,9 @@ def read_base_shapes(path_or_id: str, base_id: str, revision: str = "") -> BaseS
             modules[name] = (module.nx, module.nf)
     names = {id(module): name for name, module in model.named_modules()}
     head = names.get(id(model.get_output_embeddings()), "")
-    embedding = names[id(model.get_input_embeddings())]
+    embedding = names.get(id(_input_embedding(model)), "")
     # A tied head has no weight of its own: checkpoints hold that of the embedding.
-    tied = {head: embedding} if head and getattr(config, "tie_word_embeddings", False) else {}
+    tied = {head: embedding} if head and embedding and getattr(config, "tie_word_embeddings", False) else {}
 
     def read_weight(module: str) -> torch.Tensor | None:
         wanted = [name for name in (module, tied.get(module)) if name]
@@ -83,6 +83,13 @@ def read_base_shapes(path_or_id: str, base_id: str, revision: str = "") -> BaseS
 
     norms = read_base_norms(path_or_id, modules, revision=revision, tied=tied)
     return BaseShapes(base_id, MappingProxyType(modules), read_weight, norms, head, embedding)
+
+
+def _input_embedding(model: Any) -> object:
+    try:
+        return model.get_input_embeddings()
+    except NotImplementedError:  # transformers does not know which module it is
+        return None
 
 
 def _read_tensor(path_or_id: str, revision: str, names: list[str]) -> torch.Tensor | None:

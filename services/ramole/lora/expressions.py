@@ -124,7 +124,8 @@ def _wrong(pattern: str) -> str:
         token = _TOKEN.match(pattern, at)
         kind = token and token.lastgroup
         if token is None or (kind == "repeat" and not can_repeat):
-            return f"{pattern[at : at + 8]!r} at character {at}"
+            where = f"{pattern[at : at + 8]!r} at character {at}"
+            return f"{where} (no look-around, name or flag)" if pattern.startswith("(?", at) else where
         depth += (kind == "open") - (kind == "close")
         if depth > MAX_GROUP_DEPTH:
             return f"groups are nested deeper than {MAX_GROUP_DEPTH}"
