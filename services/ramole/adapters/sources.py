@@ -59,6 +59,7 @@ def fetch(
         Unavailable: the file system cannot be reached, or is not installed.
         RamoleError: whatever `write` raises.
     """
+    name = CONFIG_FILE
     try:
         read, open_file = _opener(uri, options, allowed)
         for name in (CONFIG_FILE, TENSORS_FILE):
@@ -68,7 +69,10 @@ def fetch(
     except RamoleError:
         raise
     except FileNotFoundError as error:
-        raise _refuse(f"{uri} has no {CONFIG_FILE} and {TENSORS_FILE}", "name the folder of a PEFT adapter") from error
+        remedy = "name the folder of a PEFT adapter"
+        if name == TENSORS_FILE:
+            remedy += " that is saved as safetensors; adapter_model.bin is a pickle, and never read"
+        raise _refuse(f"{uri} has no {name}", remedy) from error
     except Exception as error:  # each file system's library has errors of its own
         raise Unavailable(
             f"{uri} cannot be read: {type(error).__name__}",

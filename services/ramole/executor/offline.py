@@ -21,7 +21,10 @@ from ramole.executor.loading import load_runner
 from ramole.executor.sampler import make_sampler
 from ramole.executor.sequence import Sequence as EngineSequence
 from ramole.executor.text import TextStream
-from ramole.lora.reader import read_adapter
+from ramole.lora.admission import AdmissionLimits, admit
+from ramole.lora.base import read_base_shapes
+from ramole.lora.config import CONFIG_FILE
+from ramole.lora.header import TENSORS_FILE
 from ramole.lora.weights import AdapterWeights
 
 
@@ -30,7 +33,7 @@ class OfflineEngine:
 
     Args:
         base: folder or hub id of a causal LM.
-        adapters: PEFT folder by name. Each is read when a prompt first needs it.
+        adapters: PEFT folder by name. Each is read when a prompt first needs it, and judged as an upload is.
         settings: sizes; `router` names a RouterLoRA folder, without one the routed weightings are refused.
     """
 
@@ -39,6 +42,8 @@ class OfflineEngine:
     ) -> None:
         options = settings or ExecutorSettings(router="")
         runner, self._codec = load_runner(Settings(base_model=str(base), executor=options))
+        self._shapes = read_base_shapes(str(base), str(base))
+        self._limits = AdmissionLimits(options.slot_rank)
         self._adapters = dict(adapters)
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="read-adapter")
         self.engine = Engine(
@@ -131,6 +136,6 @@ class OfflineEngine:
         folder = self._adapters.get(name)
         if folder is None:
             raise NotFound(f"no adapter {name!r}", field="adapters", remedy=f"name one of {sorted(self._adapters)}")
-        return read_adapter(
-            (folder / "adapter_config.json").read_bytes(), (folder / "adapter_model.safetensors").read_bytes()
-        )
+        config, tensors = (folder / CONFIG_FILE).read_bytes(), (folder / TENSORS_FILE).read_bytes()
+        # Whatever base the adapter names: whoever runs a script knows what the folders hold.
+        return admit(config, tensors, self._shapes, self._limits, base_model=self._shapes.base_id).weights

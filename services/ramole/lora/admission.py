@@ -14,8 +14,10 @@ import torch
 from ramole.core.errors import AdapterRefused, WrongState
 from ramole.lora.base import BaseShapes
 from ramole.lora.config import CONFIG_FILE
+from ramole.lora.copies import check_copies, resized
+from ramole.lora.foreign import about_module
 from ramole.lora.header import TENSORS_FILE
-from ramole.lora.reader import AdapterLayout, load_tensor, read_layout
+from ramole.lora.reader import AdapterLayout, read_layout, shown
 from ramole.lora.weights import AdapterWeights, LoraPair
 
 # Products of float64 Gram matrices cancel to about 1e-16 of |A|^2 |B|^2; below this share a product counts as zero.
@@ -27,9 +29,6 @@ _ZERO_RELATIVE = 1e-7
 # Only the product B A matters, so a trained pair can always be balanced far below this. Above it, A x of one request
 # could overflow, and 0 * inf is NaN in forms of the mixture that compute more than they use.
 MAX_ENTRY = 1e4
-
-# Names in one message.
-_MAX_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +99,8 @@ def admit(
     _check_base(base_model or layout.config.base_model, base, is_named=bool(base_model))
     _check_revision(layout.config.revision, limits.base_revision)
     _check_fit(layout, base, limits)
-    _check_complete(layout, base)
-    _check_base_weights(layout, tensors, base)
+    _check_selection(layout, base)
+    check_copies(layout.base_weights, tensors, base)
     weights = layout.load(tensors)
     _check_entries(weights)
     norms = {module: update_norm(pair) for module, pair in weights.pairs.items()}
@@ -150,11 +149,15 @@ def _check_fit(layout: AdapterLayout, base: BaseShapes, limits: AdmissionLimits)
     for module, pair in layout.pairs.items():
         widths = base.modules.get(module)
         if widths is None:
+            found = about_module(module, base.modules)
             raise AdapterRefused(
-                f"{module} is no Linear or Conv1D module of base model {base.base_id!r}",
+                f"{module} is no Linear or Conv1D module of base model {base.base_id!r}"
+                f"{f'; it is {found.what}' if found else ''}",
                 field=TENSORS_FILE,
-                remedy="train on this base model and target only such modules",
+                remedy=found.remedy if found else "train on this base model and target only such modules",
             )
+        if module == base.head and pair.widths[0] == widths[0] and pair.widths[1] != widths[1]:
+            raise resized(module, pair.widths[1], widths[1])
         if pair.widths != widths:
             raise AdapterRefused(
                 f"{module} maps {widths[0]} to {widths[1]} in the base model, the adapter's pair maps "
@@ -170,31 +173,15 @@ def _check_fit(layout: AdapterLayout, base: BaseShapes, limits: AdmissionLimits)
             )
 
 
-def _check_complete(layout: AdapterLayout, base: BaseShapes) -> None:
-    missing = layout.config.targets.selected(base.modules.keys() - layout.pairs.keys(), base.head)
-    if missing:
-        names = sorted(missing)
-        more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+def _check_selection(layout: AdapterLayout, base: BaseShapes) -> None:
+    selected = layout.config.targets.selected(base.modules.keys(), base.head)
+    layout.check_selected(selected)
+    if missing := sorted(selected - layout.pairs.keys()):
         raise AdapterRefused(
-            f"the file lacks modules that target_modules selects in base model {base.base_id!r}: "
-            f"{', '.join(names[:_MAX_SHOWN])}{more}",
+            f"the file lacks modules that target_modules selects in base model {base.base_id!r}: {shown(missing)}",
             field=TENSORS_FILE,
             remedy="upload the whole file, or have target_modules name only the modules that it holds",
         )
-
-
-def _check_base_weights(layout: AdapterLayout, tensors: bytes | memoryview, base: BaseShapes) -> None:
-    for module, spec in layout.base_weights.items():
-        own = base.read_weight(module)
-        theirs = load_tensor(spec, tensors)
-        # The same numbers in a wider type are the same weight.
-        if own is None or own.shape != theirs.shape or not torch.equal(own.float(), theirs.float()):
-            why = "cannot be read to compare it" if own is None else "differs from it"
-            raise AdapterRefused(
-                f"the file brings its own weight of {module}; the one of base model {base.base_id!r} {why}",
-                field=TENSORS_FILE,
-                remedy="train with the base's own weight, or save with save_embedding_layers=False",
-            )
 
 
 def _check_entries(weights: AdapterWeights) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,7 @@ class BaseShapes:
         read_weight: the weight of a module, read from the checkpoint; None where it cannot be found there.
         norms: full module name to the Frobenius norm of its weight, where it is known.
         head: full name of the output head; empty = it has none.
+        embedding: full name of the input embedding; empty = not known.
     """
 
     base_id: str
@@ -31,6 +32,7 @@ class BaseShapes:
     read_weight: ReadWeight = lambda _: None
     norms: Mapping[str, float] = field(default_factory=dict)
     head: str = ""
+    embedding: str = ""
 
 
 def read_base_shapes(path_or_id: str, base_id: str, revision: str = "") -> BaseShapes:
@@ -69,15 +71,25 @@ def read_base_shapes(path_or_id: str, base_id: str, revision: str = "") -> BaseS
             modules[name] = (module.nx, module.nf)
     names = {id(module): name for name, module in model.named_modules()}
     head = names.get(id(model.get_output_embeddings()), "")
+    embedding = names.get(id(_input_embedding(model)), "")
     # A tied head has no weight of its own: checkpoints hold that of the embedding.
-    is_tied = head and getattr(config, "tie_word_embeddings", False)
-    tied = {head: names[id(model.get_input_embeddings())]} if is_tied else {}
+    tied = {head: embedding} if head and embedding and getattr(config, "tie_word_embeddings", False) else {}
 
     def read_weight(module: str) -> torch.Tensor | None:
-        return _read_tensor(path_or_id, revision, [f"{name}.weight" for name in (module, tied.get(module)) if name])
+        wanted = [name for name in (module, tied.get(module)) if name]
+        # Some checkpoints, GPT-2's for example, leave out the name of the backbone.
+        wanted += [name.partition(".")[2] for name in wanted if "." in name]
+        return _read_tensor(path_or_id, revision, [f"{name}.weight" for name in wanted])
 
     norms = read_base_norms(path_or_id, modules, revision=revision, tied=tied)
-    return BaseShapes(base_id, MappingProxyType(modules), read_weight, norms, head)
+    return BaseShapes(base_id, MappingProxyType(modules), read_weight, norms, head, embedding)
+
+
+def _input_embedding(model: Any) -> object:
+    try:
+        return model.get_input_embeddings()
+    except NotImplementedError:  # transformers does not know which module it is
+        return None
 
 
 def _read_tensor(path_or_id: str, revision: str, names: list[str]) -> torch.Tensor | None:

@@ -1,8 +1,7 @@
 """adapter_config.json, read strictly: what cannot be served exactly is refused by the name of its key.
 
-The tensors file names the wrapped modules (see `reader`); target_modules and its kin tell whether all of them are there
-(see `targets`). Written against `LoraConfig` of PEFT 0.21; a key that this release does not have is accepted only while
-it is empty.
+The tensors file must hold just the modules that target_modules and its kin select (see `targets`). Written against
+`LoraConfig` of PEFT 0.21; a key that this release does not have is accepted only while it is empty.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from ramole.core.errors import AdapterRefused
+from ramole.lora.expressions import Work
+from ramole.lora.foreign import about_file
 from ramole.lora.patterns import PatternTable
 from ramole.lora.strict_json import parse_object
 from ramole.lora.targets import Names, Targets
@@ -106,7 +107,7 @@ def read_config(data: bytes) -> AdapterConfig:
     Raises:
         AdapterRefused: malformed, or not plain LoRA; its field is ``adapter_config.json:<key>``.
     """
-    raw = parse_object(data, field=CONFIG_FILE, max_bytes=MAX_CONFIG_BYTES)
+    raw = _parse(data)
     if raw.get("peft_type") != "LORA":
         raise _refuse("peft_type", f"{_show(raw.get('peft_type'))} is not supported", "use LORA")
     for key, value in raw.items():
@@ -119,6 +120,7 @@ def read_config(data: bytes) -> AdapterConfig:
         remedy = "save with path_initial_model_for_weight_conversion, which makes it a plain LoRA"
         raise _refuse("init_lora_weights", f"{_show(raw['init_lora_weights'])}: {_ALTERED_BASE}", remedy)
     rank_pattern, alpha_pattern = _pattern(raw, "rank_pattern", _rank), _pattern(raw, "alpha_pattern", _alpha)
+    work = Work()
     return AdapterConfig(
         base_model=_text(raw, "base_model_name_or_path"),
         revision=_text(raw, "revision"),
@@ -127,14 +129,24 @@ def read_config(data: bytes) -> AdapterConfig:
         use_rslora=_flag(raw, "use_rslora"),
         rank_pattern=rank_pattern,
         alpha_pattern=alpha_pattern,
-        targets=_targets(raw),
-        _rank_keys=PatternTable(rank_pattern, field=f"{CONFIG_FILE}:rank_pattern"),
-        _alpha_keys=PatternTable(alpha_pattern, field=f"{CONFIG_FILE}:alpha_pattern"),
+        targets=_targets(raw, work),
+        _rank_keys=PatternTable(rank_pattern, work, field=f"{CONFIG_FILE}:rank_pattern"),
+        _alpha_keys=PatternTable(alpha_pattern, work, field=f"{CONFIG_FILE}:alpha_pattern"),
     )
 
 
+def _parse(data: bytes) -> dict[str, object]:
+    try:
+        return parse_object(data, field=CONFIG_FILE, max_bytes=MAX_CONFIG_BYTES)
+    except AdapterRefused:
+        found = None if data.lstrip()[:1] in (b"{", b"[") else about_file(data)
+        if found is None:
+            raise
+        raise AdapterRefused(f"this is {found.what}", field=CONFIG_FILE, remedy=found.remedy) from None
+
+
 def _refuse(key: str, message: str, remedy: str) -> AdapterRefused:
-    return AdapterRefused(message, field=f"{CONFIG_FILE}:{key[:80]}", remedy=remedy)
+    return AdapterRefused(message, field=f"{CONFIG_FILE}:{_show(key)[1:-1]}", remedy=remedy)
 
 
 def _show(value: object) -> str:
@@ -149,7 +161,9 @@ def _rank(key: str, value: object) -> int:
 
 def _alpha(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MAX_ALPHA:
-        raise _refuse(key, f"{_show(value)} is not a usable alpha", f"use a number of at most {MAX_ALPHA:g}")
+        raise _refuse(
+            key, f"{_show(value)} is not a usable alpha", f"use a number from -{MAX_ALPHA:g} to {MAX_ALPHA:g}"
+        )
     return float(value)
 
 
@@ -173,20 +187,38 @@ def _pattern(raw: Mapping[str, object], key: str, check: Callable[[str, object],
         return {}
     if not isinstance(value, dict):
         raise _refuse(key, f"{_show(value)} is not a map", "use a map from module name to number")
-    return {pattern: check(key, number) for pattern, number in value.items()}
+    checked: dict[str, Number] = {}
+    for pattern, number in value.items():
+        try:
+            checked[pattern] = check(key, number)
+        except AdapterRefused as error:
+            raise _refuse(key, f"{_show(pattern)}: {error.message}", error.remedy) from None
+    return checked
 
 
-def _targets(raw: Mapping[str, object]) -> Targets:
+def _targets(raw: Mapping[str, object], work: Work) -> Targets:
     layers, lists = raw.get("layers_to_transform"), _names(raw, "layers_pattern")
     given = layers if isinstance(layers, list) else [] if layers is None else [layers]
     numbers = frozenset(number for number in given if type(number) is int)
     if not all(type(number) is int for number in given):
         raise _refuse("layers_to_transform", f"{_show(layers)} is not a list of layers", "use whole numbers")
+    modules, excluded = _name_set(raw, "target_modules"), _name_set(raw, "exclude_modules")
+    if not modules:
+        raise _refuse("target_modules", "the config does not say which modules it adapts", "name those of the file")
+    # PEFT does not open such configs either.
+    if layers is not None and isinstance(modules, str):
+        raise _refuse(
+            "layers_to_transform", "it narrows a list of target_modules, not an expression", "name the layers there"
+        )
+    if lists and layers is None:
+        raise _refuse("layers_pattern", "it says nothing without layers_to_transform", "leave it out, or add that key")
     return Targets(
-        modules=_name_set(raw, "target_modules"),
-        excluded=_name_set(raw, "exclude_modules"),
+        modules=modules,
+        excluded=excluded,
         layers=numbers or None,
         layer_lists=(lists,) if isinstance(lists, str) else tuple(lists),
+        file=CONFIG_FILE,
+        work=work,
     )
 
 

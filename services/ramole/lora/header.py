@@ -15,6 +15,7 @@ from types import MappingProxyType
 import torch
 
 from ramole.core.errors import AdapterRefused
+from ramole.lora.foreign import START_BYTES, about_file
 from ramole.lora.strict_json import parse_object
 
 TENSORS_FILE = "adapter_model.safetensors"
@@ -49,12 +50,10 @@ def read_header(data: bytes | memoryview) -> dict[str, TensorSpec]:
     Raises:
         AdapterRefused: the bytes are not a well-formed safetensors file of F32, F16 or BF16 tensors.
     """
-    _refuse_other_formats(bytes(data[:_PREFIX_BYTES]))
-    if len(data) < _PREFIX_BYTES + 2:
-        raise _refuse(f"{len(data)} bytes are too few for a safetensors file")
     size = int.from_bytes(data[:_PREFIX_BYTES], "little")
-    if size > min(MAX_HEADER_BYTES, len(data) - _PREFIX_BYTES):
-        raise _refuse(f"the header claims {size} bytes")
+    if not 2 <= size <= min(MAX_HEADER_BYTES, len(data) - _PREFIX_BYTES):
+        found = about_file(bytes(data[:START_BYTES]))
+        raise _refuse(f"this is {found.what}", found.remedy) if found else _refuse(f"the header claims {size} bytes")
     data_start = _PREFIX_BYTES + size
     header = bytes(data[_PREFIX_BYTES:data_start])
     entries = parse_object(header, field=TENSORS_FILE, max_bytes=MAX_HEADER_BYTES, max_depth=3)
@@ -68,14 +67,6 @@ def read_header(data: bytes | memoryview) -> dict[str, TensorSpec]:
 
 def _refuse(message: str, remedy: str = _SAVE_AGAIN) -> AdapterRefused:
     return AdapterRefused(message, field=TENSORS_FILE, remedy=remedy)
-
-
-def _refuse_other_formats(magic: bytes) -> None:
-    # torch.save writes a zip; pickles of protocol 2 to 5 start with 0x80. So does the size of some safetensors headers,
-    # but the upper five bytes of a size that is within the limit are zero.
-    is_pickle = magic[:1] == b"\x80" and magic[1:2] in b"\x02\x03\x04\x05" and any(magic[3:])
-    if is_pickle or magic.startswith(b"PK\x03\x04"):
-        raise _refuse("this is a pickle, and pickle files are never read")
 
 
 def _check_metadata(metadata: object) -> None:
@@ -99,6 +90,12 @@ def _read_entry(name: str, entry: object, data_start: int) -> TensorSpec:
             f"use one of {', '.join(DTYPES)}; quantised adapters are not read",
         )
     shape, offsets = _numbers(name, entry["shape"]), _numbers(name, entry["data_offsets"])
+    if 0 in shape:
+        raise _refuse(
+            f"{name[:80]!r} is empty, of shape {list(shape)[:MAX_DIMS]}: what a process of DeepSpeed ZeRO-3 or FSDP "
+            "keeps of a tensor that is not gathered",
+            "gather the parameters before saving, for example stage3_gather_16bit_weights_on_model_save in DeepSpeed",
+        )
     if not 1 <= len(shape) <= MAX_DIMS or any(not 1 <= dim <= MAX_DIM for dim in shape):
         raise _refuse(f"{name[:80]!r} has a shape of {len(shape)} dimensions that are not all in 1 to {MAX_DIM}")
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
@@ -120,4 +117,7 @@ def _check_tiling(specs: Mapping[str, TensorSpec], data_start: int, data_end: in
         position = spec.end
     if position != data_end:
         held = data_end - data_start
-        raise _refuse(f"the header describes {position - data_start} bytes of data, the file holds {held}")
+        raise _refuse(
+            f"the header describes {position - data_start} bytes of data, the file holds {held}",
+            "copy or download the file again, it did not arrive whole" if held < position - data_start else _SAVE_AGAIN,
+        )

@@ -1,4 +1,4 @@
-"""JSON from strangers: bounded size and depth, an object at the top, no repeated keys, no NaN."""
+"""JSON from strangers: bounded size and depth, an object at the top, no repeated keys, no NaN, text that is Unicode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def parse_object(data: bytes, *, field: str, max_bytes: int, max_depth: int = 6)
         field: the file that `data` comes from, for the error.
 
     Raises:
-        AdapterRefused: too large, too deep, not UTF-8, not JSON, or not an object.
+        AdapterRefused: too large, too deep, not UTF-8, not JSON, half a surrogate pair, or not an object.
     """
 
     def refuse(message: str) -> AdapterRefused:
@@ -34,6 +34,9 @@ def parse_object(data: bytes, *, field: str, max_bytes: int, max_depth: int = 6)
 
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
+        if b"\\u" in data:
+            # Half of a surrogate pair is no text: nothing that names it could be sent back.
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise refuse(f"not valid JSON: {str(error)[:160]}") from None
     if not isinstance(value, dict):

@@ -1,15 +1,18 @@
-"""Which modules of a base model a config selects, by PEFT's rules: those that a complete file holds."""
+"""Which modules of a base model a config selects, by PEFT's rules: those that its file must hold, and no others."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Set
+from dataclasses import dataclass, field
 
-from ramole.lora.patterns import Expression, TooMuchWork
+from ramole.lora.expressions import Expression, Work
+from ramole.lora.patterns import name_ends
 
 _ALL_LINEAR = "all-linear"
-_PLAIN_NAME = re.compile(r"\w+", re.ASCII)
+
+# PEFT's: the number of the layer that a module lies in, behind the list that holds the layers.
+_ANY_LIST = r".*?\.[^.]*\.(\d+)\."
+_THIS_LIST = r"(?:^|.*?\.){}\.(\d+)\."
 
 Names = str | frozenset[str]
 
@@ -19,67 +22,65 @@ class Targets:
     """The keys of a config that select modules.
 
     Attributes:
-        modules: target_modules: whole names or their ends, or one expression for whole names; empty = not said.
+        modules: target_modules: whole names or their ends, or one expression for whole names.
         excluded: exclude_modules, in the same way; empty = none.
         layers: layers_to_transform; None = all. It narrows the ends of names only.
-        layer_lists: layers_pattern, the names of the lists that hold the layers, the first that fits; empty = any.
+        layer_lists: layers_pattern, expressions for the list that holds the layers, the first that fits; empty = any.
+        file: the config's, for errors.
     """
 
-    modules: Names = frozenset()
+    modules: Names
     excluded: Names = frozenset()
     layers: frozenset[int] | None = None
     layer_lists: tuple[str, ...] = ()
+    file: str = ""
+    work: Work = field(default_factory=Work, repr=False, compare=False)
 
-    def selected(self, modules: Collection[str], head: str = "") -> set[str] | None:
+    def selected(self, modules: Collection[str], head: str = "") -> set[str]:
         """Those of `modules`, full names, that the config selects.
 
         Args:
             head: the output head of the base model, which "all-linear" leaves out; empty = it has none.
 
-        Returns:
-            None when it cannot be told: the config does not say it, or says it by an expression that is not read here.
+        Raises:
+            AdapterRefused: an expression is not read here, or needs too much work.
         """
-        if not self.modules or not all(_PLAIN_NAME.fullmatch(name) for name in self.layer_lists):
-            return None
-        try:
-            included, excluded = self._included(modules, head), _named(modules, self.excluded)
-        except (ValueError, TooMuchWork):
-            return None
-        return included - excluded
+        return self._of_layers(self._included(modules, head)) - self._excluded(modules)
+
+    def key_against(self, module: str) -> str:
+        """The key by which a module is not selected. Raises as `selected`."""
+        if self._excluded([module]):
+            return "exclude_modules"
+        return "layers_to_transform" if self._included([module], "") and self.layers else "target_modules"
 
     def _included(self, modules: Collection[str], head: str) -> set[str]:
         if isinstance(self.modules, str) and self.modules.lower() == _ALL_LINEAR:
             return {module for module in modules if module != head}
-        named = _named(modules, self.modules)
-        if isinstance(self.modules, str) or self.layers is None:
-            return named
-        return {module for module in named if module in self.modules or self._layer_of(module) in self.layers}
+        return self._named(modules, self.modules, "target_modules")
 
-    def _layer_of(self, module: str) -> int | None:
-        """The number of the layer that a module lies in: the first behind a list's name that names follow."""
-        parts = module.split(".")
-        numbers = [at for at in range(1, len(parts) - 1) if re.fullmatch("[0-9]+", parts[at])]
-        if self.layer_lists:
-            found = [at for name in self.layer_lists for at in numbers if parts[at - 1] == name]
-        else:
-            # PEFT finds a list that is not named only behind something else.
-            found = [at for at in numbers if at > 1]
-        return int(parts[found[0]]) if found else None
+    def _excluded(self, modules: Collection[str]) -> set[str]:
+        return self._named(modules, self.excluded, "exclude_modules") if self.excluded else set()
 
+    def _of_layers(self, modules: set[str]) -> set[str]:
+        if self.layers is None or isinstance(self.modules, str):
+            return modules
+        lists = [self._expression(name, "layers_pattern", _THIS_LIST) for name in self.layer_lists]
+        lists = lists or [self._expression("", "layers_to_transform", _ANY_LIST)]
+        whole: Set[str] = self.modules
+        return {module for module in modules if module in whole or self._layer_of(module, lists) in self.layers}
 
-def _named(modules: Collection[str], names: Names) -> set[str]:
-    """Those that `names` holds, or whose end it holds; those that it matches where it is an expression."""
-    if not names:
-        return set()
-    if isinstance(names, str):
-        expression = Expression(names)
-        return {module for module in modules if expression.matches(module)}
-    return {module for module in modules if not names.isdisjoint(_ends(module))}
+    def _named(self, modules: Collection[str], names: Names, key: str) -> set[str]:
+        """Those that `names` holds, or whose end it holds; those that it matches where it is an expression."""
+        if isinstance(names, str):
+            expression = self._expression(names, key)
+            return {module for module in modules if expression.matches_whole(module)}
+        return {module for module in modules if not names.isdisjoint(name_ends(module))}
 
+    def _expression(self, pattern: str, key: str, form: str = "{}") -> Expression:
+        return Expression(pattern, self.work, field=f"{self.file}:{key}", form=form)
 
-def _ends(module: str) -> Iterator[str]:
-    """A name and what follows each of its dots."""
-    yield module
-    while "." in module:
-        module = module.partition(".")[2]
-        yield module
+    @staticmethod
+    def _layer_of(module: str, lists: list[Expression]) -> int | None:
+        numbers = (expression.last_group(module) for expression in lists)
+        number = next((number for number in numbers if number is not None), "")
+        return int(number) if number else None

@@ -124,7 +124,9 @@ def make_adapters(folder: Path) -> None:
     for number in range(5):
         path = folder / str(number)
         path.mkdir()
-        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": BASE}
+        config = {
+            "peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": BASE, "target_modules": ["q"]
+        }  # fmt: skip
         (path / "adapter_config.json").write_text(json.dumps(config))
         shapes = {"lora_A": (2, 32), "lora_B": (16, 2)}
         tensors = {

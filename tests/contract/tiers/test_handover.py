@@ -44,7 +44,9 @@ def make_files() -> tuple[bytes, bytes]:
         name.format("A"): torch.randn(600, 512, generator=g),
         name.format("B"): torch.randn(300, 600, generator=g),
     }
-    config = {"peft_type": "LORA", "r": 600, "lora_alpha": 4, "base_model_name_or_path": "tiny"}
+    config = {
+        "peft_type": "LORA", "r": 600, "lora_alpha": 4, "base_model_name_or_path": "tiny", "target_modules": ["m.q"]
+    }  # fmt: skip
     return json.dumps(config).encode(), save(tensors)
 
 

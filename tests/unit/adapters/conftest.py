@@ -42,7 +42,13 @@ def make_files(base: BaseShapes) -> MakeFiles:
             # Small enough beside a base weight of this shape.
             tensors[f"{name}.lora_A.weight"] = torch.randn(rank, d, generator=generator) * 0.1
             tensors[f"{name}.lora_B.weight"] = torch.randn(o, rank, generator=generator) * 0.1
-        config = {"peft_type": "LORA", "r": rank, "lora_alpha": 4, "base_model_name_or_path": base_id}
+        config = {
+            "peft_type": "LORA",
+            "r": rank,
+            "lora_alpha": 4,
+            "base_model_name_or_path": base_id,
+            "target_modules": sorted(base.modules),
+        }
         return json.dumps(config).encode(), save(tensors)
 
     return make

@@ -171,6 +171,47 @@ async def test_refused_uploads_leave_nothing(stub: Any, make_files: MakeFiles, t
     assert (await put(stub, make_files(base_id="/home/me"), base_model="tiny")).created
 
 
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"target_modules": ["m.q"]}, f"{CONFIG}:target_modules", "does not select, and PEFT would leave out: m.v"),
+        ({"exclude_modules": ".*q"}, f"{CONFIG}:exclude_modules", "leave out: m.q"),
+        ({"target_modules": "[\x01-\U0010ffff]" * 204}, f"{CONFIG}:target_modules", "not ASCII"),
+        ({"target_modules": None}, f"{CONFIG}:target_modules", "does not say"),
+        ({"rank_pattern": {"(a?){40}" * 40: 2}}, f"{CONFIG}:rank_pattern", "too long"),
+        ({"alpha_pattern": {"q": 1e300}}, f"{CONFIG}:alpha_pattern", "'q': 1e+300"),
+        ({"\ud800": 1}, CONFIG, "surrogates"),
+    ],
+)
+async def test_a_config_that_is_refused_is_refused_by_its_key(
+    changes: dict[str, Any], field: str, words: str, stub: Any, make_files: MakeFiles
+) -> None:
+    config, tensors = make_files()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await put(stub, (json.dumps(json.loads(config) | changes).encode(), tensors))
+    error = from_rpc_error(caught.value)
+    assert isinstance(error, AdapterRefused)
+    assert error.field == field
+    assert words in error.message
+    assert error.remedy
+    assert (await put(stub, (config, tensors))).created
+
+
+@pytest.mark.parametrize("file", [CONFIG, TENSORS])
+async def test_a_file_that_is_no_adapter_is_said_to_be_what_it_is(file: str, stub: Any, make_files: MakeFiles) -> None:
+    config, tensors = make_files()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await put(stub, (pointer, tensors) if file == CONFIG else (config, pointer))
+    error = from_rpc_error(caught.value)
+    assert isinstance(error, AdapterRefused)
+    assert (error.field, "Git LFS pointer" in error.message) == (file, True)
+    assert "git lfs pull" in error.remedy
+
+
 async def test_retries_and_races(stub: Any, make_files: MakeFiles) -> None:
     first = await put(stub, make_files(1), idempotency_key="k", expected_version=0)
     again = await put(stub, make_files(1), idempotency_key="k", expected_version=0)

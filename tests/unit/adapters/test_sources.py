@@ -226,5 +226,8 @@ def test_what_the_upload_raises_passes() -> None:
         fetch("memory://big", {}, (), write)
     with pytest.raises(InvalidInput, match="has no adapter_config"):
         fetch("memory://nowhere", {}, (), write)
+    with pytest.raises(InvalidInput, match=r"has no adapter_model\.safetensors") as caught:
+        fetch("memory://big", {}, (), lambda name, data: None)
+    assert "adapter_model.bin" in caught.value.remedy
     with pytest.raises(Unavailable):
         fetch("nosuchfilesystem://x", {}, (), write)

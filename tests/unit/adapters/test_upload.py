@@ -65,6 +65,12 @@ def test_header_is_checked(tmp_path: Path, field: str, header: UploadHeader) -> 
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize(("sample", "words"), [(" \n", "sample 2 is empty"), ("a" * 20_000, "sample 2 has 20000")])
+def test_the_sample_at_fault_is_named(tmp_path: Path, sample: str, words: str) -> None:
+    with upload(tmp_path) as stream, pytest.raises(InvalidInput, match=words):
+        stream.begin(replace(HEADER, samples=("1 + 1", sample)))
+
+
 def test_samples_are_limited_in_all(tmp_path: Path) -> None:
     with Upload(tmp_path, 10_000, 64, SpoolRoom(10_000)) as stream, pytest.raises(InvalidInput, match="too long"):
         stream.begin(replace(HEADER, samples=("a" * 16_000,) * 9))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ramole.core.composition import PRESETS, Expert
-from ramole.core.errors import InvalidInput, NotFound
+from ramole.core.errors import AdapterRefused, InvalidInput, NotFound
 from ramole.core.sampling import Sampling
 from ramole.core.settings import ExecutorSettings
 from ramole.executor.offline import OfflineEngine
@@ -53,3 +55,17 @@ def test_mistakes_are_named_and_leave_the_engine_usable(engine: OfflineEngine, t
         engine.generate(["a", "b"], [["nobody"], []])
     assert not engine.engine.has_work
     assert len(engine.generate(["a"], sampling=SHORT)) == 1
+
+
+def test_a_folder_is_judged_as_an_upload_is(tmp_path: Path) -> None:
+    zoo = load_zoo()
+    good = zoo.adapters[0]
+    shutil.copytree(good.path, tmp_path / "surplus")
+    config = tmp_path / "surplus" / "adapter_config.json"
+    raw = json.loads(config.read_text())
+    config.write_text(json.dumps(raw | {"target_modules": raw["target_modules"][:1]}))
+    adapters = {"surplus": tmp_path / "surplus", good.name: good.path}
+    with OfflineEngine(zoo.base_path, adapters, settings=ExecutorSettings(router="", num_slots=3)) as engine:
+        with pytest.raises(AdapterRefused, match="does not select, and PEFT would"):
+            engine.generate([good.prompts[0].prompt], [["surplus"]], sampling=SHORT)
+        assert engine.generate([good.prompts[0].prompt], [[good.name]], sampling=SHORT)

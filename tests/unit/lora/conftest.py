@@ -50,14 +50,16 @@ def make_adapter(
 ) -> MakeAdapter:
     """Returns (config, tensors, logits of PEFT with this adapter)."""
 
-    def make(*, dtype: torch.dtype = torch.float32, seed: int = 1, **config: Any) -> tuple[bytes, bytes, torch.Tensor]:
+    def make(
+        *, dtype: torch.dtype = torch.float32, seed: int = 1, size: float = 1.0, **config: Any
+    ) -> tuple[bytes, bytes, torch.Tensor]:
         folder: Path = tmp_path_factory.mktemp("adapter")
         settings: dict[str, Any] = {"r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "v_proj"], **config}
         model = get_peft_model(copy.deepcopy(base_model), LoraConfig(**settings)).eval()
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in model.named_parameters():
             if "lora_" in name:
-                drawn = torch.randn(parameter.shape, generator=generator) * 0.2
+                drawn = torch.randn(parameter.shape, generator=generator) * 0.2 * (size if "lora_B" in name else 1.0)
                 parameter.data = drawn.to(dtype).float()
         with torch.no_grad():
             logits = model(tokens).logits

@@ -22,7 +22,13 @@ from ramole.lora.strict_json import parse_object
 
 BASE = BaseShapes("tiny", {"m.q": (6, 5), "m.v": (6, 3)}, norms={"m.q": 3.0, "m.v": 2.0})
 LIMITS = AdmissionLimits(max_rank=4, max_relative_norm=10.0)
-GOOD: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "tiny"}
+GOOD: dict[str, Any] = {
+    "peft_type": "LORA",
+    "r": 2,
+    "lora_alpha": 4,
+    "base_model_name_or_path": "tiny",
+    "target_modules": ["m.q", "m.v"],
+}
 
 T = TypeVar("T")
 
@@ -125,8 +131,13 @@ def adapters(draw: st.DrawFn) -> tuple[bytes, bytes]:
             tensor = (torch.randn(shape, generator=generator, dtype=torch.float64) * size).to(dtype)
             name = key(module, side) if draw(st.integers(0, 9)) else draw(st.text(max_size=9))
             made[name] = tensor
-    alpha = draw(st.sampled_from([4, 4, 0, -4, 1e6, 1e-6]))
-    return json.dumps({**GOOD, "lora_alpha": alpha, "use_rslora": draw(st.booleans())}).encode(), save(made)
+    alphas = st.sampled_from([4, 4, 0, -4, 1e6, -1e6, 1e-6, 5e-324])
+    config = {
+        "lora_alpha": draw(alphas),
+        "alpha_pattern": draw(st.dictionaries(st.sampled_from(["q", "m.v"]), alphas, max_size=2)),
+        "use_rslora": draw(st.booleans()),
+    }
+    return json.dumps(GOOD | config).encode(), save(made)
 
 
 @given(adapters())
@@ -149,8 +160,9 @@ def test_whatever_is_admitted_is_fit_to_share_a_batch(files: tuple[bytes, bytes]
         d, o = BASE.modules[module]
         assert (pair.a.shape, pair.b.shape) == ((pair.rank, d), (o, pair.rank))
         assert 1 <= pair.rank <= LIMITS.max_rank
-        output = pair.b.float() @ (pair.a.float() @ torch.full((d,), 1e4))
-        assert output.isfinite().all()
+        for dtype in (torch.float32, torch.bfloat16):  # those of the executors
+            output = pair.b.to(dtype) @ (pair.a.to(dtype) @ torch.full((d,), 1e4, dtype=dtype))
+            assert output.isfinite().all()
         assert max(pair.a.abs().max(), pair.b.abs().max()) <= MAX_ENTRY
 
 

@@ -61,6 +61,20 @@ def test_half_precision_stays_half_precision(
     torch.testing.assert_close(merged_logits(base_model, weights, tokens), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("alpha", "size"), [(7, 1.0), (3e-4, 3e4), (1e5, 2e-5)])
+def test_a_scaling_that_half_precision_cannot_hold_costs_no_precision(
+    dtype: torch.dtype, alpha: float, size: float, base_model: LlamaForCausalLM, tokens: torch.Tensor, make_adapter: Any
+) -> None:
+    """As in PEFT, which keeps the scaling apart."""
+    config_json, tensors, expected = make_adapter(dtype=dtype, lora_alpha=alpha, size=size)
+    weights = read_adapter(config_json, tensors)
+    with torch.no_grad():
+        bare = base_model(tokens).logits
+    torch.testing.assert_close(merged_logits(base_model, weights, tokens), expected, rtol=2e-5, atol=2e-5)
+    assert (bare - expected).abs().max() > 0.05
+
+
 def test_tensors_are_copies_and_counted(make_adapter: Any) -> None:
     config_json, tensors, _ = make_adapter(target_modules=["q_proj"])
     data = bytearray(tensors)

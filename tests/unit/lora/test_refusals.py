@@ -113,7 +113,7 @@ def test_admitted_with_its_report() -> None:
         ("rank_pattern", {"q" * 300: 2}),
         ("rank_pattern", {f"q{i}": 2 for i in range(5000)}),
         ("rank_pattern", {"(?=q)": 2}),
-        ("rank_pattern", {"q{2}": 2}),
+        ("rank_pattern", {"q{,2}": 2}),
         ("rank_pattern", {"(q": 2}),
         ("rank_pattern", {"q)": 2}),
         ("rank_pattern", {"q**": 2}),
@@ -128,6 +128,33 @@ def test_config_key_is_named(name: str, value: object) -> None:
     assert caught.value.field == f"adapter_config.json:{name}"
     assert caught.value.message
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("value", ["8", 0, -4, True, None, 2.0, 1e300, 10**400, [2]])
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern"])
+def test_the_entry_of_a_pattern_is_named(key: str, value: object) -> None:
+    if key == "alpha_pattern" and value in (0, -4, 2.0) and not isinstance(value, bool):
+        read_config(config(**{key: {"layers.3.q": value}}))  # a factor like any other
+        return
+    with pytest.raises(AdapterRefused, match=r"'layers\.3\.q'") as caught:
+        read_config(config(**{key: {"v": 2, "layers.3.q": value}}))
+    assert caught.value.field == f"adapter_config.json:{key}"
+    assert f" to {4096 if key == 'rank_pattern' else '1e+06'}" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "data", [rb'{"\ud800": 1}', rb'{"peft_type": "LORA", "revision": "a\uDFFF"}', rb'{"x": ["\udead"]}']
+)
+def test_half_a_surrogate_pair_is_refused_before_it_is_named(data: bytes) -> None:
+    with pytest.raises(AdapterRefused, match="surrogates") as caught:
+        read_config(data)
+    f"{caught.value.message} {caught.value.field}".encode()
+
+
+def test_a_key_s_control_codes_are_shown_as_such() -> None:
+    with pytest.raises(AdapterRefused) as caught:
+        read_config(config(**{"\x1b[31mred": 1}))
+    assert caught.value.field == r"adapter_config.json:\x1b[31mred"
 
 
 def test_empty_unknown_keys_and_plain_initialisations_pass() -> None:

@@ -93,7 +93,13 @@ PART = st.sampled_from(["model", "layers", "blocks", "q", "v", "0", "1", "12", "
 NAME = st.lists(PART, min_size=1, max_size=6).map(".".join)
 NAMES = st.lists(NAME, min_size=1, max_size=4)
 EXPRESSION = st.sampled_from(
-    [r".*\.q", r".*(q|v)", r"model\..*", r"(\w+\.)*1\.\w+", "q", "model.layers.0.q", r"[^.]+\.v$"]
+    [
+        r".*\.q", r".*(q|v)", r"model\..*", r"(\w+\.)*1\.\w+", "q", "model.layers.0.q", r"[^.]+\.v$", r".*\bq\b.*",
+        r"(?:\w+\.){2,3}q", r".*\.\d{1,}\..*", r".*\Bv|\S+q",
+    ]
+)  # fmt: skip
+LISTS = st.none() | st.sampled_from(
+    ["layers", "blocks", ["h", "layers"], ["layers", "h"], [], "(h|layers)", "lay.*", r"\w+", "h|v", ["h|q", "layers"]]
 )
 
 
@@ -101,7 +107,7 @@ EXPRESSION = st.sampled_from(
     NAMES | EXPRESSION,
     st.none() | NAMES | EXPRESSION,
     st.none() | st.integers(0, 12) | st.lists(st.sampled_from([0, 1, 12]), max_size=2),
-    st.none() | st.sampled_from(["layers", "blocks", ["h", "layers"], ["layers", "h"], []]),
+    LISTS,
     st.lists(NAME, max_size=8),
 )
 @settings(max_examples=600, deadline=None)
@@ -118,19 +124,31 @@ def test_same_answer_as_peft_for_any_name(
 
 
 @pytest.mark.parametrize(
-    "targets",
+    ("key", "keys"),
     [
-        Targets(),
-        Targets(r"(?!x).*_proj"),
-        Targets(r"\bq_proj"),
-        Targets("x|" * 1000),
-        Targets("(.*.*.*)*" * 50 + "z"),
-        Targets(frozenset({"q_proj"}), excluded=r"a{2}"),
-        Targets(frozenset({"q_proj"}), layers=frozenset({0}), layer_lists=("(h|layers)",)),
+        ("target_modules", {"target_modules": r"(?!x).*_proj"}),
+        ("target_modules", {"target_modules": r"(.)\1_proj"}),
+        ("target_modules", {"target_modules": "x|" * 3000}),
+        ("target_modules", {"target_modules": "é|q_proj"}),
+        ("target_modules", {"target_modules": "(.{900}|)" * 400}),
+        ("target_modules", {"target_modules": r"(.*\b.*a.{900})*"}),
+        ("target_modules", {}),
+        ("target_modules", {"target_modules": []}),
+        ("exclude_modules", {"target_modules": ["q_proj"], "exclude_modules": "a(?=b)"}),
+        ("layers_pattern", {"target_modules": ["q"], "layers_to_transform": [0], "layers_pattern": "h(?!x)"}),
+        ("layers_pattern", {"target_modules": ["q"], "layers_pattern": ["h"]}),
+        ("layers_to_transform", {"target_modules": ".*q", "layers_to_transform": [1]}),
     ],
+    ids=str,
 )
-def test_what_cannot_be_told_is_not_guessed(targets: Targets) -> None:
-    assert targets.selected([f"model.layers.{number}.{'a' * 60}.q_proj" for number in range(200)]) is None
+def test_what_cannot_be_told_is_refused_by_its_key(key: str, keys: dict[str, Any]) -> None:
+    raw = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, **keys}
+    names = [f"model.layers.{number}.{'a' * 60}.q_proj" for number in range(2000)]
+    with pytest.raises(AdapterRefused) as caught:
+        read_config(json.dumps(raw).encode()).targets.selected(names)
+    assert caught.value.field == f"adapter_config.json:{key}"
+    assert caught.value.message
+    assert caught.value.remedy
 
 
 @pytest.mark.parametrize(
