@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ramole.core.errors import InvalidInput, WrongState
 from ramole.core.names import check_indexable, check_tenant, derive_base_id
@@ -79,6 +80,20 @@ def _check_names(settings: Settings, base_id: str) -> None:
     for field, uri in (*uris, ("adapters.store_uri", settings.adapters.store_uri)):
         if uri and not (uri.partition("://")[1] and uri.partition("://")[0]):
             raise WrongState(f"{uri[:160]!r} is not a URI", field=field, remedy="for example s3://bucket/folder")
+    if "://" in settings.retrieval.uri and not _is_server(settings.retrieval.uri):
+        raise WrongState(
+            f"{settings.retrieval.uri[:160]!r} is not the address of a server",
+            field="retrieval.uri",
+            remedy="for example https://host:19530, or a path without ://",
+        )
+
+
+def _is_server(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no number
+        return False
 
 
 def _retriever(setting: str) -> str:

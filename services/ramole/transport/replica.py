@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ramole.core.address import join_address
 from ramole.core.errors import Unavailable
 from ramole.core.settings import ServerSettings, Settings
 from ramole.observability.export import Exposition, MetricSink, push
@@ -19,7 +20,7 @@ from ramole.transport.picker import ServePicker
 from ramole.transport.server import GrpcServer
 from ramole.transport.service import Service
 
-_ANY_HOST = ("0.0.0.0", "::", "[::]")
+_ANY_HOST = ("0.0.0.0", "::")
 
 
 def deployment_options(name: str, server: ServerSettings) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class Replica:
 
     def address(self) -> str:
         """``host:port`` for callers."""
-        return f"{self._host}:{self._server.port}"
+        return join_address(self._host, self._server.port)
 
     def record_replica_metadata(self) -> dict[str, str]:
         """Read once, when the replica is ready; reaches every picker."""
