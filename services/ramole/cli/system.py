@@ -69,9 +69,9 @@ def demo(
     local: Annotated[bool, typer.Option("--local", help="All services in this process, without Ray.")] = False,
 ) -> None:
     """Start everything, upload real adapters, ask a mixed batch of plain prompts, and show what happened."""
-    from ramole.app import load_settings, resolve
+    from ramole.app import resolve
     from ramole.app.scratch import Scratch
-    from ramole.core.settings import GatewaySettings, PublicServerSettings
+    from ramole.core.settings import GatewaySettings, PlainSettings, PublicServerSettings
     from ramole.demo import DemoReport, answers_table, mask_picture, run_demo
     from ramole.zoo.catalog import load_zoo
 
@@ -80,7 +80,7 @@ def demo(
     async def main(folder: Path) -> DemoReport:
         # A world of its own: whatever the environment configures, the demo leaves it alone.
         gateway = GatewaySettings(server=PublicServerSettings(port=0))
-        settings = resolve(load_settings(data_dir=folder / "data", base_model="zoo", base_id="", gateway=gateway))
+        settings = resolve(PlainSettings(data_dir=folder / "data", gateway=gateway))
         async with _system(settings, local=local) as system:
             return await run_demo(system.address, load_zoo(), bar, started_s, compares_presets=not as_json)
 

@@ -70,8 +70,9 @@ class RamoleClient:
     """
 
     def __init__(self, address: str, *, timeout_s: float | None = None) -> None:
+        picker = StaticPicker(check_address(address))
         self._channels = Channels(through_proxy=True)
-        self._gateway = Caller(StaticPicker(check_address(address)), self._channels)
+        self._gateway = Caller(picker, self._channels)
         self._timeout_s = timeout_s
 
     async def __aenter__(self) -> Self:

@@ -278,3 +278,19 @@ class Settings(BaseSettings):
         path = config_path()
         yaml = (YamlFile(settings_cls, path),) if path else ()
         return (init_settings, Variables(settings_cls), *yaml)
+
+
+class PlainSettings(Settings):
+    """Arguments and defaults alone: for a world of its own, which the environment and its file are not about."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments only."""
+        return (init_settings,)

@@ -32,9 +32,9 @@ def load_runner(settings: Settings) -> tuple[ModelRunner, TextCodec]:
     try:
         model = load_model(base, dtype=options.dtype, device=options.device, revision=revision)
         codec = TextCodec.load(base, model.generation_config, revision=revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each kind of file and architecture has errors of its own
         raise WrongState(
-            f"{base!r} cannot be loaded: {error}",
+            f"{base!r} cannot be loaded: {type(error).__name__}: {str(error)[:300]}",
             field="base_model",
             remedy="name a folder or hub id with a causal language model, its weights and its tokenizer",
         ) from error

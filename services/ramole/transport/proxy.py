@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass
 
 from ramole.core.address import is_loopback
 
@@ -21,6 +21,6 @@ def proxy_remedy(address: str) -> str:
     variable = next((name for name in _VARIABLES if os.environ.get(name)), None)
     exceptions = next((os.environ[name] for name in _EXCEPTIONS if os.environ.get(name)), "")
     host = address.rpartition(":")[0].strip("[]")
-    if variable is None or is_loopback(address) or proxy_bypass_environment(host, {"no": exceptions}):
+    if variable is None or is_loopback(address) or proxy_bypass(host, {"no": exceptions}):
         return ""
     return f"it goes through the proxy that {variable} names: list {host} in no_proxy if that is wrong"

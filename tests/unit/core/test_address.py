@@ -18,7 +18,20 @@ def test_what_is_joined_is_an_address(host: str, text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "host", "host:", ":1", "::1:50051", "[::1]", "::1", "http://host:1", "host:0", "host:65536", "host:1/", "h h:1"],
+    [
+        "",
+        "host",
+        "host:",
+        ":1",
+        "::1:50051",
+        "[::1]",
+        "::1",
+        "http://host:1",
+        "host:0",
+        "host:65536",
+        "host:1/",
+        "h h:1",
+    ],
 )
 def test_everything_else_is_refused_with_the_right_form(text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
