@@ -100,6 +100,8 @@ class RaySystem:
                     await self._ray.run(lambda: _stop_ray(drains=self._has_served))
             except TimeoutError:
                 _log.warning("Ray has not stopped within %s s and is killed", self._stop_s)
+            except Exception:  # whatever it was, nothing of it may be left
+                _log.exception("Ray has not stopped in order and is killed")
             finally:
                 if self._following is not None:
                     self._following.cancel()

@@ -67,6 +67,12 @@ def _explained(error: ValidationError) -> WrongState:
     known = dict(fields())
 
     def where(key: Key) -> str:
+        field = known.get(key)
+        if field is not None and section_of(field) is not None and variables.get(key) is None:
+            # A rule for several settings of a section: wherever some of these are set.
+            below = [variable(name) for name in variables if name[: len(key)] == key]
+            below += [f"{path} line {lines[key]}, {'.'.join(key)}"] if key in lines else []
+            return " and ".join(below) or ".".join(key)
         for length in range(len(key), 0, -1):
             part = key[:length]
             # An unknown section is refused as a whole; its variables have longer names.

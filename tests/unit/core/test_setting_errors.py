@@ -113,6 +113,15 @@ def test_a_file_that_is_no_mapping_is_named(
     assert says in said
 
 
+def test_a_rule_for_several_settings_names_where_they_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "ramole.yaml"
+    file.write_text("executor: {token_budget: 3}\n")
+    monkeypatch.setenv("RAMOLE_CONFIG", str(file))
+    assert refusal().startswith(f"{file} line 1, executor: token_budget 3")
+    monkeypatch.setenv("RAMOLE_EXECUTOR__MAX_ROWS", "4")
+    assert refusal().startswith("RAMOLE_EXECUTOR__MAX_ROWS and ")
+
+
 def test_all_mistakes_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "ramole.yaml"
     file.write_text("executor: {max_rows: 0}\n")
