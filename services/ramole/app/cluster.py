@@ -66,7 +66,7 @@ class RaySystem:
             RamoleError: a service cannot start, as soon as the first has failed for good; nothing is left running then.
         """
         self._stop_s = settings.ray.stop_s
-        self._scratch = scratch = await asyncio.to_thread(Scratch.make)
+        self._scratch = scratch = Scratch.make()  # at once: a cancelled start must know its folder
         try:
             await self._ray.run(lambda: _start_ray(settings, scratch.path))
             self._logs = ReplicaLogs(scratch.path / "session_latest" / "logs", sys.stderr)
