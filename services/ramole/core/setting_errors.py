@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from ramole.core.errors import WrongState
 from ramole.core.setting_sources import Key, config_path, our_variables, read_yaml, variable
@@ -61,56 +62,66 @@ def _is_mapping(field: FieldInfo) -> bool:
 
 
 def _explained(error: ValidationError) -> WrongState:
-    path = config_path()
-    lines = read_yaml(path)[1] if path else {}
-    variables = our_variables(os.environ)
-    known = dict(fields())
-
-    def where(key: Key) -> str:
-        field = known.get(key)
-        if field is not None and section_of(field) is not None and variables.get(key) is None:
-            # A rule for several settings of a section: wherever some of these are set.
-            below = [variable(name) for name in variables if name[: len(key)] == key]
-            below += [f"{path} line {lines[key]}, {'.'.join(key)}"] if key in lines else []
-            return " and ".join(below) or ".".join(key)
-        for length in range(len(key), 0, -1):
-            part = key[:length]
-            # An unknown section is refused as a whole; its variables have longer names.
-            is_unknown = length == 1 and part not in known
-            for name in variables:
-                if name == part or (is_unknown and name[:1] == part):
-                    return variable(name)
-            if part in lines:
-                return f"{path} line {lines[part]}, {'.'.join(key)}"
-        return ".".join(key)
-
-    def remedy(key: Key, *, is_unknown: bool) -> str:
-        if not is_unknown:
-            field = next((known[key[:n]] for n in range(len(key), 0, -1) if key[:n] in known), None)
-            return (field and field.description) or "correct or remove it"
-        place = where(key)
-        is_variable = place.startswith(variable(key))
-        moved = [name for name in known if (name[0], name[-1]) == (key[0], key[-1])]
-        names = [variable(name) if is_variable else ".".join(name) for name in moved or known]
-        wrong = place if is_variable else ".".join(key)
-        nearest = difflib.get_close_matches(wrong, names, n=1)
-        return f"did you mean {nearest[0]}?" if nearest else f"there are: {_siblings(known, key)}"
-
-    faults = []
-    for detail in error.errors(include_url=False):
-        key = tuple(str(part) for part in detail["loc"])
-        is_unknown = detail["type"] == "extra_forbidden"
-        what = _SAID.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
-        field = known.get(key)
-        if not is_unknown and field is not None and field.repr and section_of(field) is None:
-            what += f", not {str(detail['input'])[:_MAX_VALUE_CHARS]!r}"
-        faults.append(WrongState(what, field=where(key), remedy=remedy(key, is_unknown=is_unknown)))
+    places = _Places()
+    faults = [places.fault(detail) for detail in error.errors(include_url=False)]
     if len(faults) == 1:
         return faults[0]
     more = f"; and {len(faults) - _MAX_SHOWN} more" if len(faults) > _MAX_SHOWN else ""
     return WrongState("; ".join(map(str, faults[:_MAX_SHOWN])) + more)
 
 
-def _siblings(known: dict[Key, FieldInfo], key: Key) -> str:
-    above = next(above for n in range(len(key) - 1, -1, -1) if not (above := key[:n]) or above in known)
-    return ", ".join(name[-1] for name in known if name[:-1] == above)
+class _Places:
+    """Where each setting stands now."""
+
+    def __init__(self) -> None:
+        self._path = config_path()
+        self._lines = read_yaml(self._path)[1] if self._path else {}
+        self._variables = our_variables(os.environ)
+        self._known = dict(fields())
+
+    def fault(self, detail: ErrorDetails) -> WrongState:
+        """One error of pydantic's, as a user can act on it."""
+        key = tuple(str(part) for part in detail["loc"])
+        place = self._where(key)
+        what = _SAID.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "extra_forbidden":
+            return WrongState(what, field=place, remedy=self._nearest(key, place))
+        field = self._known.get(key)
+        if field is not None and field.repr and section_of(field) is None:
+            what += f", not {str(detail['input'])[:_MAX_VALUE_CHARS]!r}"
+        described = next((found for n in range(len(key), 0, -1) if (found := self._known.get(key[:n]))), None)
+        return WrongState(what, field=place, remedy=(described and described.description) or "correct or remove it")
+
+    def _where(self, key: Key) -> str:
+        field = self._known.get(key)
+        if field is not None and section_of(field) is not None and key not in self._variables:
+            # A rule for several settings of a section: wherever some of these are set.
+            below = [variable(name) for name in self._variables if name[: len(key)] == key]
+            below += [self._line(key, key)] if key in self._lines else []
+            return " and ".join(below) or ".".join(key)
+        for length in range(len(key), 0, -1):
+            part = key[:length]
+            # An unknown section is refused as a whole; its variables have longer names.
+            is_unknown = length == 1 and part not in self._known
+            for name in self._variables:
+                if name == part or (is_unknown and name[:1] == part):
+                    return variable(name)
+            if part in self._lines:
+                return self._line(part, key)
+        return ".".join(key)
+
+    def _line(self, part: Key, key: Key) -> str:
+        return f"{self._path} line {self._lines[part]}, {'.'.join(key)}"
+
+    def _nearest(self, key: Key, place: str) -> str:
+        is_variable = place.startswith(variable(key))
+        # One that stands deeper in the same section is meant, rather than another that is spelt alike.
+        moved = [name for name in self._known if (name[0], name[-1]) == (key[0], key[-1])]
+        names = [variable(name) if is_variable else ".".join(name) for name in moved or self._known]
+        nearest = difflib.get_close_matches(place if is_variable else ".".join(key), names, n=1)
+        if nearest:
+            return f"did you mean {nearest[0]}?"
+        above = key[:-1]
+        while above and above not in self._known:
+            above = above[:-1]
+        return f"there are: {', '.join(name[-1] for name in self._known if name[:-1] == above)}"
