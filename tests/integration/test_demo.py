@@ -16,7 +16,7 @@ def processes_with(marker: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("RAMOLE_TEST_MARKER") == marker and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get("TEST_OF_RAMOLE") == marker and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
@@ -27,7 +27,7 @@ def test_the_demo_answers_retrieves_and_cleans_up(tmp_path: Path) -> None:
     marker = str(tmp_path)
     done = subprocess.run(
         [Path(sys.executable).with_name("ramole"), "demo", "--json"],
-        env=os.environ | {"RAMOLE_TEST_MARKER": marker},
+        env=os.environ | {"TEST_OF_RAMOLE": marker},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -13,7 +13,7 @@ import grpc
 from ramole.client.client import RamoleClient
 from ramole.core.errors import NotFound, WrongState
 from ramole.core.names import AdapterName
-from ramole.core.settings import GatewaySettings, RetrievalSettings, ServerSettings, Settings
+from ramole.core.settings import GatewaySettings, PublicServerSettings, RetrievalSettings, ServerSettings, Settings
 from ramole.gateway.servicer import GatewayService
 from ramole.transport.context import current_call
 from ramole.transport.peers import Addresses, Peers
@@ -343,7 +343,7 @@ class World:
         self.settings = Settings(
             base_model=BASE,
             base_id=BASE,
-            gateway=GatewaySettings(server=ServerSettings(), preset="mixture", max_prompt_chars=100),
+            gateway=GatewaySettings(server=PublicServerSettings(port=0), preset="mixture", max_prompt_chars=100),
             retrieval=RetrievalSettings(timeout_s=2.0),
         )
         self._directory: dict[str, str] = {}

@@ -6,17 +6,19 @@ import asyncio
 import importlib
 import logging
 import os
-import shutil
-import signal
-import socket
-import tempfile
-import threading
-from collections.abc import Callable
+import re
+import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ramole.core.errors import Unavailable, WrongState
-from ramole.core.settings import ServerSettings, Settings
+from ramole.app.preflight import check_device
+from ramole.app.ray_thread import RayThread
+from ramole.app.replica_logs import ReplicaLogs
+from ramole.app.scratch import MARK, Scratch
+from ramole.core import errors
+from ramole.core.errors import RamoleError, Unavailable, WrongState
+from ramole.core.settings import Settings
 from ramole.transport.picker import ServePicker
 
 if TYPE_CHECKING:
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
 ROOMS = ("adapters", "embedding", "retrieval", "executor", "gateway")
 
-_REARM_S = 0.1
+_POLL_S = 0.25
+_OURS = re.compile(rf"^{re.escape(errors.__name__)}\.(\w+): ", re.MULTILINE)
+
+_log = logging.getLogger(__name__)
 
 
 def application(room: str, settings: Settings) -> serve.Application:
@@ -41,7 +46,12 @@ class RaySystem:
 
     def __init__(self) -> None:
         self._address = ""
-        self._folder: str | None = None
+        self._scratch: Scratch | None = None
+        self._ray = RayThread()
+        self._logs: ReplicaLogs | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._stop_s = 0.0
+        self._has_served = False
         self._lock = asyncio.Lock()
 
     @property
@@ -50,60 +60,76 @@ class RaySystem:
         return self._address
 
     async def start(self, settings: Settings) -> None:
-        """Starts Ray and all applications; returns when the gateway serves. Takes half a minute on two cores."""
-        check_port(settings.gateway.server)
+        """Starts Ray and all applications; returns when the gateway serves. Takes half a minute on two cores.
+
+        Raises:
+            RamoleError: a service cannot start, as soon as the first has failed for good; nothing is left running then.
+        """
+        self._stop_s = settings.ray.stop_s
+        self._scratch = scratch = Scratch.make()  # at once: a cancelled start must know its folder
         try:
-            await _in_thread(self._start_ray, settings.metrics.port)
-            await _in_thread(_deploy, settings)
+            await self._ray.run(lambda: _start_ray(settings, scratch.path))
+            self._logs = ReplicaLogs(scratch.path / "session_latest" / "logs", sys.stderr)
+            self._following = asyncio.create_task(self._logs.follow())
+            await self._ray.run(lambda: _deploy(settings))
+            await self._until_running()
             self._address = await _gateway_address()
+            self._has_served = True
+            self._stop_s += settings.gateway.server.grace_s
         except BaseException:
             await self.stop()
             raise
 
+    async def _until_running(self) -> None:
+        while True:
+            if await self._ray.run(_are_running):
+                return
+            await asyncio.sleep(_POLL_S)
+
     async def stop(self) -> None:
-        """Drains the applications, then ends every process of this Ray instance and removes its files."""
+        """Drains the applications, then ends every process of this Ray instance and removes its files.
+
+        What does not end in time is killed.
+        """
         async with self._lock:
-            if self._folder is not None:
-                try:
-                    await _in_thread(_stop_ray)
-                finally:
-                    shutil.rmtree(self._folder, ignore_errors=True)
-                    self._folder = None
-
-    def _start_ray(self, metrics_port: int) -> None:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        import ray
-
-        if ray.is_initialized():
-            raise WrongState("this process is attached to a Ray instance already", remedy="use another process")
-        # Unix sockets live below this folder and their paths are limited to 107 bytes: it must be short.
-        self._folder = tempfile.mkdtemp(prefix="ramole-", dir="/tmp")
-        ray.init(
-            address="local",
-            _temp_dir=self._folder,
-            num_cpus=8,  # logical: the services bring their own thread limits
-            include_dashboard=False,
-            object_store_memory=100 * 2**20,
-            _metrics_export_port=metrics_port or None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+            if self._scratch is None:
+                return
+            scratch, self._scratch = self._scratch, None
+            try:
+                async with asyncio.timeout(self._stop_s):
+                    await self._ray.run(lambda: _stop_ray(drains=self._has_served))
+            except TimeoutError:
+                _log.warning("Ray has not stopped within %s s and is killed", self._stop_s)
+            except Exception:  # whatever it was, nothing of it may be left
+                _log.exception("Ray has not stopped in order and is killed")
+            finally:
+                if self._following is not None:
+                    self._following.cancel()
+                if self._logs is not None:
+                    self._logs.copy()
+                await asyncio.to_thread(scratch.remove)
 
 
-def check_port(settings: ServerSettings) -> None:
-    """Says at once what the gateway's replica would find out half a minute later. Raises WrongState."""
-    if settings.port == 0:
-        return
-    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise WrongState(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}",
-                field="gateway.server.port",
-                remedy="choose another port, or 0 for any free one",
-            ) from error
+def _start_ray(settings: Settings, folder: Path) -> None:
+    os.environ.update(
+        {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": str(settings.ray.niceness), MARK: str(folder)}
+    )
+    import ray
+
+    if ray.is_initialized():
+        raise WrongState("this process is attached to a Ray instance already", remedy="use another process")
+    ray.init(
+        address="local",
+        _temp_dir=str(folder),
+        num_cpus=8,  # logical: the services bring their own thread limits
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,
+        _metrics_export_port=settings.metrics.port or None,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    # Serve would wait for a GPU for ever. A replica sees one.
+    check_device(settings.executor.device, min(1, int(ray.cluster_resources().get("GPU", 0))))
 
 
 def _deploy(settings: Settings) -> None:
@@ -112,25 +138,43 @@ def _deploy(settings: Settings) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled")
     targets = [serve.RunTarget(application(room, settings), name=room, route_prefix=None) for room in ROOMS]
-    try:
-        serve.run_many(targets)
-    except RuntimeError as error:
-        raise Unavailable(f"the system did not start: {_why(error)}") from error
+    serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def _why(error: RuntimeError) -> str:
-    """What the replicas said. Serve's own error only names the deployment that failed."""
+def _are_running() -> bool:
+    """Raises Unavailable when one has failed for good: Serve has given up, or a further try cannot help."""
     from ray import serve
 
-    messages = [
-        deployment.message
-        for app in serve.status().applications.values()
-        for deployment in app.deployments.values()
-        if deployment.message and deployment.status.name not in ("HEALTHY", "UPDATING")
-    ]
-    # A replica's traceback ends with the one line that says what to do.
-    lines = [[line for line in message.splitlines() if line.strip()][-1].strip() for message in messages]
-    return "; ".join(lines) or str(error)
+    applications = serve.status().applications
+    failed = []
+    for room in ROOMS:
+        found = applications.get(room)
+        for deployment in found.deployments.values() if found else ():
+            error = _error_in(deployment.message)
+            is_final = error is not None and not issubclass(error, Unavailable)
+            if is_final or (found and found.status.name == "DEPLOY_FAILED"):
+                failed.append(f"{room}: {_last_words(deployment.message) or deployment.status.name}")
+        if found and found.status.name == "DEPLOY_FAILED" and not found.deployments:
+            failed.append(f"{room}: {_last_words(found.message)}")
+    if failed:
+        raise Unavailable(f"the system did not start: {'; '.join(failed)}")
+    return all(room in applications and applications[room].status.name == "RUNNING" for room in ROOMS)
+
+
+def _error_in(message: str) -> type[RamoleError] | None:
+    """The class of our own error that a replica's traceback ends with."""
+    names = _OURS.findall(message)
+    found = getattr(errors, names[-1], None) if names else None
+    return found if isinstance(found, type) and issubclass(found, RamoleError) else None
+
+
+def _last_words(message: str) -> str:
+    """What says what to do, in a replica's traceback: our error, or else the last line."""
+    ours = list(_OURS.finditer(message))
+    if ours:
+        return " ".join(message[ours[-1].end() :].split())
+    lines = [line for line in message.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
 
 
 async def _gateway_address() -> str:
@@ -138,13 +182,13 @@ async def _gateway_address() -> str:
         return address
 
 
-def _stop_ray() -> None:
+def _stop_ray(*, drains: bool) -> None:
     import ray
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
     try:
-        if ray.is_initialized():
+        if drains and ray.is_initialized():
             # The gateway first, and not serve.shutdown(): it kills the controller under its own open calls, and Ray
             # prints an error for each of them.
             with suppress(RayServeException):  # Serve itself had not come up
@@ -152,27 +196,3 @@ def _stop_ray() -> None:
                     serve.delete(room)
     finally:
         ray.shutdown()
-
-
-async def _in_thread(work: Callable[..., None], *args: object) -> None:
-    """Runs blocking work. A cancelled caller still waits for it: nothing may be torn down under its feet."""
-    task = asyncio.create_task(asyncio.to_thread(work, *args))
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait((task,), timeout=_REARM_S)
-        except asyncio.CancelledError as error:
-            cancelled = error
-        _rearm_signals()
-    if cancelled is not None:
-        raise cancelled
-    task.result()
-
-
-def _rearm_signals() -> None:
-    """Installs this process's own handlers again: while Ray starts, its core puts in one that aborts on SIGTERM."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handler = signal.getsignal(number)
-            if handler is not None:
-                signal.signal(number, handler)

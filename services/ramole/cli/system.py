@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,9 +47,8 @@ def serve(
 
     Settings come from the YAML file that RAMOLE_CONFIG names and from RAMOLE_* variables.
     """
-    from ramole.app import resolve, start, start_local
+    from ramole.app import load_settings, resolve, start, start_local
     from ramole.app import run as run_until_stopped
-    from ramole.core.settings import Settings
 
     async def main() -> None:
         with ExitStack() as until_ready:
@@ -59,7 +58,7 @@ def serve(
                 until_ready.close()
                 print(f"ramole serves {settings.base_id} on {system.address}", flush=True)
 
-            settings = resolve(Settings())
+            settings = resolve(load_settings())
             await run_until_stopped(start_local if local else start, settings, is_ready)
 
     run(main)
@@ -71,21 +70,25 @@ def demo(
 ) -> None:
     """Start everything, upload real adapters, ask a mixed batch of plain prompts, and show what happened."""
     from ramole.app import resolve
-    from ramole.core.settings import GatewaySettings, ServerSettings, Settings
+    from ramole.app.scratch import Scratch
+    from ramole.core.settings import GatewaySettings, PlainSettings, PublicServerSettings
     from ramole.demo import DemoReport, answers_table, mask_picture, run_demo
     from ramole.zoo.catalog import load_zoo
 
     started_s = time.monotonic()
 
-    async def main(folder: str) -> DemoReport:
+    async def main(folder: Path) -> DemoReport:
         # A world of its own: whatever the environment configures, the demo leaves it alone.
-        gateway = GatewaySettings(server=ServerSettings(port=0))
-        settings = resolve(Settings(data_dir=Path(folder), base_model="zoo", base_id="", gateway=gateway))
+        gateway = GatewaySettings(server=PublicServerSettings(port=0))
+        settings = resolve(PlainSettings(data_dir=folder / "data", gateway=gateway))
         async with _system(settings, local=local) as system:
             return await run_demo(system.address, load_zoo(), bar, started_s, compares_presets=not as_json)
 
-    with TemporaryDirectory(prefix="ramole-demo-") as folder:
-        report = run(lambda: main(folder))
+    scratch = Scratch.make(Path(gettempdir()))
+    try:
+        report = run(lambda: main(scratch.path))
+    finally:
+        scratch.remove()
     if as_json:
         print(json.dumps(report.summary()))
         return

@@ -29,6 +29,7 @@ from ramole.client.values import (
     Usage,
     Version,
 )
+from ramole.core.address import check_address
 from ramole.core.composition import Composition
 from ramole.core.errors import Unavailable
 from ramole.core.names import AdapterRef
@@ -61,13 +62,17 @@ class RamoleClient:
     """Calls one gateway. All methods raise the errors of `ramole.core.errors`, with field and remedy.
 
     Args:
-        address: ``host:port``.
+        address: ``host:port``; an IPv6 host in brackets.
         timeout_s: deadline of each call; None leaves it to the server.
+
+    Raises:
+        InvalidInput: the address is none.
     """
 
     def __init__(self, address: str, *, timeout_s: float | None = None) -> None:
-        self._channels = Channels()
-        self._gateway = Caller(StaticPicker(address), self._channels)
+        picker = StaticPicker(check_address(address))
+        self._channels = Channels(through_proxy=True)
+        self._gateway = Caller(picker, self._channels)
         self._timeout_s = timeout_s
 
     async def __aenter__(self) -> Self:

@@ -10,6 +10,7 @@ from ramole.core.errors import InvalidInput
 DEFAULT_TENANT = "default"
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_INDEXABLE = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -63,3 +64,37 @@ def check_digest(text: str, *, field: str = "digest") -> str:
     if not _DIGEST.fullmatch(text):
         raise InvalidInput(f"{text[:80]!r} is not a sha256", field=field, remedy="give 64 hex digits")
     return text
+
+
+def check_tenant(text: str, *, field: str = "tenant") -> str:
+    """Returns `text` if it can be the tenant in an adapter's name. Raises InvalidInput otherwise."""
+    if not _PART.fullmatch(text):
+        raise InvalidInput(
+            f"{text[:80]!r} is not a tenant", field=field, remedy="use 1 to 64 letters, digits, '.', '_' and '-'"
+        )
+    return text
+
+
+def check_indexable(text: str, *, field: str) -> str:
+    """Returns `text` if the index can hold and find it: nothing in it can end a literal of a filter.
+
+    Raises:
+        InvalidInput: it is empty, longer than 128 characters or has a character outside the alphabet.
+    """
+    if not _INDEXABLE.fullmatch(text):
+        raise InvalidInput(
+            f"{text[:80]!r} cannot be indexed",
+            field=field,
+            remedy="use 1 to 128 letters, digits, '.', '_', ':', '/', '@' and '-'",
+        )
+    return text
+
+
+def derive_base_id(base_model: str) -> str:
+    """The name of a base model that has none of its own: the setting itself, or else its last part, made indexable.
+
+    Empty if nothing of it can be in a name.
+    """
+    if _INDEXABLE.fullmatch(base_model):
+        return base_model
+    return re.sub(r"[^A-Za-z0-9._:@-]+", "-", base_model.rstrip("/").rpartition("/")[2]).strip("-.")[:128]

@@ -1,24 +1,21 @@
-"""All settings. Read once by the composition root; nothing else reads the environment.
+"""All settings. Read once by the composition root (`setting_errors.load_settings`); nothing else reads the environment.
 
-Sources, the first wins: arguments, `RAMOLE_*` variables (nested with two underscores, e.g. `RAMOLE_GATEWAY__PORT`),
-the YAML file named by `RAMOLE_CONFIG`, the defaults below.
+Sources, the first wins: arguments, `RAMOLE_*` variables (nested with two underscores, e.g.
+`RAMOLE_GATEWAY__SERVER__PORT`), the YAML file named by `RAMOLE_CONFIG`, the defaults below. A section is merged key by
+key: the default of a section is always what its own class says, so that one key of it changes no other.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    YamlConfigSettingsSource,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ramole.core.composition import PRESETS, Composition
+from ramole.core.setting_sources import DELIMITER, PREFIX, Variables, YamlFile, config_path
 
 PAPER_INSTRUCTION = "Represent the sentence for similar task retrieval: "
 
@@ -26,23 +23,69 @@ PAPER_INSTRUCTION = "Represent the sentence for similar task retrieval: "
 Preset = Literal["selection", "mixture", "fusion", "ramole", "ramole_prior", "similarity", "hedged", "calibrated"]
 
 
+def _at_home(path: str) -> str:
+    """No shell has seen these values: `~` must not become a folder of that name."""
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~") or "\0" in expanded:
+        raise ValueError("there is no such path")
+    return expanded
+
+
+def _path(value: object) -> object:
+    if not isinstance(value, str | Path):
+        return value
+    if not str(value).strip():
+        raise ValueError("the path is empty")  # and would be the working directory
+    return Path(_at_home(str(value)))
+
+
+FilePath = Annotated[Path, BeforeValidator(_path)]
+PathOrName = Annotated[str, AfterValidator(_at_home)]
+"""A path, or something else that does not begin with `~`: a hub id, a URI, a keyword."""
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: object) -> object:
+        if isinstance(value, bool):  # YAML's yes, no, on and off; no setting is a switch
+            raise ValueError("neither yes nor no is meant here")
+        return value
+
+
+def _host(value: str) -> str:
+    bare = value.removeprefix("[").removesuffix("]")
+    if not bare.strip() or "/" in bare:
+        raise ValueError("not a host name or address")
+    return bare
+
+
+Host = Annotated[str, AfterValidator(_host)]
+"""Without the brackets of IPv6; `core.address` puts them where they belong."""
 
 
 class ServerSettings(_Section):
     """What every gRPC server shares."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535, description="0 = any free port")
     max_inflight: int = Field(default=512, ge=1, description="calls in flight before RESOURCE_EXHAUSTED")
     grace_s: float = Field(default=8.0, ge=0, description="how long a stopping server lets calls finish")
 
 
+class PublicServerSettings(ServerSettings):
+    """Those of the public port."""
+
+    port: int = Field(default=50051, ge=0, le=65535, description="0 = any free port")
+    max_inflight: int = Field(default=1024, ge=1, description="calls in flight before RESOURCE_EXHAUSTED")
+
+
 class GatewaySettings(_Section):
     """The public port."""
 
-    server: ServerSettings = ServerSettings(port=50051, max_inflight=1024)
+    server: PublicServerSettings = PublicServerSettings()
     preset: Preset = Field(default="calibrated", description="composition of requests that name none")
     max_prompt_chars: int = Field(default=32_768, ge=1)
     deadline_s: float = Field(default=120.0, gt=0, description="for calls whose client sets none")
@@ -59,8 +102,8 @@ class GatewaySettings(_Section):
 class PreviousEncoder(_Section):
     """As in `EmbeddingSettings`."""
 
-    encoder: str = "minilm"
-    retriever: str = ""
+    encoder: PathOrName = "minilm"
+    retriever: PathOrName = ""
     instruction: str = PAPER_INSTRUCTION
 
 
@@ -68,8 +111,8 @@ class EmbeddingSettings(_Section):
     """The LoRARetriever's encoder."""
 
     server: ServerSettings = ServerSettings()
-    encoder: str = Field(default="minilm", description="'minilm' (shipped by a package) or any path or model id")
-    retriever: str = Field(
+    encoder: PathOrName = Field(default="minilm", description="'minilm' (shipped by a package) or any path or model id")
+    retriever: PathOrName = Field(
         default="auto",
         description="folder of a trained retriever, '' = the encoder as it is, 'zoo' = the shipped one, "
         "'auto' = that for the shipped base model",
@@ -87,9 +130,11 @@ class RetrievalSettings(_Section):
     """Milvus: a Lite file inside `data_dir` when `uri` is empty, else a server."""
 
     server: ServerSettings = ServerSettings()
-    uri: str = ""
-    token: str = Field(default="", description="user:password or API key of the server")
-    ca_file: str = Field(default="", description="PEM file of the authority behind an https server; '' = the system's")
+    uri: PathOrName = ""
+    token: str = Field(default="", description="user:password or API key of the server", repr=False)
+    ca_file: PathOrName = Field(
+        default="", description="PEM file of the authority behind an https server; '' = the system's"
+    )
     timeout_s: float = Field(default=10.0, gt=0)
     scoring: Literal["mean", "max", "best"] = Field(
         default="mean", description="an adapter's mean sample (the paper), its nearest, or the mean of its nearest"
@@ -117,7 +162,9 @@ class AdapterSettings(_Section):
     max_samples: int = Field(default=64, ge=1)
     max_rank: int = Field(default=64, ge=1)
     store_uri: str = Field(default="", description="fsspec URI of the store, e.g. s3://bucket/prefix; '' = in data_dir")
-    store_options: dict[str, Any] = Field(default={}, description="arguments of its file system, e.g. endpoint_url")
+    store_options: dict[str, Any] = Field(
+        default={}, description="arguments of its file system, e.g. endpoint_url", repr=False
+    )
     max_relative_norm: float = Field(
         default=10.0,
         gt=0,
@@ -131,6 +178,7 @@ class AdapterSettings(_Section):
         default={},
         description="arguments of their file systems by scheme, e.g. {'hf': {'endpoint': ..., 'token': ...}}; "
         "without a token here none is sent to the hub",
+        repr=False,
     )
     source_timeout_s: float = Field(default=300.0, gt=0, description="of one fetch, all in all")
     keep_versions: int = Field(default=0, ge=0, description="live versions of a name, the latest included; 0 = all")
@@ -142,7 +190,7 @@ class AdapterSettings(_Section):
 class CacheSettings(_Section):
     """Where adapters wait between the store and the device. An executor has its own host memory; the disk is shared."""
 
-    dir: Path | None = Field(default=None, description="local disk; default: the folder cache in data_dir")
+    dir: FilePath | None = Field(default=None, description="local disk; default: the folder cache in data_dir")
     disk_bytes: int = Field(default=20 * 2**30, ge=0, description="of files from a remote store or another machine")
     host_bytes: int = Field(default=2 * 2**30, ge=0, description="weights in the memory of one executor")
     negative_s: float = Field(default=5.0, ge=0, description="how long a broken adapter is not tried again")
@@ -151,7 +199,7 @@ class CacheSettings(_Section):
 class MetricsSettings(_Section):
     """Where Prometheus reads. On Ray its agent answers on all interfaces, with ``ray_`` before every name."""
 
-    host: str = Field(default="127.0.0.1", description="of the endpoint without Ray")
+    host: Host = Field(default="127.0.0.1", description="of the endpoint without Ray")
     port: int = Field(default=0, ge=0, le=65535, description="of /metrics over HTTP; 0 = none")
 
 
@@ -173,11 +221,13 @@ class ExecutorSettings(_Section):
     parse_special_tokens: bool = Field(
         default=False, description="whether '</s>' in a prompt is the control token; False = it is text like any other"
     )
-    router: str = Field(
+    router: PathOrName = Field(
         default="auto", description="RouterLoRA folder, '' = none; 'auto' = the shipped one if it fits the base model"
     )
     dtype: Literal["float32", "bfloat16"] = "float32"
-    device: str = "cpu"
+    device: str = Field(
+        default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda, or one of several: cuda:N"
+    )
     threads: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
@@ -187,14 +237,25 @@ class ExecutorSettings(_Section):
         return self
 
 
+class RaySettings(_Section):
+    """The private Ray instance of `ramole serve`; an own cluster has settings of its own."""
+
+    niceness: int = Field(default=0, ge=0, le=19, description="of the replicas; Ray's own default is 15")
+    stop_s: float = Field(default=10.0, gt=0, description="how long an orderly end may take; then processes are killed")
+
+
 class Settings(BaseSettings):
     """Everything. One instance is built by the composition root and handed down."""
 
-    model_config = SettingsConfigDict(env_prefix="RAMOLE_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter=DELIMITER, extra="forbid", frozen=True, allow_inf_nan=False
+    )
 
-    data_dir: Path = Path("ramole-data")
-    base_model: str = Field(default="zoo", description="'zoo' (shipped), a folder or a hub id of a causal LM")
-    base_id: str = Field(default="", description="the name adapters give their base; empty = base_model itself")
+    data_dir: FilePath = Field(default=Path("ramole-data"), description="a folder that only this server uses")
+    base_model: PathOrName = Field(default="zoo", description="'zoo' (shipped), a folder or a hub id of a causal LM")
+    base_id: str = Field(
+        default="", description="the name adapters give their base; empty = base_model itself, or the folder's name"
+    )
     base_revision: str = Field(default="", description="commit of a hub model; adapters made for another are refused")
     gateway: GatewaySettings = GatewaySettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
@@ -203,6 +264,7 @@ class Settings(BaseSettings):
     executor: ExecutorSettings = ExecutorSettings()
     cache: CacheSettings = CacheSettings()
     metrics: MetricsSettings = MetricsSettings()
+    ray: RaySettings = RaySettings()
 
     @property
     def cache_dir(self) -> Path:
@@ -219,6 +281,22 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then environment, then the YAML file."""
-        path = os.environ.get("RAMOLE_CONFIG")
-        yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=path),) if path else ()
-        return (init_settings, env_settings, *yaml)
+        path = config_path()
+        yaml = (YamlFile(settings_cls, path),) if path else ()
+        return (init_settings, Variables(settings_cls), *yaml)
+
+
+class PlainSettings(Settings):
+    """Arguments and defaults alone: for a world of its own, which the environment and its file are not about."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments only."""
+        return (init_settings,)

@@ -28,13 +28,18 @@ def load_runner(settings: Settings) -> tuple[ModelRunner, TextCodec]:
     torch.set_num_threads(options.threads)
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise WrongState("no CUDA device", field="executor.device", remedy="set it to cpu")
-    model = load_model(settings.base_model, dtype=options.dtype, device=options.device, revision=settings.base_revision)
-    codec = TextCodec.load(
-        settings.base_model,
-        model.generation_config,
-        revision=settings.base_revision,
-        parse_special_tokens=options.parse_special_tokens,
-    )
+    base, revision = settings.base_model, settings.base_revision
+    try:
+        model = load_model(base, dtype=options.dtype, device=options.device, revision=revision)
+        codec = TextCodec.load(
+            base, model.generation_config, revision=revision, parse_special_tokens=options.parse_special_tokens
+        )
+    except Exception as error:  # each kind of file and architecture has errors of its own
+        raise WrongState(
+            f"{base!r} cannot be loaded: {type(error).__name__}: {str(error)[:300]}",
+            field="base_model",
+            remedy="name a folder or hub id with a causal language model, its weights and its tokenizer",
+        ) from error
     runner = ModelRunner(
         model,
         num_slots=options.num_slots,

@@ -15,7 +15,7 @@ from typing import Self
 from ramole.core.composition import PRESETS, Composition, Expert
 from ramole.core.errors import InvalidInput, NotFound, RamoleError
 from ramole.core.sampling import Sampling
-from ramole.core.settings import ExecutorSettings, Settings
+from ramole.core.settings import ExecutorSettings, PlainSettings
 from ramole.executor.engine import Engine
 from ramole.executor.loading import load_runner
 from ramole.executor.sampler import make_sampler
@@ -41,7 +41,7 @@ class OfflineEngine:
         self, base: str | Path, adapters: Mapping[str, Path], *, settings: ExecutorSettings | None = None
     ) -> None:
         options = settings or ExecutorSettings(router="")
-        runner, self._codec = load_runner(Settings(base_model=str(base), executor=options))
+        runner, self._codec = load_runner(PlainSettings(base_model=str(base), executor=options))
         self._shapes = read_base_shapes(str(base), str(base))
         self._limits = AdmissionLimits(options.slot_rank)
         self._adapters = dict(adapters)

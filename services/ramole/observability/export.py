@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from ramole.core.address import join_address
 from ramole.core.errors import WrongState
 from ramole.core.settings import MetricsSettings
 
@@ -74,15 +75,16 @@ def serve_metrics(exposition: Exposition, settings: MetricsSettings) -> Callable
         return lambda: None
     registry = CollectorRegistry()
     registry.register(exposition)
+    address = join_address(settings.host, settings.port)
     try:
         server, thread = start_http_server(settings.port, settings.host, registry)
     except OSError as error:
         raise WrongState(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}",
+            f"cannot listen on {address}: {error.strerror}",
             field="metrics.port",
             remedy="choose another port, or 0 for none",
         ) from error
-    _log.info("metrics at http://%s:%s/metrics", settings.host, settings.port)
+    _log.info("metrics at http://%s/metrics", address)
 
     def stop() -> None:
         server.shutdown()

@@ -8,28 +8,9 @@ literal.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 
-from ramole.core.errors import InvalidInput
-from ramole.core.names import AdapterName
-
-_SAFE = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
-
-
-def check_value(value: str, field: str) -> str:
-    """Returns `value` if it may stand in a filter.
-
-    Raises:
-        InvalidInput: it is empty, longer than 128 characters or has a character outside the alphabet.
-    """
-    if not _SAFE.fullmatch(value):
-        raise InvalidInput(
-            f"{value[:80]!r} cannot be indexed",
-            field=field,
-            remedy="use 1 to 128 letters, digits, '.', '_', ':', '/', '@' and '-'",
-        )
-    return value
+from ramole.core.names import AdapterName, check_indexable
 
 
 def of_base(base_model: str) -> str:
@@ -54,4 +35,4 @@ def versions_of(names: Iterable[AdapterName]) -> str:
 
 
 def _literal(value: str, field: str) -> str:
-    return json.dumps(check_value(value, field))
+    return json.dumps(check_indexable(value, field=field))

@@ -8,12 +8,14 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 from numpy.typing import ArrayLike
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
+from ramole.core.address import join_address
 from ramole.core.bounds import MAX_EXPERTS
 from ramole.core.errors import InvalidInput, Unavailable, WrongState
 from ramole.core.names import AdapterName, AdapterRef
@@ -26,9 +28,11 @@ from ramole.retrieval.rows import Prepared, Rows
 from ramole.retrieval.search import Search
 from ramole.retrieval.values import Entry, Found, Row
 from ramole.retrieval.vectors import unit
+from ramole.transport.proxy import proxy_option, proxy_remedy
 
 # gRPC would wait up to two minutes before it tries a server again that was gone for long.
 _GRPC_OPTIONS = {"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 1000}
+_MILVUS_PORT = 19530
 _NAMES_PER_CALL = 100
 _LITE_COMFORT = 5000
 """Adapters up to which a search of the embedded engine takes no longer than an embedding, about."""
@@ -99,13 +103,16 @@ class VectorIndex:
             lite = None if "://" in uri else LiteServer.open(Path(uri))
             if lite:
                 undo.callback(lite.close)
+            where = lite.uri if lite else uri
+            parts = urlsplit(where)
+            address = join_address(parts.hostname or "", parts.port or _MILVUS_PORT)
             try:
                 client = MilvusClient(
-                    lite.uri if lite else uri,
+                    where,
                     token=token,
                     timeout=timeout_s,
                     dedicated=True,
-                    grpc_options=_GRPC_OPTIONS,
+                    grpc_options=dict((*_GRPC_OPTIONS.items(), proxy_option(address))),
                     **({"server_pem_path": ca_file} if ca_file else {}),
                 )
                 undo.callback(client.close)
@@ -113,11 +120,11 @@ class VectorIndex:
                 index._find()
             except (MilvusException, grpc.RpcError) as error:
                 _log.warning("cannot connect to Milvus: %s", error)
-                raise Unavailable(
-                    "the vector index does not answer",
-                    field="retrieval.uri",
-                    remedy="check retrieval.uri, retrieval.token, retrieval.ca_file and the server",
-                ) from error
+                remedy = "check retrieval.uri, retrieval.token, retrieval.ca_file and the server"
+                if proxy := proxy_remedy(address):
+                    _log.warning("the vector index: %s", proxy)
+                    remedy = f"{remedy}; {proxy}"
+                raise Unavailable("the vector index does not answer", field="retrieval.uri", remedy=remedy) from error
             undo.pop_all()
         return index
 

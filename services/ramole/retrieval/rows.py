@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pymilvus import MilvusClient
 
 from ramole.core.errors import InvalidInput, Unavailable
-from ramole.core.names import AdapterName, AdapterRef, check_digest
-from ramole.retrieval.filters import check_value, of_base, versions_of
+from ramole.core.names import AdapterName, AdapterRef, check_digest, check_indexable
+from ramole.retrieval.filters import of_base, versions_of
 from ramole.retrieval.generations import Generation
 from ramole.retrieval.values import Entry, Row
 from ramole.retrieval.vectors import unit_mean, unit_samples
@@ -47,14 +47,14 @@ class Prepared:
         """Raises InvalidInput: nothing, a name twice, or a bad name, digest, base model, encoder id or vector."""
         if not entries:
             raise InvalidInput("no adapters", field="adapters", remedy="give at least one")
-        check_value(encoder_id, "encoder_id")
+        check_indexable(encoder_id, field="encoder_id")
         samples, means = [], []
         for entry in entries:
             ref = entry.row.ref
             if AdapterName.parse(str(ref), field="adapter") != AdapterName(ref.tenant, ref.name, ref.version):
                 raise InvalidInput(f"{str(ref)[:160]!r} is no version", field="adapter", remedy="pin a version")
             check_digest(ref.digest, field="adapter.digest")
-            check_value(entry.row.base_model, "base_model")
+            check_indexable(entry.row.base_model, field="base_model")
             samples.append(unit_samples(entry.samples, field="samples"))
             means.append(unit_mean(samples[-1], field="samples"))
         if len({_name(entry.row.ref) for entry in entries}) < len(entries):

@@ -98,7 +98,7 @@ class Caller:
                     await _written(rpc.done_writing())
                 return await rpc
             except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error) from None
+                raise from_rpc_error(error, self._channels.remedy(address)) from None
             finally:
                 rpc.cancel()
 
@@ -135,7 +135,7 @@ class Caller:
         try:
             return await stub(request, timeout=_timeout(call, timeout_s), metadata=_metadata(call))
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+            raise from_rpc_error(error, self._channels.remedy(address)) from None
 
     async def _stream(
         self,
@@ -152,7 +152,7 @@ class Caller:
                 async for answer in rpc:
                     yield answer
             except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error) from None
+                raise from_rpc_error(error, self._channels.remedy(address)) from None
             finally:
                 # Closing this generator does not end the call by itself: the server would go on for nobody.
                 rpc.cancel()

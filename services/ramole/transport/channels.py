@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 
 from ramole.transport.poller import keep_poller
+from ramole.transport.proxy import proxy_option, proxy_remedy
 
 _OPTIONS = (
     # Each server says what it takes; an answer of vectors can be larger than any question.
@@ -15,24 +16,34 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # Addresses inside the system are never behind the proxy that the environment may name.
-    ("grpc.enable_http_proxy", 0),
 )
+_NO_PROXY = ("grpc.enable_http_proxy", 0)
 
 
 class Channels:
-    """Opens channels on demand. Belongs to one event loop."""
+    """Opens channels on demand. Belongs to one event loop.
 
-    def __init__(self) -> None:
+    Args:
+        through_proxy: whether what is not on this machine is reached as the environment's proxy variables say. Not so
+            inside the system: its addresses are never behind a proxy.
+    """
+
+    def __init__(self, *, through_proxy: bool = False) -> None:
         keep_poller()
+        self._through_proxy = through_proxy
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     def get(self, address: str) -> grpc.aio.Channel:
         """The channel to ``host:port``."""
         channel = self._channels.get(address)
         if channel is None:
-            channel = self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
+            proxy = proxy_option(address) if self._through_proxy else _NO_PROXY
+            channel = self._channels[address] = grpc.aio.insecure_channel(address, options=(*_OPTIONS, proxy))
         return channel
+
+    def remedy(self, address: str) -> str:
+        """What to do, besides looking at the server, when ``host:port`` cannot be reached."""
+        return proxy_remedy(address) if self._through_proxy else ""
 
     async def close(self) -> None:
         """Closes all of them; calls that still run on them are cancelled."""

@@ -100,13 +100,18 @@ def _packed(message: ErrorInfo | BadRequest) -> Any:
     return packed
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError) -> RamoleError:
-    """The error that the server raised, with its field and remedy; a status of gRPC's own maps by its code."""
+def from_rpc_error(error: grpc.aio.AioRpcError, unreachable: str = "") -> RamoleError:
+    """The error that the server raised, with its field and remedy; a status of gRPC's own maps by its code.
+
+    Args:
+        unreachable: a remedy for a server that cannot be reached, besides the usual one.
+    """
     text = error.details() or error.code().name
     info = _error_info(error)
     if info is None:
         kind = _BY_CODE.get(error.code(), Internal)
-        return kind(text, remedy=_own_remedy(kind))
+        remedy = _own_remedy(kind)
+        return kind(text, remedy=f"{remedy}; {unreachable}" if unreachable and kind is Unavailable else remedy)
     kind = _BY_REASON.get(info.reason, _BY_CODE.get(error.code(), Internal))
     field, remedy = info.metadata.get("field", ""), info.metadata.get("remedy", "")
     text = text.removeprefix(f"{field}: " if field else "").removesuffix(f" ({remedy})" if remedy else "")

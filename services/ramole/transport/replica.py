@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ramole.core.address import join_address
 from ramole.core.settings import ServerSettings, Settings
 from ramole.observability.export import Exposition, MetricSink, push
 from ramole.observability.logs import setup_logging
@@ -18,7 +19,7 @@ from ramole.transport.picker import ServePicker
 from ramole.transport.server import GrpcServer
 from ramole.transport.service import Service
 
-_ANY_HOST = ("0.0.0.0", "::", "[::]")
+_ANY_HOST = ("0.0.0.0", "::")
 
 
 def deployment_options(name: str, server: ServerSettings) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class Replica:
 
     def address(self) -> str:
         """``host:port`` for callers."""
-        return f"{self._host}:{self._server.port}"
+        return join_address(self._host, self._server.port)
 
     def record_replica_metadata(self) -> dict[str, str]:
         """Read once, when the replica is ready; reaches every picker."""

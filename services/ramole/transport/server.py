@@ -10,6 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
+from ramole.core.address import join_address
 from ramole.core.errors import RamoleError, Unavailable, WrongState
 from ramole.core.settings import ServerSettings
 from ramole.observability.metrics import RpcMetrics
@@ -72,7 +73,7 @@ class GrpcServer:
     @property
     def address(self) -> str:
         """``host:port`` as bound; the port is known once `start` has bound it."""
-        return f"{self._settings.host}:{self._port}"
+        return join_address(self._settings.host, self._port)
 
     @property
     def port(self) -> int:
@@ -170,12 +171,12 @@ class GrpcServer:
         return health_pb2.HealthCheckResponse.SERVING
 
     def _bind(self, server: grpc.aio.Server) -> int:
-        host, port = self._settings.host, self._settings.port
+        address = join_address(self._settings.host, self._settings.port)
         try:
-            return server.add_insecure_port(f"{host}:{port}")
+            return server.add_insecure_port(address)
         except RuntimeError as error:
             raise WrongState(
-                f"cannot listen on {host}:{port}: the port is taken or the host is not this machine's",
+                f"cannot listen on {address}: the port is taken or the host is not this machine's",
                 field=f"{self.room}.server.port",
                 remedy="choose another port, or 0 for any free one",
             ) from error

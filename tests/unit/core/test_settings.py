@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ramole.core.settings import Settings
+from ramole.core.settings import PlainSettings, Settings
 
 
 def test_the_order_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +47,11 @@ def test_a_mistake_in_a_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("RAMOLE_GATEWAY__PROT", "1")
     with pytest.raises(ValidationError, match=r"gateway\.prot"):
         Settings()
+
+
+def test_plain_settings_know_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = PlainSettings()
+    monkeypatch.setenv("RAMOLE_ADAPTERS__STORE_URI", "s3://production")
+    monkeypatch.setenv("RAMOLE_CONFIG", "/no/such/file")
+    assert PlainSettings() == defaults
+    assert PlainSettings(base_id="x").base_id == "x"

@@ -76,9 +76,9 @@ def test_the_id_follows_content_and_instruction_and_nothing_else(model_copy: Pat
 
 @pytest.mark.parametrize("name", ["", "   ", "org/Über model", "x" * 300, "../.."])
 def test_the_id_is_fit_for_an_index_whatever_the_name(name: str, tmp_path: Path) -> None:
-    from ramole.retrieval.filters import check_value
+    from ramole.core.names import check_indexable
 
-    check_value(identify(name, tmp_path, "i"), "encoder_id")
+    check_indexable(identify(name, tmp_path, "i"), field="encoder_id")
 
 
 def test_a_damaged_model_is_refused(model_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from ramole.core.address import join_address
 from ramole.core.errors import WrongState
 from ramole.core.settings import MetricsSettings
 from ramole.observability.export import Exposition, hand_over, serve_metrics
@@ -37,7 +38,7 @@ def exposition() -> Exposition:
 
 
 def scraped(settings: MetricsSettings) -> Series:
-    with urllib.request.urlopen(f"http://{settings.host}:{settings.port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{join_address(settings.host, settings.port)}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     assert text.count("# TYPE ramole_tier_load_seconds histogram") == 1
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
@@ -57,8 +58,9 @@ class Sink:
         self.series[name, tuple(sorted(labels.items()))] = value
 
 
-def test_both_ways_give_the_same_series(exposition: Exposition) -> None:
-    settings = MetricsSettings(port=free_port())
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_both_ways_give_the_same_series(exposition: Exposition, host: str) -> None:
+    settings = MetricsSettings(host=host, port=free_port())
     stop = serve_metrics(exposition, settings)
     try:
         series = scraped(settings)

@@ -1,0 +1,144 @@
+"""What a system on this machine needs, looked at before the first model is loaded.
+
+Each fault would end the start later as well, but after a minute, and in the words of some library.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+from ramole.adapters.writer import FolderLock
+from ramole.app.scratch import sweep
+from ramole.core.address import join_address
+from ramole.core.errors import WrongState
+from ramole.core.settings import Settings
+
+_MINILM = "minilm"
+_ROUTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def preflight(settings: Settings, *, metrics_host: str) -> None:
+    """Changes nothing but that the data folder exists, and that what dead servers have left is gone.
+
+    Args:
+        settings: resolved.
+        metrics_host: where the endpoint of the metrics listens.
+
+    Raises:
+        WrongState: a file or folder is missing or cannot be written, or an address cannot be listened on.
+        Unavailable: another server uses the data folder.
+    """
+    _check_models(settings)
+    sweep()  # may free ports and the data folder
+    check_ports(settings, metrics_host=metrics_host)
+    for field, folder in (("data_dir", settings.data_dir), ("cache.dir", settings.cache_dir)):
+        _check_folder(field, folder)
+    store = settings.data_dir / "store"
+    _check_folder("data_dir", store)
+    FolderLock(store).close()
+
+
+def check_ports(settings: Settings, *, metrics_host: str) -> None:
+    """Listens on every port that is given, for a moment and on all together. Raises WrongState."""
+    rooms = ("gateway", "embedding", "retrieval", "adapters", "executor")
+    wanted = [(f"{room}.server", getattr(settings, room).server) for room in rooms]
+    # Also those whose port is 0, any free one: the host may not be this machine's.
+    listeners = [(field, server.host, server.port) for field, server in wanted]
+    if settings.metrics.port:
+        listeners.append(("metrics", metrics_host, settings.metrics.port))
+    with ExitStack() as held:
+        for field, host, port in listeners:
+            try:
+                family, kind, _, _, where = socket.getaddrinfo(
+                    host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                )[0]
+                probe = held.enter_context(socket.socket(family, kind))
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(where)
+                probe.listen(1)
+            except OSError as error:
+                is_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+                raise WrongState(
+                    f"cannot listen on {join_address(host, port)}: {error.strerror}",
+                    field=f"{field}.{'port' if is_port else 'host'}",
+                    remedy="choose another port, or 0 for any free one" if is_port else "give an address of this host",
+                ) from error
+
+
+def check_device(device: str, num_gpus: int) -> None:
+    """Raises WrongState if there is no such device.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        num_gpus: that the executor sees.
+    """
+    number = int(device.partition(":")[2] or 0)
+    if device != "cpu" and number >= num_gpus:
+        raise WrongState(
+            f"there is no device {device!r}; this machine has {num_gpus} that can be used",
+            field="executor.device",
+            remedy="set it to cuda" if num_gpus else "set it to cpu",
+        )
+
+
+def _check_models(settings: Settings) -> None:
+    _check_model("base_model", settings.base_model, "config.json")
+    encoders = [("embedding", settings.embedding.encoder, settings.embedding.retriever)]
+    if settings.embedding.previous is not None:
+        previous = settings.embedding.previous
+        encoders.append(("embedding.previous", previous.encoder, previous.retriever))
+    for section, encoder, retriever in encoders:
+        if encoder != _MINILM:
+            _check_model(f"{section}.encoder", encoder)
+        if retriever:
+            _check_files(f"{section}.retriever", Path(retriever), "retriever.json")
+    if settings.executor.router:
+        _check_files("executor.router", Path(settings.executor.router), *_ROUTER_FILES)
+    ca_file = settings.retrieval.ca_file
+    if ca_file and not Path(ca_file).is_file():
+        raise WrongState(f"there is no file {ca_file}", field="retrieval.ca_file", remedy="name a PEM file")
+
+
+def _check_model(field: str, path_or_id: str, *files: str) -> None:
+    """A folder with these files; or the form of a hub id, of which nothing else is known here."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    path = Path(path_or_id)
+    if path.exists():
+        _check_files(field, path, *files)
+        return
+    is_path = path.is_absolute() or path_or_id.startswith(".") or path_or_id.endswith("/")
+    try:
+        validate_repo_id(path_or_id)
+    except HFValidationError:
+        is_path = True
+    if is_path:
+        raise WrongState(
+            f"there is no folder {path_or_id!r}", field=field, remedy="name a folder or a hub id: org/name"
+        )
+
+
+def _check_files(field: str, folder: Path, *names: str) -> None:
+    if not folder.is_dir():
+        raise WrongState(f"there is no folder {str(folder)!r}", field=field, remedy="name one, or leave the setting")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise WrongState(f"{str(folder)!r} has no {missing[0]}", field=field, remedy=f"name a folder with {names[0]}")
+
+
+def _check_folder(field: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(field, folder, error.strerror or str(error)) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _unusable(field, folder, "it cannot be written")
+
+
+def _unusable(field: str, folder: Path, why: str) -> WrongState:
+    return WrongState(f"the folder {str(folder)!r} cannot be used: {why}", field=field, remedy="name another folder")
