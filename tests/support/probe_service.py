@@ -33,6 +33,7 @@ class ProbeService(adapters_pb2_grpc.AdaptersServicer):
     def __init__(self, failure: Exception | None = None) -> None:
         self.failure = failure
         self.start_failure: Exception | None = None
+        self.sickness: Exception | None = None
         self.start_gate = asyncio.Event()
         self.start_gate.set()
         self.gate = asyncio.Event()
@@ -55,6 +56,10 @@ class ProbeService(adapters_pb2_grpc.AdaptersServicer):
 
     async def close(self) -> None:
         self.is_open = False
+
+    def check_health(self) -> None:
+        if self.sickness is not None:
+            raise self.sickness
 
     def routing_stats(self) -> dict[str, object]:
         return {"adapters": ["a"]}

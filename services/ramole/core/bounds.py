@@ -7,6 +7,7 @@ way through the formulas. So each has a smallest magnitude beside its ends.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ramole.core.errors import InvalidInput
@@ -146,8 +147,9 @@ def _shown(value: float) -> str:
 
 def page() -> str:
     """The table as Markdown: docs/bounds.md."""
-    rows = [(path, bound.phrase) for path, bound in (*NUMBERS.items(), *TEXTS.items(), *COUNTS.items())]
-    lines = [f"| `{path}` | {phrase} |" for path, phrase in sorted(rows)]
+    tables: tuple[Mapping[str, Number | Text | Count], ...] = (NUMBERS, TEXTS, COUNTS)
+    rows = sorted((path, bound.phrase) for table in tables for path, bound in table.items())
+    lines = [f"| `{path}` | {phrase} |" for path, phrase in rows]
     return "\n".join([_PAGE_HEAD, *lines, ""])
 
 

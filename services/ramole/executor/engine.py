@@ -331,8 +331,9 @@ class Engine:
         try:
             self._loads[digest] = self._load(digest)
         except Exception as error:
-            self._loads[digest] = failed = Future()
+            failed: Future[AdapterWeights] = Future()
             failed.set_exception(error)
+            self._loads[digest] = failed
 
     def _take_load(self, digest: str) -> Future[AdapterWeights]:
         self._release(digest)

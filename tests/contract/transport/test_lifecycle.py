@@ -57,6 +57,23 @@ async def test_health_turns_serving_when_the_service_has_started_and_not_before(
     assert not probe.is_open
 
 
+async def test_health_follows_what_the_service_says_of_itself(net: Any) -> None:
+    probe = ProbeService()
+    server = await net.serve(probe)
+    async with grpc.aio.insecure_channel(server.address) as channel, asyncio.timeout(30):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=probe.full_name))
+        seen = aiter(watch)
+        assert (await anext(seen)).status == health_pb2.HealthCheckResponse.SERVING
+        probe.sickness = Unavailable("the engine has failed")
+        assert (await anext(seen)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await health(server.address) == "NOT_SERVING"
+        with pytest.raises(Unavailable, match="engine"):
+            server.check_health()
+        probe.sickness = None
+        assert (await anext(seen)).status == health_pb2.HealthCheckResponse.SERVING
+        watch.cancel()
+
+
 async def test_a_stopping_server_finishes_what_runs_and_takes_nothing_new(net: Any) -> None:
     probe = ProbeService()
     probe.gate.clear()

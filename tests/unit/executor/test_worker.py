@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from ramole.core.composition import Composition, Expert
-from ramole.core.errors import InvalidInput, Unavailable, WrongState
+from ramole.core.errors import Internal, InvalidInput, Unavailable, WrongState
 from ramole.core.sampling import Sampling
 from ramole.executor.sequence import FinishReason
-from ramole.executor.text import TextCodec
+from ramole.executor.text import TextCodec, TextStream
 from ramole.executor.worker import Chunk, Done, EngineWorker
 from support.engine_world import World, make_world
 
@@ -93,6 +95,77 @@ async def test_errors_reach_their_own_caller_only(worker: tuple[World, EngineWor
     assert isinstance(results[2], tuple)
 
 
+async def test_what_raises_in_one_answers_text_reaches_its_own_caller_only(
+    worker: tuple[World, EngineWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, engine_worker = worker
+    want, _ = await answer(engine_worker, "good", "a1", max_tokens=9)
+    push, streams = TextStream.push, []
+
+    def break_every_other(stream: TextStream, token: int) -> str:
+        streams.append(stream)
+        if stream is streams[0]:
+            raise ValueError("a token that no text can be made of")
+        return push(stream, token)
+
+    monkeypatch.setattr(TextStream, "push", break_every_other)
+    bad = asyncio.create_task(answer(engine_worker, "bad", max_tokens=50))
+    while not streams:  # noqa: ASYNC110  # no event tells
+        await asyncio.sleep(0.001)
+    good = await answer(engine_worker, "good", "a1", max_tokens=9)
+    with pytest.raises(Internal):
+        await bad
+    assert good[0] == want
+    assert await engine_worker.ask(lambda engine: engine.num_running) == 0
+    engine_worker.check()
+
+
+async def test_a_stuck_engine_is_noticed_and_all_who_wait_are_answered() -> None:
+    world, engine_worker = make_world(), EngineWorker(TextCodec(Words(), {2}), max_step_s=0.3)
+    engine_worker.start(world.engine)
+    entered, go_on, run = threading.Event(), threading.Event(), world.engine._runner.run
+
+    def hang(schedule: Any) -> Any:
+        entered.set()
+        go_on.wait(60)
+        return run(schedule)
+
+    world.engine._runner.run = hang  # type: ignore[method-assign]
+    try:
+        callers = [asyncio.create_task(answer(engine_worker, f"hello {i}", max_tokens=5)) for i in range(3)]
+        await asyncio.to_thread(entered.wait, 60)
+        asked = asyncio.create_task(engine_worker.ask(lambda engine: engine.num_running))
+        async with asyncio.timeout(20):
+            results = await asyncio.gather(*callers, asked, return_exceptions=True)
+        assert [type(result) for result in results] == [Unavailable] * 4
+        assert all("stuck" in str(result) for result in results)
+        with pytest.raises(Unavailable, match="stuck"):
+            engine_worker.check()
+        with pytest.raises(Unavailable):
+            await answer(engine_worker, "late")
+        async with asyncio.timeout(20):
+            await engine_worker.stop()  # does not wait for it
+    finally:
+        go_on.set()
+    await asyncio.to_thread(engine_worker._thread.join, 60)
+    assert not engine_worker._thread.is_alive(), "it came back and went on"
+
+
+async def test_a_slow_engine_that_makes_steps_is_not_stuck() -> None:
+    world, engine_worker = make_world(), EngineWorker(TextCodec(Words(), {2}), max_step_s=0.5)
+    engine_worker.start(world.engine)
+    run = world.engine._runner.run
+
+    def slow(schedule: Any) -> Any:
+        time.sleep(0.1)
+        return run(schedule)
+
+    world.engine._runner.run = slow  # type: ignore[method-assign]
+    text, _ = await answer(engine_worker, "hello", max_tokens=9)
+    assert text
+    await engine_worker.stop()
+
+
 async def test_a_dead_engine_answers_unavailable_and_says_so(worker: tuple[World, EngineWorker]) -> None:
     world, engine_worker = worker
     running = asyncio.create_task(answer(engine_worker, "hello", max_tokens=90))
@@ -102,8 +175,10 @@ async def test_a_dead_engine_answers_unavailable_and_says_so(worker: tuple[World
 
     world.engine._runner.run = explode  # type: ignore[method-assign, assignment]
     world.engine._runner.check_device = lambda: explode(None)  # type: ignore[method-assign]
-    with pytest.raises(Unavailable):
-        await running
+    asked = asyncio.create_task(engine_worker.ask(lambda engine: engine.num_running))
+    async with asyncio.timeout(20):
+        results = await asyncio.gather(running, asked, return_exceptions=True)
+    assert isinstance(results[0], Unavailable)
     await asyncio.to_thread(engine_worker._thread.join)
     with pytest.raises(Unavailable):
         engine_worker.check()
