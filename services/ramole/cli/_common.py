@@ -9,9 +9,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.markup import escape
 
+from ramole.cli._output import complain, progress
 from ramole.core.errors import RamoleError
 
 T = TypeVar("T")
@@ -26,7 +25,13 @@ def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         return asyncio.run(main())
     except (RamoleError, ValidationError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        complain(str(error))
+        raise typer.Exit(1) from None
+    except OSError as error:
+        # Of a file that the user named; anything else is a defect, whose traceback is wanted.
+        if error.filename is None:
+            raise
+        complain(f"{error.filename}: {error.strerror}")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -35,9 +40,8 @@ def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 @contextmanager
 def bar(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr, gone when it is done; `total` None = unknown."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)
+    with progress(BarColumn(), TimeElapsedColumn()) as display:
+        task = display.add_task(what, total=total)
+        yield lambda: display.advance(task)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ramole.cli._common import AsJson, run
+from ramole.cli._output import progress, say, say_json
 
 zoo_app = typer.Typer(help="The self-made world: tasks, a base model, adapters, a router.", no_args_is_help=True)
 
@@ -24,9 +24,7 @@ def zoo_build(
     as_json: AsJson = False,
 ) -> None:
     """Make a zoo from nothing: texts, tokenizer, base model, adapters, router. No download; full takes half an hour."""
-    import json
-
-    from rich.progress import Progress, TaskID
+    from rich.progress import BarColumn, TaskID, TaskProgressColumn, TimeRemainingColumn
 
     from ramole.core.errors import InvalidInput
     from ramole.zoo.build import build
@@ -37,21 +35,21 @@ def zoo_build(
     async def main() -> Zoo:
         if preset not in PRESETS:
             raise InvalidInput(f"no preset {preset!r}", field="--preset", remedy=f"use one of {', '.join(PRESETS)}")
-        with Progress(console=Console(stderr=True)) as progress:
+        with progress(BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), is_transient=False) as display:
             bars: dict[str, TaskID] = {}
 
             def log(stage: str, fraction: float) -> None:
                 if stage not in bars:
-                    bars[stage] = progress.add_task(stage, total=1.0)
-                progress.update(bars[stage], completed=fraction)
+                    bars[stage] = display.add_task(stage, total=1.0)
+                display.update(bars[stage], completed=fraction)
 
             return build(out, recipe=PRESETS[preset], seed=seed, threads=threads, log=log)
 
     zoo = run(main)
     figures = Manifest.read(out).figures("world")
     if as_json:
-        print(json.dumps(figures))
+        say_json(figures)
         return
-    print(f"{len(zoo.adapters)} adapters of {zoo.base_id} in {out}")
+    say(f"{len(zoo.adapters)} adapters of {zoo.base_id} in {out}")
     for group, values in figures.items():
-        print(f"{group}: {', '.join(f'{name} {value}' for name, value in values.items())}")
+        say(f"{group}: {', '.join(f'{name} {value}' for name, value in values.items())}")
