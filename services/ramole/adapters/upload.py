@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import IO, Self
 from uuid import uuid4
 
-from ramole.adapters.full_disk import told_when_full
 from ramole.adapters.spools import SpoolRoom
 from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded
 from ramole.core.names import AdapterName, check_digest
@@ -21,6 +20,7 @@ from ramole.lora.config import CONFIG_FILE, MAX_CONFIG_BYTES
 from ramole.lora.content import map_file
 from ramole.lora.digest import content_digest
 from ramole.lora.header import TENSORS_FILE
+from ramole.tiers.full_disk import told_when_full
 
 MAX_SAMPLE_CHARS = 16_384
 MAX_SAMPLES_CHARS = 131_072
