@@ -233,7 +233,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         """Removes one version or all of a name."""
         opened = self._ready()
         if len(request.comment) > MAX_COMMENT_CHARS:
-            raise InvalidInput("the comment is too long", field="comment", remedy=f"use {MAX_COMMENT_CHARS} characters")
+            length = len(request.comment)
+            raise InvalidInput(f"{length} characters", field="comment", remedy=f"use at most {MAX_COMMENT_CHARS}")
         store = opened.store
         action, remove = ("revoke", store.revoke) if request.is_revocation else ("delete", store.delete)
         async with self._audit.entry(action, request.adapter) as entry:

@@ -202,14 +202,23 @@ def _check_header(header: UploadHeader, max_samples: int) -> None:
         raise _bad("adapter", f"{header.name} pins a version", "leave it out; the server numbers versions")
     if not 1 <= len(samples) <= max_samples:
         raise _bad("samples", f"{len(samples)} samples", f"give 1 to {max_samples} typical inputs of the adapter")
-    if any(not sample.strip() or len(sample) > MAX_SAMPLE_CHARS for sample in samples):
-        raise _bad("samples", "a sample is empty or too long", f"use 1 to {MAX_SAMPLE_CHARS} characters each")
+    for number, sample in enumerate(samples, start=1):
+        if not sample.strip() or len(sample) > MAX_SAMPLE_CHARS:
+            fault = f"is too long: {len(sample)} characters" if sample.strip() else "is empty or blank"
+            raise _bad("samples", f"sample {number} {fault}", f"use 1 to {MAX_SAMPLE_CHARS} characters each")
     if sum(map(len, samples)) > MAX_SAMPLES_CHARS:
-        raise _bad("samples", "the samples are too long", f"use at most {MAX_SAMPLES_CHARS} characters in all")
-    if len(header.idempotency_key) > MAX_KEY_CHARS:
-        raise _bad("idempotency_key", "the key is too long", f"use at most {MAX_KEY_CHARS} characters")
-    if len(header.base_model) > MAX_BASE_CHARS:
-        raise _bad("base_model", "the name is too long", f"use at most {MAX_BASE_CHARS} characters")
+        total = sum(map(len, samples))
+        raise _bad(
+            "samples",
+            f"the samples are too long: {total} characters in all",
+            f"use at most {MAX_SAMPLES_CHARS} in all samples together",
+        )
+    for part, value, limit in (
+        ("idempotency_key", header.idempotency_key, MAX_KEY_CHARS),
+        ("base_model", header.base_model, MAX_BASE_CHARS),
+    ):
+        if len(value) > limit:
+            raise _bad(part, f"{value[:40]!r}... is too long: {len(value)} characters", f"use at most {limit}")
     for file, digest in header.sha256.items():
         if file not in _FILES:
             raise _bad("sha256", f"{file[:80]!r} is not taken", f"use the keys {' and '.join(_FILES)}")

@@ -21,17 +21,25 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Runs a coroutine; errors that a user can act on become one line and exit code 1."""
-    try:
+    """Runs a coroutine; errors as in `told`."""
+    with told():
         return asyncio.run(main())
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors that a user can act on become one line and exit code 1."""
+    try:
+        yield
     except (RamoleError, ValidationError) as error:
         complain(str(error))
         raise typer.Exit(1) from None
     except OSError as error:
-        # Of a file that the user named; anything else is a defect, whose traceback is wanted.
-        if error.filename is None:
+        # Of a file that the user named, or a library's word on what it could not load. Anything else is a defect,
+        # whose traceback is wanted.
+        if error.filename is None and error.errno is not None:
             raise
-        complain(f"{error.filename}: {error.strerror}")
+        complain(f"{error.filename}: {error.strerror}" if error.errno is not None else " ".join(str(error).split()))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

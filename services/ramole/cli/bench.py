@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ramole.cli._common import AsJson
+from ramole.cli._checks import check_device
+from ramole.cli._common import AsJson, told
 from ramole.cli._output import note, progress, say, say_json
 
 bench_app = typer.Typer(help="Measurements beside the peers, as ratios.", no_args_is_help=True)
@@ -20,7 +21,7 @@ bench_app = typer.Typer(help="Measurements beside the peers, as ratios.", no_arg
 def bench_executor(
     quick: Annotated[bool, typer.Option("--quick", help="The summary's cases only, in minutes.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="Torch threads for everybody.")] = 1,
+    threads: Annotated[int, typer.Option(help="Torch threads for everybody.", min=1)] = 1,
     cases: Annotated[Path | None, typer.Option(help="Append each case to this JSON-lines file as it ends.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -32,7 +33,8 @@ def bench_executor(
             with cases.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(case) + "\n")
 
-    with _spinner() as tell:
+    with told(), _spinner() as tell:
+        check_device(device)
         result = run_executor_bench(quick=quick, device=device, threads=threads, progress=tell, record=record)
     _print(result, as_json)
 
@@ -45,7 +47,7 @@ def bench_repository(
     """Measure store, index and servers with thousands of adapters; search beside numpy and faiss."""
     from ramole.bench.repository import run_repository_bench
 
-    with _spinner() as tell:
+    with told(), _spinner() as tell:
         result = run_repository_bench(quick=quick, progress=tell)
     _print(result, as_json)
     if not as_json:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ramole.cli._checks import check_model
 from ramole.cli._common import AsJson, run
 from ramole.cli._output import progress, say, say_json, show_table
 from ramole.core.errors import InvalidInput
@@ -33,7 +34,7 @@ def evaluate(
     ] = "",
     method: Annotated[list[str] | None, typer.Option(help="Only these methods; may be given several times.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer prompts and k = 3 only: minutes.")] = False,
-    threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
+    threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder for report.html, figures.json and CSV.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -94,4 +95,5 @@ def _subject(base: str, adapters: Path | None, tests: Path | None, zoo: Path | N
         return zoo_subject(load_zoo(zoo), routers=routers)
     if not base:
         raise InvalidInput("whose adapters are they?", field="--base", remedy="give the folder of their base model")
+    check_model(base, field="--base")
     return folder_subject(Path(base), adapters, tests=tests, routers=routers)

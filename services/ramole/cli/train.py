@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ramole.cli._checks import check_device, check_model
 from ramole.cli._common import AsJson, run
 from ramole.cli._output import progress, say, say_json
 from ramole.core.errors import InvalidInput
@@ -61,6 +62,8 @@ def train_router(
         from ramole.zoo.catalog import load_zoo
 
         torch.set_num_threads(threads)
+        check_device(device)
+        check_model(base, field="--base")
         if adapters is not None and not base:
             raise InvalidInput("whose adapters are they?", field="--base", remedy="give the folder of their base model")
         if adapters is None and base:
@@ -157,6 +160,9 @@ def train_retriever(
         from ramole.zoo.catalog import ADAPTERS, load_zoo
 
         torch.set_num_threads(threads)
+        check_device(device)
+        check_model(base, field="--base")
+        check_model(fingerprint, field="--fingerprint")
         if mode not in set(Mode):
             raise InvalidInput(f"no mode {mode!r}", field="--mode", remedy=f"use one of {', '.join(Mode)}")
         job = RetrieverJob(

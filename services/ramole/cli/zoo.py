@@ -19,8 +19,9 @@ def zoo_build(
     out: Annotated[Path, typer.Option(help="Folder for the result; a build that was stopped there goes on.")],
     preset: Annotated[str, typer.Option(help="full (hundreds of tasks), shipped (48 of them) or tiny.")] = "full",
     seed: Annotated[int, typer.Option(help="The same seed gives the same zoo.")] = 0,
-    threads: Annotated[int, typer.Option(help="Torch threads; as many processes train adapters.")] = os.cpu_count()
-    or 1,
+    threads: Annotated[
+        int, typer.Option(help="Torch threads; as many processes train adapters.", min=1)
+    ] = os.cpu_count() or 1,
     as_json: AsJson = False,
 ) -> None:
     """Make a zoo from nothing: texts, tokenizer, base model, adapters, router. No download; full takes half an hour."""

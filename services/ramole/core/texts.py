@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
 import unicodedata
 from pathlib import Path
@@ -45,6 +46,13 @@ def visible(text: str, *, keep: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escape(char) if _is_hidden(char) and char not in keep else char for char in text)
+
+
+def visible_json(text: str) -> str:
+    """The same for a text of JSON, with JSON's own escapes: it stays JSON of the same value."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(json.dumps(char)[1:-1] if _is_hidden(char) else char for char in text)
 
 
 def read_text(path: Path, *, field: str) -> str:

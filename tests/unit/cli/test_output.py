@@ -172,3 +172,19 @@ async def test_a_folder_that_cannot_be_written_is_one_line(world: World, tmp_pat
     world.adapters.records["default", "plain", 1].adapter.digest = content_digest(b"{}", memoryview(b"abcd"))
     _, err = await ramole(world, "adapters", "download", "plain@1", tmp_path / "file" / "below", code=1)
     assert err == f"error: {tmp_path / 'file' / 'below'}: Not a directory\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("train", "retriever", "--out", "out", "--base", "/no/model"), "--base: there is no folder /no/model"),
+        (("train", "retriever", "--out", "out", "--fingerprint", "./no"), "--fingerprint: there is no folder ./no"),
+        (("train", "retriever", "--out", "out", "--device", "gpu0"), "--device: no device 'gpu0'"),
+        (("bench", "executor", "--device", "[/x]"), "--device: no device '[/x]'"),
+    ],
+)
+async def test_what_a_library_would_not_explain_is_refused_before_it_loads(
+    world: World, args: tuple[str, ...], says: str
+) -> None:
+    _, err = await ramole(world, *args, code=1)
+    assert err.startswith(f"error: {says}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import unicodedata
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ramole.core.errors import InvalidInput, NotFound
-from ramole.core.texts import check_text, lines_of, read_text, visible
+from ramole.core.texts import check_text, lines_of, read_text, visible, visible_json
 
 
 @pytest.mark.parametrize("text", ["[/x] [wip] :smile: \\x1b", "naïve 漢字 العربية 👩\u200d🔬 नमस्\u200dते", ""])
@@ -38,6 +39,13 @@ def test_what_is_shown_can_be_written_and_what_is_sent_too(text: str) -> None:
         str(caught.value).encode()
     else:
         assert check_text(text, field="prompt") == text
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=("Cs",))))
+def test_json_stays_the_same_value(text: str) -> None:
+    shown = visible_json(json.dumps({"a": text}, ensure_ascii=False))
+    assert json.loads(shown) == {"a": text}
+    assert visible(shown) == shown
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
