@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from ramole.core.errors import InvalidInput
+from ramole.core.texts import check_text
 
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 
@@ -23,3 +25,10 @@ def check_model(model: str, *, field: str) -> str:
     if is_path and not Path(model).is_dir():
         raise InvalidInput(f"there is no folder {model}", field=field, remedy="give a model's folder or its hub id")
     return model
+
+
+def check_environment() -> None:
+    """Raises InvalidInput, by its name, for one of ramole's own variables that is not UTF-8."""
+    for name, value in os.environ.items():
+        if name.startswith("RAMOLE_"):
+            check_text(value, field=name)

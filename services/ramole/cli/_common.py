@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
+from ramole.cli._checks import check_environment
 from ramole.cli._output import complain, progress
 from ramole.core.errors import RamoleError
 
@@ -30,6 +31,7 @@ def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 def told() -> Iterator[None]:
     """Errors that a user can act on become one line and exit code 1."""
     try:
+        check_environment()
         yield
     except (RamoleError, ValidationError) as error:
         complain(str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -18,13 +17,12 @@ _MAX_PORT = 65_535
 
 def message(kind: type[M], /, **fields: Any) -> M:
     """A message of these fields. Raises InvalidInput, by the field's name, for a value that it cannot hold."""
-    for field, value in fields.items():
-        _check(value, field)
-        try:
-            kind(**{field: value})
-        except (ValueError, TypeError):
-            raise InvalidInput(f"{value!r:.80} is out of its range", field=field, remedy="see the protocol") from None
-    return kind(**fields)
+    try:
+        return kind(**fields)
+    except (ValueError, TypeError):  # of no field in particular
+        for field, value in fields.items():
+            _check(kind, field, value)
+        raise
 
 
 def check_address(address: str) -> str:
@@ -58,9 +56,14 @@ def _broken_address(address: str) -> str:
     return next((rule for is_broken, rule in rules if is_broken), "")
 
 
-def _check(value: object, field: str) -> None:
+def _check(kind: type[Message], field: str, value: object) -> None:
     if isinstance(value, str):
         check_text(value, field=field)
-    elif isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping, Message)):
+    elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            _check(item, f"{field}[{index}]")
+            if isinstance(item, str):
+                check_text(item, field=f"{field}[{index}]")
+    try:
+        kind(**{field: value})
+    except (ValueError, TypeError):
+        raise InvalidInput(f"{value!r:.80} is out of its range", field=field, remedy="see the protocol") from None

@@ -31,7 +31,7 @@ from ramole.client.values import (
     Version,
 )
 from ramole.core.composition import Composition
-from ramole.core.errors import Unavailable
+from ramole.core.errors import InvalidInput, Unavailable
 from ramole.core.names import AdapterRef
 from ramole.core.sampling import Sampling
 from ramole.core.texts import check_text
@@ -110,7 +110,7 @@ class RamoleClient:
         request = message(
             gateway_pb2.GenerateRequest,
             prompt=prompt,
-            adapters=[_named_to_pb(adapter) for adapter in adapters],
+            adapters=[_named_to_pb(number, adapter) for number, adapter in enumerate(adapters)],
             composition=None if composition is None else composition_to_pb(composition),
             sampling=None if sampling is None else sampling_to_pb(sampling),
             fallback=gateway_pb2.FALLBACK_BASE_MODEL if may_fall_back else gateway_pb2.FALLBACK_UNSPECIFIED,
@@ -326,6 +326,9 @@ class RamoleClient:
         )
 
 
-def _named_to_pb(adapter: str | UseAdapter) -> gateway_pb2.WeightedAdapter:
+def _named_to_pb(number: int, adapter: str | UseAdapter) -> gateway_pb2.WeightedAdapter:
     named = adapter if isinstance(adapter, UseAdapter) else UseAdapter(adapter)
-    return message(gateway_pb2.WeightedAdapter, adapter=named.adapter, weight=named.weight, scale=named.scale)
+    try:
+        return message(gateway_pb2.WeightedAdapter, adapter=named.adapter, weight=named.weight, scale=named.scale)
+    except InvalidInput as error:
+        raise error.at(f"adapters[{number}].{error.field}") from None

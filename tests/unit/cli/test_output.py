@@ -139,7 +139,7 @@ async def test_an_upload_says_what_it_read(world: World, tmp_path: Path) -> None
 NO_TEXT = b"a\xff"
 ARGUMENTS: dict[str, tuple[list[str | bytes], str]] = {
     "prompt": (["generate", NO_TEXT], "prompt"),
-    "adapter": (["generate", "x", "--adapter", NO_TEXT], "adapter"),
+    "adapter": (["generate", "x", "--adapter", NO_TEXT], "adapters[0].adapter"),
     "stop": (["generate", "x", "--stop", NO_TEXT], "sampling.stop[0]"),
     "preset": (["generate", "x", "--preset", NO_TEXT], "--preset"),
     "route": (["route", NO_TEXT], "prompt"),
@@ -188,3 +188,8 @@ async def test_what_a_library_would_not_explain_is_refused_before_it_loads(
 ) -> None:
     _, err = await ramole(world, *args, code=1)
     assert err.startswith(f"error: {says}")
+
+
+async def test_a_variable_that_is_no_text_is_refused_by_its_name(world: World) -> None:
+    _, err = await ramole(world, "serve", "--local", env={"RAMOLE_BASE_ID": os.fsdecode(NO_TEXT)}, code=1)
+    assert err.startswith("error: RAMOLE_BASE_ID: ")

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 CALLS: dict[str, tuple[Callable[[RamoleClient, Path], Awaitable[Any]], str]] = {
     "prompt": (lambda c, _: generate(c, prompt=HALF), "prompt"),
-    "named adapter": (lambda c, _: generate(c, adapters=["b", HALF]), "adapter"),
+    "named adapter": (lambda c, _: generate(c, adapters=["b", HALF]), "adapters[1].adapter"),
     "stop": (lambda c, _: generate(c, sampling=Sampling(stop=("x", HALF))), "sampling.stop[1]"),
     "route": (lambda c, _: c.route(HALF), "prompt"),
     "k": (lambda c, _: c.route("x", k=-1), "k"),
