@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ramole.client import Completion, RamoleClient, Step
 from ramole.core.composition import PRESETS, Composition
 from ramole.core.sampling import Sampling
+from ramole.core.texts import visible
 from ramole.zoo.catalog import Zoo, ZooAdapter
 from ramole.zoo.splits import Example
 
@@ -141,10 +142,10 @@ def _share(answers: Sequence[Answered]) -> float:
 
 def answers_table(title: str, answers: Sequence[Answered]) -> Table:
     """Prompt, adapters with similarity, mean weights, answer, expected answer, right or wrong."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", show_lines=False, expand=True)
+    table = Table(title=Text(visible(title)), title_justify="left", show_lines=False, expand=True)
     table.add_column("prompt", ratio=5, overflow="ellipsis", no_wrap=True)
     table.add_column("retrieved adapters: similarity, mean weight", ratio=6, overflow="ellipsis", no_wrap=True)
     table.add_column("answer", ratio=3, overflow="ellipsis", no_wrap=True)
@@ -152,17 +153,11 @@ def answers_table(title: str, answers: Sequence[Answered]) -> Table:
     table.add_column("", width=1)
     for answer in answers:
         used = ", ".join(
-            f"{used.ref.name} {used.similarity:.2f} [bold]{used.mean_weight:.2f}[/bold]"
-            for used in answer.completion.usage.adapters
+            f"{used.ref.name} {used.similarity:.2f} {used.mean_weight:.2f}" for used in answer.completion.usage.adapters
         )
-        mark = "[green]✓[/green]" if answer.is_correct else "[red]✗[/red]"
-        table.add_row(
-            escape(answer.example.prompt),
-            used or "none",
-            escape(answer.completion.text),
-            escape(answer.example.answer),
-            mark,
-        )
+        texts = (answer.example.prompt, used or "none", answer.completion.text, answer.example.answer)
+        mark = Text("✓", "green") if answer.is_correct else Text("✗", "red")
+        table.add_row(*(Text(visible(text)) for text in texts), mark)
     return table
 
 

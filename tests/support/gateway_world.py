@@ -89,6 +89,7 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         self.records: dict[Key, adapters_pb2.AdapterRecord] = {}
         self.removals: list[adapters_pb2.DeleteAdapterRequest] = []
         self.revoked: list[common_pb2.AdapterRef] = []
+        self.comment = "c"
         self.callers: dict[str, str] = {}
 
     async def begin(self, method: str) -> None:
@@ -134,10 +135,12 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
     ) -> adapters_pb2.GetHistoryResponse:
         await self.begin("GetHistory")
         name = AdapterName.parse(request.adapter).name
-        entries = [adapters_pb2.HistoryEntry(adapter=r.adapter) for r in self.live() if r.adapter.name == name]
+        entries = [
+            adapters_pb2.HistoryEntry(adapter=r.adapter, source=r.source) for r in self.live() if r.adapter.name == name
+        ]
         for ref in self.revoked:
             if ref.name == name:
-                entries.append(adapters_pb2.HistoryEntry(adapter=ref, removal="revoked", comment="c"))
+                entries.append(adapters_pb2.HistoryEntry(adapter=ref, removal="revoked", comment=self.comment))
                 entries[-1].removed_at.FromSeconds(10**9)
         if not entries:
             raise NotFound(f"no {name}", field="adapter")

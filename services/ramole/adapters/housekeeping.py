@@ -10,8 +10,9 @@ from ramole.adapters.audit import AuditLog
 from ramole.adapters.contents import Contents
 from ramole.adapters.store import Store
 from ramole.core.errors import RamoleError
-from ramole.core.names import AdapterName
+from ramole.core.names import AdapterName, AdapterRef
 from ramole.core.settings import AdapterSettings
+from ramole.tiers.reserve import Reserve
 
 # Cheap but for the listing of all objects.
 _PAUSE_S = 3600.0
@@ -24,11 +25,14 @@ _log = logging.getLogger(__name__)
 class Housekeeping:
     """Frees versions, objects and cached files that nobody needs."""
 
-    def __init__(self, settings: AdapterSettings, store: Store, contents: Contents, audit: AuditLog) -> None:
+    def __init__(
+        self, settings: AdapterSettings, store: Store, contents: Contents, audit: AuditLog, reserve: Reserve
+    ) -> None:
         self._settings = settings
         self._store = store
         self._contents = contents
         self._audit = audit
+        self._reserve = reserve
 
     def forget(self, digest: str) -> None:
         """Frees the disk tier of a content that no version has any more."""
@@ -41,11 +45,14 @@ class Housekeeping:
         if not options.keep_versions and not options.keep_days:
             return
         async with self._audit.entry("expire", str(name or "")) as entry:
-            entry.refs = await asyncio.to_thread(
-                self._store.expire, keep_versions=options.keep_versions, keep_days=options.keep_days, name=name
-            )
+            entry.refs = await asyncio.to_thread(self._expire, name)
         for ref in entry.refs:
             self.forget(ref.digest)
+
+    def _expire(self, name: AdapterName | None) -> list[AdapterRef]:
+        options = self._settings
+        with self._reserve.opened():
+            return self._store.expire(keep_versions=options.keep_versions, keep_days=options.keep_days, name=name)
 
     async def _discard_forgotten(self) -> None:
         forgotten = await asyncio.to_thread(self._store.discard_forgotten, _STAGED_LIFE)
@@ -63,6 +70,7 @@ class Housekeeping:
                 await self._discard_forgotten()
                 num_freed = await asyncio.to_thread(self._store.sweep)
                 await asyncio.to_thread(self._store.save_catalog)
+                await asyncio.to_thread(self._reserve.fill)
                 _log.info("housekeeping", extra={"fields": {"objects_freed": num_freed}})
             except (RamoleError, OSError) as error:
                 _log.warning("housekeeping is put off: %s", error)

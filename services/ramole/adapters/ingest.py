@@ -17,6 +17,7 @@ from ramole.core.names import AdapterName
 from ramole.core.settings import Settings
 from ramole.lora.admission import AdmissionLimits, admit
 from ramole.lora.base import BaseShapes
+from ramole.tiers.reserve import Reserve
 
 # Each admission holds a whole adapter in memory.
 _MAX_ADMISSIONS = 2
@@ -39,7 +40,7 @@ class Ingest:
         self._quotas = Quotas(settings.adapters)
         self._admissions = asyncio.Semaphore(_MAX_ADMISSIONS)
         self._fetches = Fetches(_MAX_FETCHES, self._options.source_timeout_s)
-        self._room = SpoolRoom(self._options.max_spool_bytes)
+        self._room = SpoolRoom(self._options.max_spool_bytes, Reserve(settings.data_dir))
 
     def begin(self) -> Upload:
         """A new upload, to be filled."""

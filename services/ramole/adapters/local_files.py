@@ -8,7 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from ramole.adapters.full_disk import told_when_full
+from ramole.core.errors import LimitExceeded
+from ramole.tiers.full_disk import told_when_full
+
+_SECTOR_BYTES = 512
 
 
 class LocalFiles:
@@ -44,6 +47,10 @@ class LocalFiles:
                 file.flush()
                 os.fsync(file.fileno())
             self.take(key, draft)
+        except LimitExceeded:
+            # So that a start needs no space: it writes but its own name over that of the one before.
+            if not _overwrite(self._root / key, data):
+                raise
         finally:
             draft.unlink(missing_ok=True)
 
@@ -75,6 +82,19 @@ class LocalFiles:
         for folder, _, names in os.walk(self._root / prefix):
             relative = os.path.relpath(folder, self._root)
             yield from (f"{relative}/{name}" for name in names)
+
+
+def _overwrite(path: Path, data: bytes) -> bool:
+    """Replaces a file in its place by one as long, if it fits into a sector, which is written whole or not at all."""
+    try:
+        with path.open("r+b", buffering=0) as file:
+            if not len(data) == os.fstat(file.fileno()).st_size <= _SECTOR_BYTES:
+                return False
+            file.write(data)
+            os.fsync(file.fileno())
+    except OSError:
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

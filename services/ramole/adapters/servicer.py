@@ -22,12 +22,13 @@ from ramole.adapters.sources import MAX_URI_CHARS
 from ramole.adapters.store import Store
 from ramole.adapters.upload import Upload
 from ramole.core.errors import Corrupt, InvalidInput, NotFound, RamoleError, Unavailable
-from ramole.core.names import AdapterName, check_digest
+from ramole.core.names import AdapterName, AdapterRef, check_digest
 from ramole.core.settings import Settings
 from ramole.lora.base import BaseShapes, read_base_shapes
 from ramole.observability.tiers import TierMetrics
 from ramole.tiers.disk import DiskTier
 from ramole.tiers.machine import machine_id
+from ramole.tiers.reserve import Reserve
 from ramole.transport.values import ref_from_pb, ref_to_pb
 from ramole.v1 import adapters_pb2, adapters_pb2_grpc
 
@@ -67,6 +68,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         self._settings = settings
         self._base = base
         self._audit = AuditLog(settings.data_dir / "audit.jsonl")
+        self._reserve = Reserve(settings.data_dir)
         self._machine = machine_id()
         self.registry = CollectorRegistry()
         self._opened: _Opened | None = None
@@ -90,7 +92,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         store = await self._open_store()
         disk = await asyncio.to_thread(DiskTier, settings.cache_dir, settings.cache.disk_bytes)
         contents = Contents(store, disk, TierMetrics(self.registry), negative_s=settings.cache.negative_s)
-        housekeeping = Housekeeping(settings.adapters, store, contents, self._audit)
+        housekeeping = Housekeeping(settings.adapters, store, contents, self._audit, self._reserve)
         self._opened = _Opened(store, contents, Ingest(settings, store, base), housekeeping)
         self._keeping_house = asyncio.create_task(housekeeping.run())
 
@@ -231,16 +233,19 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         """Removes one version or all of a name."""
         opened = self._ready()
         if len(request.comment) > MAX_COMMENT_CHARS:
-            raise InvalidInput("the comment is too long", field="comment", remedy=f"use {MAX_COMMENT_CHARS} characters")
+            length = len(request.comment)
+            raise InvalidInput(f"{length} characters", field="comment", remedy=f"use at most {MAX_COMMENT_CHARS}")
         store = opened.store
         action, remove = ("revoke", store.revoke) if request.is_revocation else ("delete", store.delete)
         async with self._audit.entry(action, request.adapter) as entry:
             entry.detail = request.comment
             name = AdapterName.parse(request.adapter)
-            removed = await asyncio.to_thread(
-                remove, name, comment=request.comment, expected_version=_expected(request)
-            )
-            entry.refs = removed
+
+            def act() -> list[AdapterRef]:
+                with self._reserve.opened():
+                    return remove(name, comment=request.comment, expected_version=_expected(request))
+
+            removed = entry.refs = await asyncio.to_thread(act)
         freed = sorted({ref.digest for ref in removed if not store.has_digest(ref.digest)})
         for digest in freed:
             opened.housekeeping.forget(digest)
@@ -275,18 +280,20 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         return self._opened
 
     async def _open_store(self) -> Store:
-        options = self._settings.adapters
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settings.adapters.server.grace_s + _LOCK_MARGIN_S
         while True:
             try:
-                return await asyncio.to_thread(
-                    Store.open, self._settings.data_dir / "store", options.store_uri, options.store_options
-                )
+                return await asyncio.to_thread(self._open_store_now)
             except Unavailable:
                 if loop.time() > end:
                     raise
             await asyncio.sleep(_LOCK_PAUSE_S)
+
+    def _open_store_now(self) -> Store:
+        options = self._settings.adapters
+        with self._reserve.opened():
+            return Store.open(self._settings.data_dir / "store", options.store_uri, options.store_options)
 
 
 def _with_samples(store: Store, record: AdapterRecord) -> AdapterRecord | None:

@@ -5,18 +5,26 @@ from __future__ import annotations
 from threading import Lock
 
 from ramole.core.errors import LimitExceeded
+from ramole.tiers.reserve import Reserve
 
 
 class SpoolRoom:
-    """Counts the bytes of all uploads between their first chunk and their end. Safe in any thread."""
+    """Counts the bytes of all uploads between their first chunk and their end. Safe in any thread.
 
-    def __init__(self, max_bytes: int) -> None:
+    Args:
+        reserve: what uploads leave of the disk.
+    """
+
+    def __init__(self, max_bytes: int, reserve: Reserve | None = None) -> None:
         self._max_bytes = max_bytes
+        self._reserve = reserve
         self._num_bytes = 0
         self._lock = Lock()
 
     def take(self, num_bytes: int) -> None:
-        """Raises LimitExceeded when that much is not left."""
+        """Raises LimitExceeded when that much is not left, of the room or of the disk."""
+        if self._reserve is not None:
+            self._reserve.check(num_bytes)
         with self._lock:
             if self._num_bytes + num_bytes > self._max_bytes:
                 raise LimitExceeded(

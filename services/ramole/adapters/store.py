@@ -14,7 +14,6 @@ complete before a manifest names it, and freed after the last one is gone. Only 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -98,9 +97,9 @@ class Store:
         lock = FolderLock(folder)
         try:
             scratch = folder / "scratch"
-            if scratch.exists():
-                shutil.rmtree(scratch)
-            scratch.mkdir()
+            scratch.mkdir(exist_ok=True)  # and stays: a full disk may not take a new one
+            for left in scratch.iterdir():
+                left.unlink()
             files = open_files(uri, options or {}, folder=folder, scratch=scratch)
             store = cls(scratch, files, lock, Writer(files), Manifests(files).load())
         except BaseException:

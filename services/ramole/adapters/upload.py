@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import IO, Self
 from uuid import uuid4
 
-from ramole.adapters.full_disk import told_when_full
 from ramole.adapters.spools import SpoolRoom
 from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded
 from ramole.core.names import AdapterName, check_digest
@@ -21,6 +20,7 @@ from ramole.lora.config import CONFIG_FILE, MAX_CONFIG_BYTES
 from ramole.lora.content import map_file
 from ramole.lora.digest import content_digest
 from ramole.lora.header import TENSORS_FILE
+from ramole.tiers.full_disk import told_when_full
 
 MAX_SAMPLE_CHARS = 16_384
 MAX_SAMPLES_CHARS = 131_072
@@ -204,15 +204,21 @@ def _check_header(header: UploadHeader, max_samples: int) -> None:
         raise _bad("samples", f"{len(samples)} samples", f"give 1 to {max_samples} typical inputs of the adapter")
     for number, sample in enumerate(samples, start=1):
         if not sample.strip() or len(sample) > MAX_SAMPLE_CHARS:
-            what = f"has {len(sample)} characters" if sample.strip() else "is empty"
-            raise _bad("samples", f"sample {number} {what}", f"use 1 to {MAX_SAMPLE_CHARS} characters each")
-    for name, size, limit in (
-        ("samples", sum(map(len, samples)), MAX_SAMPLES_CHARS),
-        ("idempotency_key", len(header.idempotency_key), MAX_KEY_CHARS),
-        ("base_model", len(header.base_model), MAX_BASE_CHARS),
+            fault = f"is too long: {len(sample)} characters" if sample.strip() else "is empty or blank"
+            raise _bad("samples", f"sample {number} {fault}", f"use 1 to {MAX_SAMPLE_CHARS} characters each")
+    if sum(map(len, samples)) > MAX_SAMPLES_CHARS:
+        total = sum(map(len, samples))
+        raise _bad(
+            "samples",
+            f"the samples are too long: {total} characters in all",
+            f"use at most {MAX_SAMPLES_CHARS} in all samples together",
+        )
+    for part, value, limit in (
+        ("idempotency_key", header.idempotency_key, MAX_KEY_CHARS),
+        ("base_model", header.base_model, MAX_BASE_CHARS),
     ):
-        if size > limit:
-            raise _bad(name, f"too long: {size} characters in all", f"use at most {limit} characters")
+        if len(value) > limit:
+            raise _bad(part, f"{value[:40]!r}... is too long: {len(value)} characters", f"use at most {limit}")
     for file, digest in header.sha256.items():
         if file not in _FILES:
             raise _bad("sha256", f"{file[:80]!r} is not taken", f"use the keys {' and '.join(_FILES)}")

@@ -2,6 +2,7 @@
 
 import typer
 
+from ramole.cli._output import prepare_streams
 from ramole.cli.adapters import adapters_app, upload
 from ramole.cli.bench import bench_app
 from ramole.cli.evaluate import evaluate
@@ -16,6 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.callback()(prepare_streams)
 for command in (serve, demo, generate, route, upload, evaluate, reindex):
     app.command()(command)
 app.add_typer(adapters_app, name="adapters")

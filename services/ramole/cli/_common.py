@@ -9,9 +9,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.markup import escape
 
+from ramole.cli._checks import check_environment
+from ramole.cli._output import complain, progress
 from ramole.core.errors import RamoleError
 
 T = TypeVar("T")
@@ -22,12 +22,26 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Runs a coroutine; errors that a user can act on become one line and exit code 1."""
-    try:
+    """Runs a coroutine; errors as in `told`."""
+    with told():
         return asyncio.run(main())
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors that a user can act on become one line and exit code 1."""
+    try:
+        check_environment()
+        yield
     except (RamoleError, ValidationError) as error:
-        line = " ".join(str(error).split())
-        Console(stderr=True).print(f"[red]error:[/red] {escape(line)}", highlight=False, soft_wrap=True)
+        complain(" ".join(str(error).split()))
+        raise typer.Exit(1) from None
+    except OSError as error:
+        # Of a file that the user named, or a library's word on what it could not load. Anything else is a defect,
+        # whose traceback is wanted.
+        if error.filename is None and error.errno is not None:
+            raise
+        complain(f"{error.filename}: {error.strerror}" if error.errno is not None else " ".join(str(error).split()))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -36,11 +50,8 @@ def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 @contextmanager
 def bar(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr, gone when it is done; `total` None = unknown."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    # A bar that nobody sees would leave an empty line in the log.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)
+    with progress(BarColumn(), TimeElapsedColumn()) as display:
+        task = display.add_task(what, total=total)
+        yield lambda: display.advance(task)

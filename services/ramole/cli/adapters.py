@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
 from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, bar, run
-from ramole.core.errors import InvalidInput
+from ramole.cli._output import add_row, note, say, say_json, show_table, table_of
+from ramole.core.samples import KEYS, Samples, SamplesFormat, read_samples
 
 adapters_app = typer.Typer(help="The repository.")
+
+_PREVIEW_CHARS = 120
 
 Adapter = Annotated[str, typer.Argument(help="name, tenant/name or tenant/name@version.")]
 Comment = Annotated[str, typer.Option(help="Why; kept in the history.")]
@@ -27,10 +26,18 @@ Expected = Annotated[
 def upload(
     folder: Annotated[str, typer.Argument(help="A PEFT folder; or a URI that the server fetches it from.")],
     samples: Annotated[
-        Path, typer.Option(help="Typical inputs: a JSON list, or one a line.", exists=True, dir_okay=False)
+        Path,
+        typer.Option(
+            help="Typical inputs: one a line; or with blank lines between texts of several lines; or a JSON list, or "
+            f"JSON lines, of strings or objects with {', '.join(KEYS)}."
+        ),
     ],
     name: Annotated[str, typer.Option(help="name or tenant/name; default: the folder's name; needed with a URI.")] = "",
     base_model: Annotated[str, typer.Option(help="Default: as adapter_config.json says.")] = "",
+    samples_format: Annotated[
+        SamplesFormat | None,
+        typer.Option(help="How to read the samples; default: told by the file's ending and content."),
+    ] = None,
     public: Annotated[bool, typer.Option("--public", help="Other tenants may retrieve it.")] = False,
     expected: Annotated[
         int | None,
@@ -42,11 +49,12 @@ def upload(
     from ramole.client import RamoleClient, Uploaded
 
     async def main() -> Uploaded:
+        inputs = _read_samples(samples, samples_format).texts
         async with RamoleClient(address) as client:
             with bar(f"uploading {folder}"):
                 return await client.upload(
                     folder,
-                    _read_samples(samples),
+                    inputs,
                     adapter=name,
                     base_model=base_model,
                     is_public=public,
@@ -56,7 +64,7 @@ def upload(
     done = run(main)
     record = done.record
     relative = record.relative_norm
-    print(
+    say(
         f"{record.ref} {'is live' if done.is_created else 'was there already'}: rank {record.rank}, "
         f"{len(record.modules)} modules, {record.num_bytes} bytes, norm {record.norm:.3g} "
         f"({'beside base weights that are not known' if relative is None else f'{relative:.2g} of the base weight'}), "
@@ -64,18 +72,17 @@ def upload(
     )
 
 
-def _read_samples(path: Path) -> list[str]:
-    """A JSON list of strings, or the lines of a text file that are not empty."""
-    text = path.read_text()
-    if not text.lstrip().startswith("["):
-        return [line for line in text.splitlines() if line.strip()]
-    try:
-        samples = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InvalidInput(f"{path.name} is not JSON: {error}", field="--samples", remedy="give a list") from None
-    if not all(isinstance(sample, str) for sample in samples):
-        raise InvalidInput(f"{path.name} holds more than strings", field="--samples", remedy="give a list of strings")
-    return list(samples)
+def _read_samples(path: Path, format: SamplesFormat | None) -> Samples:
+    """What a file holds; says on stderr how it was read, so that a wrong reading is seen."""
+    found = read_samples(path, format=format, field="--samples")
+    first = found.texts[0] if len(found.texts[0]) <= _PREVIEW_CHARS else f"{found.texts[0][:_PREVIEW_CHARS]}..."
+    note(f"{len(found.texts)} samples from {path.name} ({found.format}), the first: {first}")
+    if found.num_lines:
+        note(
+            f"taken as {len(found.texts)} texts between blank lines; with --samples-format lines it would be "
+            f"{found.num_lines}, one a line"
+        )
+    return found
 
 
 @adapters_app.callback(invoke_without_command=True)
@@ -101,12 +108,13 @@ def list_adapters(
     records = run(main)
     if as_json:
         rows = [{"adapter": str(r.ref), "digest": r.ref.digest, "rank": r.rank, "bytes": r.num_bytes} for r in records]
-        print(json.dumps(rows))
+        say_json(rows)
     elif records:
         columns = ("rank", "modules", "bytes", "norm", "samples", "created", "sha256")
-        table = Table(Column("adapter", no_wrap=True), *columns)
+        table = table_of("adapter", *columns)
         for r in records:
-            table.add_row(
+            add_row(
+                table,
                 str(r.ref),
                 str(r.rank),
                 str(len(r.modules)),
@@ -116,9 +124,9 @@ def list_adapters(
                 f"{r.created_at:%Y-%m-%d %H:%M}",
                 r.ref.digest[:12],
             )
-        _console().print(table)
+        show_table(table)
     else:
-        print("nothing here: ramole upload FOLDER --samples FILE", file=sys.stderr)
+        note("nothing here: ramole upload FOLDER --samples FILE")
 
 
 @adapters_app.command()
@@ -130,7 +138,7 @@ def show(adapter: Adapter, address: Address = DEFAULT_ADDRESS) -> None:
         async with RamoleClient(address) as client:
             return await client.get(adapter)
 
-    print(json.dumps(asdict(run(main)), default=str, indent=1))
+    say_json(asdict(run(main)), indent=1)
 
 
 @adapters_app.command()
@@ -144,13 +152,13 @@ def history(adapter: Adapter, as_json: AsJson = False, address: Address = DEFAUL
 
     versions = run(main)
     if as_json:
-        print(json.dumps([asdict(version) for version in versions], default=str))
+        say_json([asdict(version) for version in versions])
         return
-    table = Table(Column("adapter", no_wrap=True), "created", "state", "source", "comment", "sha256")
+    table = table_of("adapter", "created", "state", "source", "comment", "sha256")
     for v in versions:
         state = f"{v.removal} {v.removed_at:%Y-%m-%d %H:%M}" if v.removed_at else "live"
-        table.add_row(str(v.ref), f"{v.created_at:%Y-%m-%d %H:%M}", state, v.source, v.comment, v.ref.digest[:12])
-    _console().print(table)
+        add_row(table, str(v.ref), f"{v.created_at:%Y-%m-%d %H:%M}", state, v.source, v.comment, v.ref.digest[:12])
+    show_table(table)
 
 
 @adapters_app.command()
@@ -168,7 +176,7 @@ def download(
             with bar(f"downloading {adapter}"):
                 return await client.download(adapter, folder)
 
-    print(f"{run(main)} is in {folder}")
+    say(f"{run(main)} is in {folder}")
 
 
 @adapters_app.command()
@@ -185,7 +193,7 @@ def rollback(
             return await client.rollback(adapter, expected_version=expected)
 
     done = run(main)
-    print(f"{done.record.ref} is {'live' if done.is_created else 'like that already'}, from {adapter}")
+    say(f"{done.record.ref} is {'live' if done.is_created else 'like that already'}, from {adapter}")
 
 
 @adapters_app.command()
@@ -200,7 +208,7 @@ def delete(
             return [str(ref) for ref in await client.delete(adapter, comment=comment, expected_version=expected)]
 
     for ref in run(main):
-        print(f"{ref} is deleted")
+        say(f"{ref} is deleted")
 
 
 @adapters_app.command()
@@ -216,9 +224,5 @@ def revoke(
 
     done = run(main)
     for ref in done.refs:
-        print(f"{ref} is revoked")
-    print(f"{done.aborted} running requests were aborted", file=sys.stderr)
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 170)
+        say(f"{ref} is revoked")
+    note(f"{done.aborted} running requests were aborted")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from ramole.cli._common import AsJson
+from ramole.cli._checks import check_device
+from ramole.cli._common import AsJson, told
+from ramole.cli._output import note, progress, say, say_json
 
 bench_app = typer.Typer(help="Measurements beside the peers, as ratios.", no_args_is_help=True)
 
@@ -20,7 +21,7 @@ bench_app = typer.Typer(help="Measurements beside the peers, as ratios.", no_arg
 def bench_executor(
     quick: Annotated[bool, typer.Option("--quick", help="The summary's cases only, in minutes.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="Torch threads for everybody.")] = 1,
+    threads: Annotated[int, typer.Option(help="Torch threads for everybody.", min=1)] = 1,
     cases: Annotated[Path | None, typer.Option(help="Append each case to this JSON-lines file as it ends.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -32,8 +33,9 @@ def bench_executor(
             with cases.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(case) + "\n")
 
-    with _spinner() as progress:
-        result = run_executor_bench(quick=quick, device=device, threads=threads, progress=progress, record=record)
+    with told(), _spinner() as tell:
+        check_device(device)
+        result = run_executor_bench(quick=quick, device=device, threads=threads, progress=tell, record=record)
     _print(result, as_json)
 
 
@@ -45,28 +47,27 @@ def bench_repository(
     """Measure store, index and servers with thousands of adapters; search beside numpy and faiss."""
     from ramole.bench.repository import run_repository_bench
 
-    with _spinner() as progress:
-        result = run_repository_bench(quick=quick, progress=progress)
+    with told(), _spinner() as tell:
+        result = run_repository_bench(quick=quick, progress=tell)
     _print(result, as_json)
     if not as_json:
         for name, reason in result["not_measured"].items():
-            Console(stderr=True).print(f"{name}: {reason}", style="dim", highlight=False)
+            note(f"{name}: {reason}")
 
 
 @contextmanager
 def _spinner() -> Iterator[Callable[[str], None]]:
     """Tells on stderr what is being measured."""
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import SpinnerColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("starting", total=None)
-        yield lambda name: progress.update(task, description=name)
+    with progress(SpinnerColumn(), TimeElapsedColumn()) as display:
+        task = display.add_task("starting", total=None)
+        yield lambda name: display.update(task, description=name)
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(result))
+        say_json(result)
         return
     for name, value in result["summary"].items():
-        print(f"{name:32s} {'not measured' if value is None else f'{value:.2f}'}")
+        say(f"{name:32s} {'not measured' if value is None else f'{value:.2f}'}")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from ramole.cli._checks import check_model
 from ramole.cli._common import AsJson, run
+from ramole.cli._output import progress, say, say_json, show_table
 from ramole.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def evaluate(
     ] = "",
     method: Annotated[list[str] | None, typer.Option(help="Only these methods; may be given several times.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer prompts and k = 3 only: minutes.")] = False,
-    threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
+    threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder for report.html, figures.json and CSV.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,7 +46,7 @@ def evaluate(
 
     async def main() -> None:
         import torch
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import SpinnerColumn, TimeElapsedColumn
 
         from ramole.embedding.retriever import read_retriever
         from ramole.evaluation.evaluate import FULL, QUICK, evaluate_subject
@@ -62,9 +61,8 @@ def evaluate(
             raise InvalidInput(f"no method {min(unknown)!r}", field="--method", remedy=f"one of {', '.join(METHODS)}")
         subject = _subject(base, adapters, tests, zoo, router or [])
         plan = (QUICK if quick else FULL).only(method or ())
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("reading", total=None)
+        with progress(SpinnerColumn(), TimeElapsedColumn()) as display:
+            task = display.add_task("reading", total=None)
             retrievers = {"zero_shot": open_retriever(encoder, subject)}
             is_shipped = adapters is None and zoo is None
             trained = str(SHIPPED_RETRIEVER) if retriever == "zoo" or (is_shipped and not retriever) else retriever
@@ -72,17 +70,17 @@ def evaluate(
                 subject = mark_retriever(subject, read_retriever(Path(trained)).about.get("tasks", ()))
                 retrievers["trained"] = open_retriever(encoder, subject, trained=trained)
             figures = evaluate_subject(
-                subject, retrievers, plan, progress=lambda what: progress.update(task, description=what)
+                subject, retrievers, plan, progress=lambda what: display.update(task, description=what)
             )
             if out is not None:
-                progress.update(task, description="drawing")
+                display.update(task, description="drawing")
                 write_report(figures, out)
         if as_json:
-            print(json.dumps(figures))
+            say_json(figures)
             return
-        Console(width=None if sys.stdout.isatty() else 170).print(end_task_table(figures))
+        show_table(end_task_table(figures))
         if out is not None:
-            print(f"report: {out / 'report.html'}")
+            say(f"report: {out / 'report.html'}")
 
     run(main)
 
@@ -97,4 +95,5 @@ def _subject(base: str, adapters: Path | None, tests: Path | None, zoo: Path | N
         return zoo_subject(load_zoo(zoo), routers=routers)
     if not base:
         raise InvalidInput("whose adapters are they?", field="--base", remedy="give the folder of their base model")
+    check_model(base, field="--base")
     return folder_subject(Path(base), adapters, tests=tests, routers=routers)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, run
+from ramole.cli._output import note, say, say_json, say_piece
 from ramole.core.composition import PRESETS, Composition
 from ramole.core.errors import InvalidInput
 
@@ -50,19 +48,18 @@ def generate(
                 if isinstance(event, Chunk):
                     text += event.text
                     if not as_json:
-                        print(event.text, end="", flush=True)
+                        say_piece(event.text)
                 elif isinstance(event, Usage):
                     used = [
                         {"adapter": str(a.ref), "similarity": a.similarity, "mean_weight": a.mean_weight}
                         for a in event.adapters
                     ]
         if as_json:
-            print(json.dumps({"text": text, "adapters": used}))
+            say_json({"text": text, "adapters": used})
             return
-        print()
+        say("")
         for a in used:
-            line = f"  {a['adapter']}  similarity {a['similarity']:.2f}  weight {a['mean_weight']:.2f}"
-            Console(stderr=True).print(line, style="dim", highlight=False)
+            note(f"  {a['adapter']}  similarity {a['similarity']:.2f}  weight {a['mean_weight']:.2f}")
 
     run(main)
 
@@ -92,9 +89,9 @@ def route(
 
     found = run(main)
     if as_json:
-        print(json.dumps([{"adapter": str(a.ref), "similarity": a.similarity} for a in found.adapters]))
+        say_json([{"adapter": str(a.ref), "similarity": a.similarity} for a in found.adapters])
         return
     for a in found.adapters:
-        print(f"{a.similarity:+.3f}  {a.ref}")
+        say(f"{a.similarity:+.3f}  {a.ref}")
     if found.doubt is not None:
-        print(f"doubt that any of them was made for it: {found.doubt:.2f}", file=sys.stderr)
+        note(f"doubt that any of them was made for it: {found.doubt:.2f}")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
 
 from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, run
+from ramole.cli._output import progress, say, say_json
 
 
 def reindex(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
@@ -19,17 +17,16 @@ def reindex(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None
     from ramole.client import RamoleClient, ReindexProgress
 
     async def main() -> ReindexProgress:
-        columns = (TextColumn("embedding adapters"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("", total=None)
+        with progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as display:
+            task = display.add_task("embedding adapters", total=None)
             async with RamoleClient(address) as client:
                 async for step in client.reindex():
-                    progress.update(task, completed=step.done, total=step.total)
+                    display.update(task, completed=step.done, total=step.total)
         return step
 
     done = run(main)
     facts = {"generation": done.generation, "encoder_id": done.encoder_id, "adapters": done.total}
     if as_json:
-        print(json.dumps(facts))
+        say_json(facts)
     else:
-        print(f"generation {done.generation} serves: {done.total} adapters by {done.encoder_id}")
+        say(f"generation {done.generation} serves: {done.total} adapters by {done.encoder_id}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,9 +9,9 @@ from tempfile import gettempdir
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from ramole.cli._common import AsJson, bar, run
+from ramole.cli._output import say, say_json, say_piece, show_table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -56,7 +54,7 @@ def serve(
 
             def is_ready(system: System) -> None:
                 until_ready.close()
-                print(f"ramole serves {settings.base_id} on {system.address}", flush=True)
+                say(f"ramole serves {settings.base_id} on {system.address}")
 
             settings = resolve(load_settings())
             await run_until_stopped(start_local if local else start, settings, is_ready)
@@ -90,18 +88,17 @@ def demo(
     finally:
         scratch.remove()
     if as_json:
-        print(json.dumps(report.summary()))
+        say_json(report.summary())
         return
-    console = Console(width=None if sys.stdout.isatty() else 170)
-    console.print(answers_table("A mixed batch; no prompt names an adapter", report.mixed))
-    print(mask_picture(report.fullest_step, report.names))
+    show_table(answers_table("A mixed batch; no prompt names an adapter", report.mixed))
+    say_piece(f"{mask_picture(report.fullest_step, report.names)}\n")
     for when, answers in (("before", report.unseen_before), ("after", report.unseen_after)):
-        console.print(answers_table(f"{report.unseen_adapter}, {when} its upload", answers))
+        show_table(answers_table(f"{report.unseen_adapter}, {when} its upload", answers))
     figures = report.summary()
     presets = ", ".join(f"{name} {count}" for name, count in report.by_preset.items())
-    console.print(f"The mixed batch under every preset, right answers of {figures['prompts']}: {presets}.")
-    console.print(
-        f"[bold]{figures['correct']} of {figures['prompts']} right[/bold]; the base model alone "
+    say(f"The mixed batch under every preset, right answers of {figures['prompts']}: {presets}.")
+    say(
+        f"{figures['correct']} of {figures['prompts']} right; the base model alone "
         f"{figures['base_correct']}; unseen adapter {figures['unseen_before']:.0%} before, "
         f"{figures['unseen_after']:.0%} after its upload; up to {figures['max_batch']} requests and "
         f"{figures['max_unique_adapters']} unique adapters in one step; {figures['seconds']} s in all."

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from ramole.cli._checks import check_device, check_model
 from ramole.cli._common import AsJson, run
+from ramole.cli._output import progress, say, say_json
 from ramole.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def train_router(
 
     async def main() -> None:
         import torch
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TimeRemainingColumn
 
         from ramole.training.ray_workers import run_router_job_on_ray
         from ramole.training.router import RouterRecipe, StepLog
@@ -62,6 +62,8 @@ def train_router(
         from ramole.zoo.catalog import load_zoo
 
         torch.set_num_threads(threads)
+        check_device(device)
+        check_model(base, field="--base")
         if adapters is not None and not base:
             raise InvalidInput("whose adapters are they?", field="--base", remedy="give the folder of their base model")
         if adapters is None and base:
@@ -88,23 +90,22 @@ def train_router(
             retriever=trained,
             device=device,
         )
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("training", total=steps if workers == 1 else None)
+        with progress(BarColumn(), TimeRemainingColumn()) as display:
+            task = display.add_task("training", total=steps if workers == 1 else None)
 
             def log(step: StepLog) -> None:
                 text = f"loss {step.loss:.3f}, gate entropy {step.gate_entropy:.3f}"
-                progress.update(task, completed=step.step, description=text)
+                display.update(task, completed=step.step, description=text)
 
             if workers > 1:
                 manifest = run_router_job_on_ray(job, num_workers=workers, use_gpu=device != "cpu")
             else:
                 manifest = run_router_job(job, log=log)
         if as_json:
-            print(json.dumps(manifest))
+            say_json(manifest)
             return
         figures = manifest["figures"]
-        print(
+        say(
             f"{out}: rank {rank}, {len(job.adapters)} adapters, loss {figures['loss']}, "
             f"gate entropy {figures['gate_entropy']}, {figures['seconds']} s"
         )
@@ -150,7 +151,7 @@ def train_retriever(
 
     async def main() -> Retriever:
         import torch
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TimeRemainingColumn
 
         from ramole.core.settings import PAPER_INSTRUCTION
         from ramole.embedding.retriever import Mode
@@ -159,6 +160,9 @@ def train_retriever(
         from ramole.zoo.catalog import ADAPTERS, load_zoo
 
         torch.set_num_threads(threads)
+        check_device(device)
+        check_model(base, field="--base")
+        check_model(fingerprint, field="--fingerprint")
         if mode not in set(Mode):
             raise InvalidInput(f"no mode {mode!r}", field="--mode", remedy=f"use one of {', '.join(Mode)}")
         job = RetrieverJob(
@@ -181,22 +185,21 @@ def train_retriever(
             seed=seed,
             device=device,
         )
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("reading", total=1.0)
+        with progress(BarColumn(), TimeRemainingColumn()) as display:
+            task = display.add_task("reading", total=1.0)
             return run_retriever_job(
-                job, progress=lambda what, done: progress.update(task, description=what, completed=done)
+                job, progress=lambda what, done: display.update(task, description=what, completed=done)
             )
 
     done = run(main)
     if as_json:
-        print(json.dumps({"out": str(out), "mode": done.mode, "base": done.base, **done.about}))
+        say_json({"out": str(out), "mode": done.mode, "base": done.base, **done.about})
         return
     for name, groups in done.about["figures"].items():
         for group, figures in groups.items():
             tops = "  ".join(f"{top} {figures[top]:.3f}" for top in ("top1", "top3", "top5", "top8", "cluster"))
-            print(f"{name:20s} {group:7s} {tops}")
-    print(f"serve with it: RAMOLE_EMBEDDING__RETRIEVER={out}")
+            say(f"{name:20s} {group:7s} {tops}")
+    say(f"serve with it: RAMOLE_EMBEDDING__RETRIEVER={out}")
 
 
 def _experts(adapters: Path | None, zoo: Path | None) -> tuple[RouterAdapter, ...]:

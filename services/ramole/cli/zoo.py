@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ramole.cli._common import AsJson, run
+from ramole.cli._output import progress, say, say_json
 
 zoo_app = typer.Typer(help="The self-made world: tasks, a base model, adapters, a router.", no_args_is_help=True)
 
@@ -19,14 +19,13 @@ def zoo_build(
     out: Annotated[Path, typer.Option(help="Folder for the result; a build that was stopped there goes on.")],
     preset: Annotated[str, typer.Option(help="full (hundreds of tasks), shipped (48 of them) or tiny.")] = "full",
     seed: Annotated[int, typer.Option(help="The same seed gives the same zoo.")] = 0,
-    threads: Annotated[int, typer.Option(help="Torch threads; as many processes train adapters.")] = os.cpu_count()
-    or 1,
+    threads: Annotated[
+        int, typer.Option(help="Torch threads; as many processes train adapters.", min=1)
+    ] = os.cpu_count() or 1,
     as_json: AsJson = False,
 ) -> None:
     """Make a zoo from nothing: texts, tokenizer, base model, adapters, router. No download; full takes half an hour."""
-    import json
-
-    from rich.progress import Progress, TaskID
+    from rich.progress import BarColumn, TaskID, TaskProgressColumn, TimeRemainingColumn
 
     from ramole.core.errors import InvalidInput
     from ramole.zoo.build import build
@@ -37,21 +36,21 @@ def zoo_build(
     async def main() -> Zoo:
         if preset not in PRESETS:
             raise InvalidInput(f"no preset {preset!r}", field="--preset", remedy=f"use one of {', '.join(PRESETS)}")
-        with Progress(console=Console(stderr=True)) as progress:
+        with progress(BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), is_transient=False) as display:
             bars: dict[str, TaskID] = {}
 
             def log(stage: str, fraction: float) -> None:
                 if stage not in bars:
-                    bars[stage] = progress.add_task(stage, total=1.0)
-                progress.update(bars[stage], completed=fraction)
+                    bars[stage] = display.add_task(stage, total=1.0)
+                display.update(bars[stage], completed=fraction)
 
             return build(out, recipe=PRESETS[preset], seed=seed, threads=threads, log=log)
 
     zoo = run(main)
     figures = Manifest.read(out).figures("world")
     if as_json:
-        print(json.dumps(figures))
+        say_json(figures)
         return
-    print(f"{len(zoo.adapters)} adapters of {zoo.base_id} in {out}")
+    say(f"{len(zoo.adapters)} adapters of {zoo.base_id} in {out}")
     for group, values in figures.items():
-        print(f"{group}: {', '.join(f'{name} {value}' for name, value in values.items())}")
+        say(f"{group}: {', '.join(f'{name} {value}' for name, value in values.items())}")

@@ -17,6 +17,7 @@ from ramole.client.values import (
     Usage,
     Version,
 )
+from ramole.core.samples import Samples, SamplesFormat, read_samples
 
 __all__ = [
     "AdapterRecord",
@@ -30,9 +31,12 @@ __all__ = [
     "Route",
     "RoutedAdapter",
     "Routing",
+    "Samples",
+    "SamplesFormat",
     "Step",
     "Uploaded",
     "Usage",
     "UseAdapter",
     "Version",
+    "read_samples",
 ]

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ramole.client.checks import message
 from ramole.client.codec import description_from_pb, event_from_pb, record_from_pb, route_from_pb, version_from_pb
 from ramole.client.download import save_download
 from ramole.client.upload import check_folder, upload_messages
@@ -31,9 +32,10 @@ from ramole.client.values import (
 )
 from ramole.core.address import check_address
 from ramole.core.composition import Composition
-from ramole.core.errors import Unavailable
+from ramole.core.errors import InvalidInput, Unavailable
 from ramole.core.names import AdapterRef
 from ramole.core.sampling import Sampling
+from ramole.core.texts import check_text
 from ramole.transport.caller import Caller
 from ramole.transport.channels import Channels
 from ramole.transport.picker import StaticPicker
@@ -104,9 +106,12 @@ class RamoleClient:
             sampling: None = the server's default.
             may_fall_back: whether the bare base model may answer while retrieval is down.
         """
-        request = gateway_pb2.GenerateRequest(
+        for number, stop in enumerate(() if sampling is None else sampling.stop):
+            check_text(stop, field=f"sampling.stop[{number}]")
+        request = message(
+            gateway_pb2.GenerateRequest,
             prompt=prompt,
-            adapters=[_named_to_pb(adapter) for adapter in adapters],
+            adapters=[_named_to_pb(number, adapter) for number, adapter in enumerate(adapters)],
             composition=None if composition is None else composition_to_pb(composition),
             sampling=None if sampling is None else sampling_to_pb(sampling),
             fallback=gateway_pb2.FALLBACK_BASE_MODEL if may_fall_back else gateway_pb2.FALLBACK_UNSPECIFIED,
@@ -146,7 +151,7 @@ class RamoleClient:
 
     async def route(self, prompt: str, *, k: int = 0) -> Route:
         """The k adapters that fit `prompt` best, without generating; 0 = the server's default."""
-        request = gateway_pb2.RouteRequest(prompt=prompt, k=k)
+        request = message(gateway_pb2.RouteRequest, prompt=prompt, k=k)
         return route_from_pb(
             await self._gateway.unary(lambda c: GatewayStub(c).Route, request, timeout_s=self._timeout_s)
         )
@@ -197,7 +202,7 @@ class RamoleClient:
         """One version: the latest when none is pinned."""
         answer = await self._gateway.unary(
             lambda c: GatewayStub(c).GetAdapter,
-            adapters_pb2.GetAdapterRequest(adapter=adapter),
+            message(adapters_pb2.GetAdapterRequest, adapter=adapter),
             timeout_s=self._timeout_s,
         )
         return record_from_pb(answer.record)
@@ -214,7 +219,8 @@ class RamoleClient:
         """All live versions that pass the filters, ordered by name, without their samples."""
         token = ""
         while True:
-            request = adapters_pb2.ListAdaptersRequest(
+            request = message(
+                adapters_pb2.ListAdaptersRequest,
                 base_model=base_model,
                 tenant=tenant,
                 name_prefix=name_prefix,
@@ -236,7 +242,7 @@ class RamoleClient:
         """All versions of a name, those that are gone too, newest first."""
         answer = await self._gateway.unary(
             lambda c: GatewayStub(c).GetHistory,
-            adapters_pb2.GetHistoryRequest(adapter=adapter),
+            message(adapters_pb2.GetHistoryRequest, adapter=adapter),
             timeout_s=self._timeout_s,
         )
         return tuple(version_from_pb(entry) for entry in answer.entries)
@@ -252,7 +258,7 @@ class RamoleClient:
         """
         parts = self._gateway.stream(
             lambda c: GatewayStub(c).DownloadAdapter,
-            gateway_pb2.DownloadAdapterRequest(adapter=adapter),
+            message(gateway_pb2.DownloadAdapterRequest, adapter=adapter),
             timeout_s=self._timeout_s,
         )
         async with aclosing(parts):
@@ -266,7 +272,7 @@ class RamoleClient:
         """
         answer = await self._gateway.unary(
             lambda c: GatewayStub(c).RollbackAdapter,
-            adapters_pb2.RollbackAdapterRequest(adapter=adapter, expected_version=expected_version),
+            message(adapters_pb2.RollbackAdapterRequest, adapter=adapter, expected_version=expected_version),
             timeout_s=self._timeout_s,
             may_retry=False,
         )
@@ -283,7 +289,9 @@ class RamoleClient:
         """
         answer = await self._gateway.unary(
             lambda c: GatewayStub(c).DeleteAdapter,
-            adapters_pb2.DeleteAdapterRequest(adapter=adapter, comment=comment, expected_version=expected_version),
+            message(
+                adapters_pb2.DeleteAdapterRequest, adapter=adapter, comment=comment, expected_version=expected_version
+            ),
             timeout_s=self._timeout_s,
             may_retry=False,
         )
@@ -293,7 +301,9 @@ class RamoleClient:
         """As `delete`, but running requests that use the adapter end with Cancelled."""
         answer = await self._gateway.unary(
             lambda c: GatewayStub(c).RevokeAdapter,
-            gateway_pb2.RevokeAdapterRequest(adapter=adapter, comment=comment, expected_version=expected_version),
+            message(
+                gateway_pb2.RevokeAdapterRequest, adapter=adapter, comment=comment, expected_version=expected_version
+            ),
             timeout_s=self._timeout_s,
             may_retry=False,
         )
@@ -317,6 +327,9 @@ class RamoleClient:
         )
 
 
-def _named_to_pb(adapter: str | UseAdapter) -> gateway_pb2.WeightedAdapter:
+def _named_to_pb(number: int, adapter: str | UseAdapter) -> gateway_pb2.WeightedAdapter:
     named = adapter if isinstance(adapter, UseAdapter) else UseAdapter(adapter)
-    return gateway_pb2.WeightedAdapter(adapter=named.adapter, weight=named.weight, scale=named.scale)
+    try:
+        return message(gateway_pb2.WeightedAdapter, adapter=named.adapter, weight=named.weight, scale=named.scale)
+    except InvalidInput as error:
+        raise error.at(f"adapters[{number}].{error.field}") from None

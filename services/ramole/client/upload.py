@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from ramole.client.checks import message
 from ramole.core.errors import InvalidInput
+from ramole.core.texts import visible
 from ramole.v1 import adapters_pb2
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -17,8 +19,9 @@ def check_folder(folder: Path) -> str:
     """The folder's own name. Raises InvalidInput when a file of the adapter is missing."""
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
+        shown = visible(str(folder))
         raise InvalidInput(
-            f"{folder} has no {missing[0]}",
+            f"{shown} has no {missing[0]}" if folder.is_dir() else f"there is no folder {shown}",
             field="folder",
             remedy=f"give a PEFT LoRA folder with {' and '.join(FILES)}",
         )
@@ -38,7 +41,8 @@ async def upload_messages(
 ) -> AsyncIterator[adapters_pb2.UploadRequest]:
     """The header, then both files in chunks unless there is no folder. Reads in threads, holds one chunk at a time."""
     yield adapters_pb2.UploadRequest(
-        header=adapters_pb2.UploadHeader(
+        header=message(
+            adapters_pb2.UploadHeader,
             adapter=adapter,
             samples=samples,
             base_model=base_model,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 
 from ramole.core.errors import InvalidInput
 
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", re.ASCII)
+_GRPC_SCHEMES = ("dns:", "unix:", "ipv4:", "ipv6:")
+_MAX_PORT = 65_535
 
 
 def join_address(host: str, port: int) -> str:
@@ -15,16 +15,37 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def check_address(text: str, *, field: str = "address") -> str:
-    """Returns `text` if it is ``host:port``. Raises InvalidInput otherwise."""
-    match = _ADDRESS.fullmatch(text)
-    if match is None or not 1 <= int(match[2]) <= 65535:
+def check_address(address: str) -> str:
+    """Returns ``host:port``, or a name that gRPC resolves itself, e.g. ``dns:///host:port``.
+
+    Raises:
+        InvalidInput: it is none of these; says which part is wrong.
+    """
+    broken = "" if address.startswith(_GRPC_SCHEMES) else _broken_address(address)
+    if broken:
         raise InvalidInput(
-            f"{text[:160]!r} is not an address",
-            field=field,
-            remedy="give host:port, without http://; an IPv6 address in brackets, for example [::1]:50051",
+            f"{address[:160]!r} is no address: {broken}",
+            field="address",
+            remedy="use host:port, e.g. 127.0.0.1:50051 or [::1]:50051",
         )
-    return text
+    return address
+
+
+def _broken_address(address: str) -> str:
+    """Which rule it breaks; empty if none."""
+    scheme, is_url, _ = address.partition("://")
+    host, has_port, port = address.rpartition(":")
+    is_port = port.isascii() and port.isdigit() and len(port) <= len(str(_MAX_PORT)) and 0 < int(port) <= _MAX_PORT
+    odd = next((char for char in address if not char.isprintable() or char in " /@?#"), "")
+    rules = (
+        (is_url, f"{scheme}:// does not belong to it, the port speaks gRPC"),
+        (odd, f"it holds {odd!r}"),
+        (not has_port or address.endswith("]"), "it has no port"),
+        (not host, "it has no host"),
+        (":" in host and not (host.startswith("[") and host.endswith("]")), "IPv6 stands in brackets, [::1]:50051"),
+        (not is_port, f"the port {port[:20]!r} is none from 1 to {_MAX_PORT}"),
+    )
+    return next((rule for is_broken, rule in rules if is_broken), "")
 
 
 def is_loopback(address: str) -> bool:

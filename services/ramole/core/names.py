@@ -9,7 +9,10 @@ from ramole.core.errors import InvalidInput
 
 DEFAULT_TENANT = "default"
 
-_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_NAME_CHARS = 64
+
+_MAX_VERSION_DIGITS = 9
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _INDEXABLE = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -36,12 +39,13 @@ class AdapterName:
         path, at, version = text.partition("@")
         owner, slash, name = path.rpartition("/")
         owner = owner if slash else tenant
-        version_is_good = version.isascii() and version.isdigit() and 0 < len(version) <= 9 and int(version) > 0
-        if not _PART.fullmatch(owner) or not _PART.fullmatch(name) or (at and not version_is_good):
+        broken = _broken_rule("tenant", owner) or _broken_rule("name", name) or (_broken_version(version) if at else "")
+        if broken:
             raise InvalidInput(
-                f"{text[:160]!r} is not an adapter name",
+                f"{text[:160]!r} is not an adapter name: {broken}",
                 field=field,
-                remedy="use name, tenant/name or tenant/name@version with letters, digits, '.', '_' and '-'",
+                remedy="use name, tenant/name or tenant/name@version, of letters, digits, '.', '_' and '-', at most "
+                f"{MAX_NAME_CHARS} each",
             )
         return cls(owner, name, int(version) if at else 0)
 
@@ -57,6 +61,32 @@ class AdapterRef:
 
     def __str__(self) -> str:
         return f"{self.tenant}/{self.name}@{self.version}"
+
+
+def _broken_rule(part: str, value: str) -> str:
+    """What is wrong with a tenant or name; empty if nothing is."""
+    if not value:
+        return f"the {part} is empty"
+    if len(value) > MAX_NAME_CHARS:
+        return f"the {part} has {len(value)} characters, not at most {MAX_NAME_CHARS}"
+    if _PART.fullmatch(value):
+        return ""
+    if "/" in value:
+        return f"{value[:80]!r} holds a second '/'"
+    allowed = re.compile(r"[A-Za-z0-9._-]")
+    odd = next((char for char in value if not allowed.match(char)), None)
+    if odd is not None:
+        return f"the {part} holds {odd!r}"
+    return f"the {part} begins with {value[0]!r}, not with a letter or digit"
+
+
+def _broken_version(version: str) -> str:
+    """What is wrong with a version; empty if nothing is."""
+    if not (version.isascii() and version.isdigit()):
+        return f"the version {version[:20]!r} is no number"
+    if len(version) > _MAX_VERSION_DIGITS:
+        return f"the version has {len(version)} digits, not at most {_MAX_VERSION_DIGITS}"
+    return "" if int(version) > 0 else "versions begin with 1"
 
 
 def check_digest(text: str, *, field: str = "digest") -> str:

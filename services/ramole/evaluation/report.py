@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
+from ramole.core.texts import visible
 from ramole.evaluation import plots
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ td + td { font-variant-numeric: tabular-nums }
 def end_task_table(figures: Figures) -> Table:
     """The main comparison: exact match and NLL of each method, with intervals, open pool."""
     summary = figures["summary"]
-    table = Table(title=f"{figures['subject']['name']}: {summary['group']} tasks, 95 % intervals over tasks")
+    title = f"{visible(figures['subject']['name'])}: {summary['group']} tasks, 95 % intervals over tasks"
+    table = Table(title=Text(title))
     for column in HEADER:
         table.add_column(column, no_wrap=True)
     for cells in _main_rows(figures):

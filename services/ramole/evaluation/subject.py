@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ramole.core.errors import InvalidInput
+from ramole.core.samples import json_lines
+from ramole.core.texts import read_text
 from ramole.mixture.router import MANIFEST
 from ramole.training.folders import PROMPTS, peft_folders, read_json, read_samples
 from ramole.zoo.catalog import Zoo
@@ -121,14 +122,11 @@ def read_prompts(path: Path, names: Iterable[str]) -> tuple[dict[str, list[Examp
     known = set(names)
     single: dict[str, list[Example]] = {}
     double: list[tuple[Example, str, str]] = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, entry in json_lines(read_text(path, field="--tests"), path.name, "--tests"):
         try:
-            entry: dict[str, Any] = json.loads(line)
             example = Example(str(entry["prompt"]), str(entry["answer"]))
             owners = [str(name) for name in entry.get("adapters") or [entry["adapter"]]]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise InvalidInput(
                 f"line {number} of {path.name} can not be read: {error!r}",
                 field="--tests",

@@ -34,15 +34,19 @@ def parse_object(data: bytes, *, field: str, max_bytes: int, max_depth: int = 6)
 
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
-        if b"\\u" in data:
-            # Half of a surrogate pair is no text: nothing that names it could be sent back.
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise refuse(f"not valid JSON: {str(error)[:160]}") from None
     if not isinstance(value, dict):
         raise refuse("the JSON is not an object")
     if _is_deeper(value, max_depth):
         raise refuse(f"the JSON is nested deeper than {max_depth} levels")
+    if b"\\u" in data:
+        for key, part in value.items():
+            try:
+                json.dumps({key: part}, ensure_ascii=False).encode("utf-8")
+            except UnicodeEncodeError as error:  # half of a pair is no text: nothing that holds it could be sent back
+                shown = key.encode("utf-8", "backslashreplace").decode()
+                raise refuse(f"not valid JSON: {error.reason}").at(f"{field}:{shown}") from None
     return value
 
 

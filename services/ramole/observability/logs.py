@@ -7,6 +7,8 @@ import logging
 from datetime import UTC, datetime
 from typing import TextIO
 
+from ramole.core.texts import visible_json
+
 ROOT_LOGGER = "ramole"
 ACCESS_LOGGER = "ramole.access"
 
@@ -15,7 +17,7 @@ class JsonLines(logging.Formatter):
     """Formats a record with its message, its `extra={"fields": {...}}` and its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, never more: newlines inside values are escaped by JSON."""
+        """One line, never more: control codes inside values are escaped, so that none reaches a terminal."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -27,7 +29,7 @@ class JsonLines(logging.Formatter):
             line.update(fields)
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return visible_json(json.dumps(line, ensure_ascii=False, default=str))
 
 
 def setup_logging(stream: TextIO, level: str = "INFO", access_level: str = "INFO") -> None:

@@ -28,6 +28,7 @@ from ramole.retrieval.rows import Prepared, Rows
 from ramole.retrieval.search import Search
 from ramole.retrieval.values import Entry, Found, Row
 from ramole.retrieval.vectors import unit
+from ramole.tiers.full_disk import disk_full, is_told_as_full
 from ramole.transport.proxy import proxy_option, proxy_remedy
 
 # gRPC would wait up to two minutes before it tries a server again that was gone for long.
@@ -305,10 +306,15 @@ class VectorIndex:
 
     @contextmanager
     def _calling(self) -> Iterator[None]:
-        """Turns every failure of Milvus into Unavailable and looks the collection up anew next time."""
+        """Turns every failure of Milvus into Unavailable and looks the collection up anew next time.
+
+        A full disk is one that the embedded engine shares with the adapters, and told as theirs: LimitExceeded.
+        """
         try:
             yield
         except (MilvusException, grpc.RpcError) as error:
             self._live = None
             _log.warning("Milvus failed: %s", error)
+            if self._lite and is_told_as_full(str(error)):
+                raise disk_full() from error
             raise Unavailable("the vector index does not answer", remedy="retry with back-off") from error

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -15,6 +15,7 @@ import numpy as np
 from ramole.core.errors import RamoleError, Unavailable
 from ramole.core.settings import Settings
 from ramole.retrieval.values import Entry, Row
+from ramole.tiers.reserve import Reserve
 from ramole.transport.values import ref_from_pb, ref_to_pb
 from ramole.v1 import retrieval_pb2, retrieval_pb2_grpc
 
@@ -41,6 +42,8 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._index: VectorIndex | None = None
+        # A server has a disk of its own.
+        self._reserve = None if "://" in settings.retrieval.uri else Reserve(settings.data_dir)
         self._readers = ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="retrieval-read")
         # Writes wait for each other here, not in the readers' threads.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="retrieval-write")
@@ -113,9 +116,13 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
             )
             for each in request.adapters
         ]
-        generations = await self._run(
-            self._writer, lambda: index.upsert(entries, encoder_id=request.encoder_id, number=request.generation)
-        )
+
+        def upsert() -> Iterable[Generation]:
+            if self._reserve is not None:
+                self._reserve.check()
+            return index.upsert(entries, encoder_id=request.encoder_id, number=request.generation)
+
+        generations = await self._run(self._writer, upsert)
         return retrieval_pb2.UpsertResponse(generations=_generations_to_pb(generations))
 
     async def Remove(
@@ -124,7 +131,12 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
         """Takes adapter versions out."""
         index = self._ready()
         refs = [ref_from_pb(adapter) for adapter in request.adapters]
-        await self._run(self._writer, lambda: index.remove(refs))
+
+        def remove() -> None:
+            with self._opened_reserve():
+                index.remove(refs)
+
+        await self._run(self._writer, remove)
         return retrieval_pb2.RemoveResponse()
 
     async def ListRows(
@@ -167,9 +179,16 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
 
     async def _try_to_open(self) -> None:
         try:
-            self._index = await asyncio.to_thread(_open, self._settings)
+            self._index = await asyncio.to_thread(self._open)
         except Unavailable as error:
             self._outage = error
+
+    def _open(self) -> VectorIndex:
+        with self._opened_reserve():
+            return _open(self._settings)
+
+    def _opened_reserve(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._reserve is None else self._reserve.opened()
 
     async def _keep(self) -> None:
         while self._index is None:

@@ -6,11 +6,12 @@ More may be there: `prompts.json` ({"train" | "dev" | "test": [{"prompt": ..., "
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ramole.core.errors import InvalidInput, NotFound
+from ramole.core.errors import NotFound
+from ramole.core.samples import read_json as json_of_file
+from ramole.core.samples import read_samples as samples_of_file
 from ramole.lora.config import CONFIG_FILE
 
 SAMPLES, PROMPTS, TASK = "samples.json", "prompts.json", "task.json"
@@ -33,15 +34,9 @@ def read_samples(folder: Path) -> tuple[str, ...]:
     path = folder / SAMPLES
     if not path.is_file():
         raise NotFound(f"no {SAMPLES} in {folder.name!r}", field="--adapters", remedy="give a JSON list of inputs")
-    samples = read_json(path)
-    if not (isinstance(samples, list) and samples and all(isinstance(text, str) and text.strip() for text in samples)):
-        raise InvalidInput(f"{path} holds no list of texts", field="--adapters", remedy="give typical inputs")
-    return tuple(dict.fromkeys(samples))
+    return tuple(dict.fromkeys(samples_of_file(path, field="--adapters").texts))
 
 
 def read_json(path: Path) -> Any:
     """Raises InvalidInput when the file is not JSON."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise InvalidInput(f"{path} is not JSON: {error}", field="--adapters", remedy="repair the file") from None
+    return json_of_file(path, field="--adapters")

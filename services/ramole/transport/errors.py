@@ -68,8 +68,11 @@ def _known(error: RamoleError) -> type[RamoleError]:
 
 
 def _clip(text: str, max_bytes: int) -> str:
-    raw = text.encode("utf-8", "replace")
-    return text if len(raw) <= max_bytes else raw[: max_bytes - 3].decode("utf-8", "ignore") + "..."
+    """As much of it as fits. Halves of surrogate pairs, which JSON may hold and no message can, become escapes."""
+    raw = text.encode("utf-8", "backslashreplace")
+    if len(raw) <= max_bytes:
+        return raw.decode()
+    return raw[: max_bytes - 3].decode("utf-8", "ignore") + "..."
 
 
 def to_status(error: BaseException, request_id: str) -> grpc.Status:

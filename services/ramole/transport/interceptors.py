@@ -19,6 +19,7 @@ from ramole.observability.logs import ACCESS_LOGGER
 from ramole.observability.metrics import RpcMetrics
 from ramole.transport.context import CALLER_KEY, REQUEST_ID_KEY, CallContext, enter_call
 from ramole.transport.errors import from_rpc_error, to_status
+from ramole.transport.undecodable import decoded, tolerant
 
 # Quoted: the generic parameters exist in the type stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -149,7 +150,7 @@ async def _unbroken(requests: AsyncIterator[Any], context: Context) -> AsyncIter
     cancels the handler: half an upload would look like a whole one. Only a stream that still lives takes the headers.
     """
     async for request in requests:
-        yield request
+        yield decoded(request)
     try:
         await context.send_initial_metadata(())
     except Exception as error:
@@ -182,11 +183,11 @@ def _rewrapped(handler: Handler, bracket: Callable[[Context], Any]) -> Handler:
 
     async def answer(request: Any, context: Context) -> Any:
         async with bracket(context):
-            requests = _unbroken(request, context) if handler.request_streaming else request
+            requests = _unbroken(request, context) if handler.request_streaming else decoded(request)
             return await behaviour(requests, context)
 
     async def answer_stream(request: Any, context: Context) -> None:
-        async with bracket(context), aclosing(behaviour(request, context)) as messages:
+        async with bracket(context), aclosing(behaviour(decoded(request), context)) as messages:
             async for message in messages:
                 await context.write(message)
 
@@ -198,4 +199,5 @@ def _rewrapped(handler: Handler, bracket: Callable[[Context], Any]) -> Handler:
     }
     make = factories[handler.request_streaming, handler.response_streaming]
     wrapped = answer_stream if handler.response_streaming else answer
-    return make(cast(Any, wrapped), handler.request_deserializer, handler.response_serializer)
+    read = handler.request_deserializer and tolerant(handler.request_deserializer)
+    return make(cast(Any, wrapped), read, handler.response_serializer)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from ramole.core.errors import WrongState
+from ramole.core.errors import LimitExceeded, WrongState
 from ramole.core.names import AdapterRef
 from ramole.retrieval.doubt import MIN_ADAPTERS
 from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.rows import Rows
 from ramole.retrieval.values import Entry, Row
+from support.full_disk import disk_of, fill
 
 
 def add(index: VectorIndex, name: str) -> None:
@@ -62,6 +63,7 @@ from ramole.core.names import AdapterRef
 from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.rows import Rows
 from ramole.retrieval.values import Entry, Row
+from support.full_disk import disk_of, fill
 
 index = VectorIndex.open(sys.argv[1])
 for i in range(10_000):
@@ -130,3 +132,21 @@ def test_rows_are_counted_when_enough_has_changed_and_not_before(
         assert counted[2:] == [MIN_ADAPTERS + MIN_ADAPTERS // 10 - 1]
     finally:
         index.close()
+
+
+def test_a_full_disk_is_told_as_one_and_not_as_an_index_that_does_not_answer(tmp_path: Path) -> None:
+    with disk_of(tmp_path / "disk", 2**20) as disk:
+        index = VectorIndex.open(str(disk / "index.db"))
+        try:
+            add(index, "a")
+            fill(disk)
+
+            def add_many() -> None:
+                for i in range(1000):
+                    add(index, f"late{i}")
+
+            with pytest.raises(LimitExceeded, match="disk") as caught:
+                add_many()
+            assert caught.value.field == "data_dir"
+        finally:
+            index.close()

@@ -92,3 +92,10 @@ async def test_a_server_that_is_not_there_is_unavailable(net: Any) -> None:
         with pytest.raises(errors.Unavailable) as caught:
             await call(net.peers("127.0.0.1:1"))
         assert caught.value.remedy
+
+
+async def test_half_a_surrogate_pair_in_an_error_arrives_as_an_escape(net: Any) -> None:
+    server = await net.serve(ProbeService(InvalidInput("key 'a\ud800'", field="a.\udcff", remedy="not \ud800")))
+    with pytest.raises(InvalidInput) as caught:
+        await CALLS["unary"][0](net.peers(server.address))
+    assert facts(caught.value) == (InvalidInput, "key 'a\\ud800'", "a.\\udcff", "not \\ud800")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -21,9 +21,10 @@ from ramole.transport.errors import from_rpc_error
 from ramole.transport.server import GrpcServer
 from ramole.v1 import adapters_pb2 as pb
 from ramole.v1 import adapters_pb2_grpc
-from support.full_disk import disk_of, files_of_at_most
+from support.full_disk import disk_of, files_of_at_most, fill
 
 SIZE = 64 * 1024
+SPACIOUS = 64 * 2**20
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -109,3 +110,72 @@ async def test_the_client_hears_of_it(
             filler.unlink()
             assert (await stub.Put(iter([header, *chunks]))).created
         await server.stop()
+
+
+@asynccontextmanager
+async def serving(disk: Path, base: BaseShapes) -> AsyncIterator[adapters_pb2_grpc.AdaptersStub]:
+    server = GrpcServer(AdaptersService(Settings(data_dir=disk / "data"), base), ServerSettings(grace_s=0.5))
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            yield adapters_pb2_grpc.AdaptersStub(channel)
+    finally:
+        await server.stop()
+
+
+async def put(stub: adapters_pb2_grpc.AdaptersStub, name: str, files: tuple[bytes, bytes]) -> None:
+    header = pb.UploadRequest(header=pb.UploadHeader(adapter=name, samples=["1 + 1"]))
+    parts = zip((CONFIG, TENSORS), files, strict=True)
+    chunks = [pb.UploadRequest(chunk=pb.FileChunk(file=file, data=data)) for file, data in parts]
+    staged = await stub.Put(iter([header, *chunks]))
+    await stub.Publish(pb.PublishRequest(adapter=staged.record.adapter))
+
+
+async def names(stub: adapters_pb2_grpc.AdaptersStub) -> list[str]:
+    return [record.adapter.name for record in (await stub.ListAdapters(pb.ListAdaptersRequest())).records]
+
+
+async def test_a_full_disk_takes_removals_and_restarts_but_no_upload(
+    tmp_path: Path, base: BaseShapes, make_files: Callable[..., tuple[bytes, bytes]]
+) -> None:
+    with disk_of(tmp_path / "disk", SPACIOUS) as disk:
+        async with serving(disk, base) as stub:
+            for rank, name in enumerate("abcd", start=1):
+                await put(stub, name, make_files(rank=rank))
+            fill(disk)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await put(stub, "e", make_files(rank=5))
+            check(from_rpc_error(caught.value))
+            await stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="a", comment="room"))
+            fill(disk)
+        fill(disk)
+        async with serving(disk, base) as stub:
+            assert await names(stub) == ["b", "c", "d"]
+            fill(disk)
+            await stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="b", is_revocation=True, comment="room"))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await put(stub, "e", make_files(rank=5))
+            check(from_rpc_error(caught.value))
+        async with serving(disk, base) as stub:
+            assert await names(stub) == ["c", "d"]
+            history = await stub.GetHistory(pb.GetHistoryRequest(adapter="a"))
+            assert [(entry.removal, entry.comment) for entry in history.entries] == [("deleted", "room")]
+            (disk / "filler").unlink()
+            await put(stub, "e", make_files(rank=5))
+            assert await names(stub) == ["c", "d", "e"]
+
+
+async def test_a_disk_without_a_reserve_takes_restarts(
+    tmp_path: Path, base: BaseShapes, make_files: Callable[..., tuple[bytes, bytes]]
+) -> None:
+    with disk_of(tmp_path / "disk", SPACIOUS) as disk:
+        async with serving(disk, base) as stub:
+            await put(stub, "a", make_files())
+        (disk / "data" / "reserve").unlink()
+        fill(disk)
+        async with serving(disk, base) as stub:
+            assert await names(stub) == ["a"]
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="a"))
+            check(from_rpc_error(caught.value))
+            assert await names(stub) == ["a"]

@@ -473,3 +473,27 @@ async def test_restart_serves_what_was_live(tmp_path: Path, base: BaseShapes, ma
             assert await listed(stub) == ["default/math@1"]
             assert (await fetch(stub, digest))[1] == make_files()[1]
         await server.stop()
+
+
+HALF = "a\ud800"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{HALF: 1}, {"rank_pattern": {HALF: 3}}, {"alpha_pattern": {HALF: 3}}, {"peft_type": HALF}, {"bias": HALF}],
+)
+async def test_half_a_character_in_a_configuration_is_refused_by_its_key(
+    stub: Any, make_files: MakeFiles, change: dict[str, Any]
+) -> None:
+    config, tensors = make_files()
+    field = f"adapter_config.json:{next(iter(change))}".replace("\ud800", "\\ud800")
+    await fails(put(stub, (json.dumps(json.loads(config) | change).encode(), tensors)), AdapterRefused, field)
+
+
+async def test_a_zero_byte_is_a_character_as_any_other(stub: Any, make_files: MakeFiles) -> None:
+    record = await publish(stub, make_files(), samples=["a\0b"])
+    got = await stub.GetAdapter(pb.GetAdapterRequest(adapter="math"))
+    assert list(got.record.samples) == ["a\0b"]
+    await stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="math", comment="\0\x1b"))
+    history = await stub.GetHistory(pb.GetHistoryRequest(adapter="math"))
+    assert [(entry.adapter, entry.comment) for entry in history.entries] == [(record.adapter, "\0\x1b")]

@@ -6,6 +6,7 @@ import hashlib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,9 @@ def test_header_is_checked(tmp_path: Path, field: str, header: UploadHeader) -> 
     assert caught.value.remedy
 
 
-@pytest.mark.parametrize(("sample", "words"), [(" \n", "sample 2 is empty"), ("a" * 20_000, "sample 2 has 20000")])
+@pytest.mark.parametrize(
+    ("sample", "words"), [(" \n", "sample 2 is empty"), ("a" * 20_000, "sample 2 is too long: 20000")]
+)
 def test_the_sample_at_fault_is_named(tmp_path: Path, sample: str, words: str) -> None:
     with upload(tmp_path) as stream, pytest.raises(InvalidInput, match=words):
         stream.begin(replace(HEADER, samples=("1 + 1", sample)))
@@ -149,3 +152,19 @@ def test_nothing_is_taken_after_the_end(tmp_path: Path) -> None:
             late.write_fetched(file, b"x" * 50)
     assert list(tmp_path.iterdir()) == []
     room.take(100)
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ({"samples": ("a", " ")}, "sample 2 is empty"),
+        ({"samples": ("a", "b" * 16_385)}, "sample 2 is too long: 16385 characters"),
+        ({"idempotency_key": "k" * 129}, "129 characters"),
+        ({"base_model": "k" * 257}, "257 characters"),
+    ],
+)
+def test_what_breaks_a_limit_is_named_with_its_size(tmp_path: Path, header: dict[str, Any], says: str) -> None:
+    with upload(tmp_path) as stream, pytest.raises(InvalidInput) as caught:
+        stream.begin(replace(HEADER, **header))
+    assert says in caught.value.message
+    assert caught.value.field == f"header.{next(iter(header))}"

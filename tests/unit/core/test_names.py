@@ -52,6 +52,29 @@ def test_everything_else_is_refused(text: str) -> None:
     assert raised.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("a" * 65, "the name has 65 characters, not at most 64"),
+        ("t" * 70 + "/a", "the tenant has 70 characters"),
+        ("", "the name is empty"),
+        ("/a", "the tenant is empty"),
+        ("a b", "the name holds ' '"),
+        ("ä/a", "the tenant holds 'ä'"),
+        (".a", "begins with '.'"),
+        ("a/b/c", "second '/'"),
+        ("a@x", "'x' is no number"),
+        ("a@0", "versions begin with 1"),
+        ("a@1234567890", "10 digits"),
+    ],
+)
+def test_the_broken_rule_and_the_value_are_named(text: str, rule: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        AdapterName.parse(text)
+    assert rule in raised.value.message
+    assert repr(text[:20])[:-1] in raised.value.message
+
+
 @pytest.mark.parametrize("text", ["", "A" * 64, "0" * 63, "../" + "0" * 61])
 def test_a_digest_is_64_hex_digits(text: str) -> None:
     with pytest.raises(InvalidInput):

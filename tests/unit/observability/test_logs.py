@@ -34,6 +34,14 @@ def test_a_record_is_one_line_of_json_whatever_it_holds(stream: io.StringIO) -> 
     assert "ValueError: two\nlines" in line["traceback"]
 
 
+def test_no_code_of_what_users_wrote_reaches_a_terminal(stream: io.StringIO) -> None:
+    setup_logging(stream)
+    hostile = "\x1b[31m\x9b31m\u202e\x7f\ud800 漢"
+    logging.getLogger("ramole.x").warning("%s", hostile)
+    assert json.loads(stream.getvalue())["message"] == hostile
+    assert not set(hostile) - set("漢 [31m") & set(stream.getvalue())
+
+
 def test_levels_are_set_apart_and_setting_up_twice_logs_once(stream: io.StringIO) -> None:
     setup_logging(stream)
     setup_logging(stream, level="WARNING", access_level="ERROR")

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from ramole.core.errors import InvalidInput, Unavailable, WrongState
+from ramole.core.errors import InvalidInput, LimitExceeded, Unavailable, WrongState
 from ramole.core.settings import ServerSettings, Settings
 from ramole.retrieval import servicer
 from ramole.retrieval.doubt import MIN_ADAPTERS
@@ -28,6 +28,7 @@ from ramole.v1.retrieval_pb2 import (
     UpsertRequest,
 )
 from ramole.v1.retrieval_pb2_grpc import RetrievalStub
+from support.full_disk import disk_of, fill
 
 
 @pytest.fixture
@@ -167,3 +168,26 @@ async def test_the_service_learns_by_itself_when_to_doubt(
     assert 0 <= found.doubt <= 1
     assert len(found.hits) == 3
     assert {"doubt cannot be learned", "doubt is learned later: down"} <= set(caplog.messages)
+
+
+async def test_a_full_disk_takes_removals_and_is_named_to_uploads(tmp_path: Path) -> None:
+    with disk_of(tmp_path / "disk", 64 * 2**20) as disk:
+        for left in (["a", "b", "c"], ["b", "c"]):
+            server = GrpcServer(RetrievalService(Settings(data_dir=disk / "data")), ServerSettings(grace_s=0.5))
+            await server.start()
+            async with grpc.aio.insecure_channel(server.address) as channel:
+                stub = RetrievalStub(channel)
+                if not (disk / "filler").exists():
+                    for name in left:
+                        await stub.Upsert(upsert(name, (1.0, 0.0)))
+                fill(disk)
+                assert sorted(hit.adapter.name for hit in (await stub.Search(search(1, 0))).hits) == left
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await stub.Upsert(upsert("late", (1.0, 0.0)))
+                error = from_rpc_error(caught.value)
+                assert isinstance(error, LimitExceeded)
+                assert error.field == "data_dir"
+                await stub.Remove(RemoveRequest(adapters=[ref(left[0])]))
+                assert sorted(hit.adapter.name for hit in (await stub.Search(search(1, 0))).hits) == left[1:]
+                fill(disk)
+            await server.stop()
