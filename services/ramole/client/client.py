@@ -60,6 +60,9 @@ class UseAdapter:
 class RamoleClient:
     """Calls one gateway. All methods raise the errors of `ramole.core.errors`, with field and remedy.
 
+    Nothing is tried twice here: the server has done that where it helps. Repeat what failed with an error whose
+    `retry_after_s` is not None, after that time. A connection that was lost is made anew by the next call.
+
     Args:
         address: ``host:port``.
         timeout_s: deadline of each call; None leaves it to the server.
@@ -263,7 +266,6 @@ class RamoleClient:
             lambda c: GatewayStub(c).RollbackAdapter,
             adapters_pb2.RollbackAdapterRequest(adapter=adapter, expected_version=expected_version),
             timeout_s=self._timeout_s,
-            may_retry=False,
         )
         return Uploaded(record_from_pb(answer.record), answer.created)
 
@@ -280,7 +282,6 @@ class RamoleClient:
             lambda c: GatewayStub(c).DeleteAdapter,
             adapters_pb2.DeleteAdapterRequest(adapter=adapter, comment=comment, expected_version=expected_version),
             timeout_s=self._timeout_s,
-            may_retry=False,
         )
         return tuple(ref_from_pb(ref) for ref in answer.removed)
 
@@ -290,7 +291,6 @@ class RamoleClient:
             lambda c: GatewayStub(c).RevokeAdapter,
             gateway_pb2.RevokeAdapterRequest(adapter=adapter, comment=comment, expected_version=expected_version),
             timeout_s=self._timeout_s,
-            may_retry=False,
         )
         return Revoked(tuple(ref_from_pb(ref) for ref in answer.removed), answer.aborted)
 

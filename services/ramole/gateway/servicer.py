@@ -28,6 +28,7 @@ from ramole.gateway.generation import Generation
 from ramole.gateway.reindex import Reindexing
 from ramole.gateway.removals import Removals
 from ramole.gateway.routing import Router
+from ramole.gateway.stages import Stages
 from ramole.gateway.upkeep import Upkeep, until_available
 from ramole.gateway.uploads import Uploads
 from ramole.transport.context import current_call, enter_call
@@ -104,7 +105,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
     async def Route(self, request: gateway_pb2.RouteRequest, context: Context) -> gateway_pb2.RouteResponse:
         """What Generate would use."""
         k = k_from_pb(request.k, self._settings.composition)
-        routing = await self._router.retrieve(prompt_from_pb(request.prompt, self._settings), k)
+        routing = await self._router.retrieve(prompt_from_pb(request.prompt, self._settings), k, Stages())
         return gateway_pb2.RouteResponse(
             adapters=[routed_to_pb(choice) for choice in routing.choices],
             embed_s=routing.embed_s,
