@@ -31,6 +31,11 @@ class Retries:
     def __init__(self, left: int = 1) -> None:
         self._left = left
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether there is none left."""
+        return self._left <= 0
+
     def take(self) -> bool:
         """Whether there was one left."""
         self._left -= 1
@@ -92,7 +97,7 @@ class Caller:
 
         Args:
             retries: shared with other calls, of work that may itself be what brings a replica down: it is then tried
-                again on another replica only.
+                again on another replica only, and once that has failed too, nobody is advised to repeat it.
         """
         call = current_call()
         own = Retries(1 if self._part else 0)
@@ -110,6 +115,8 @@ class Caller:
                             yield answer
                     return
                 except Unavailable as error:
+                    if retries is not None and retries.is_spent:
+                        error.retry_after_s = None
                     if has_begun or not _may_retry(error, retries or own):
                         raise
                     failed, failure = address, error

@@ -63,6 +63,16 @@ async def test_the_deadline_of_the_client_reaches_the_second_hop_and_ends_it(net
     await in_time(probe.closed)
 
 
+async def test_every_hop_keeps_a_moment_to_say_who_was_slow(net: Any) -> None:
+    probe = ProbeService()
+    near = await net.serve(RelayService(net.peers((await net.serve(probe)).address)))
+    with call_scope(CallContext.begin(timeout_s=10.0)):
+        await CALLS["unary"][0](net.peers(near.address))
+    ((_, remaining_s),) = probe.seen
+    assert remaining_s is not None
+    assert remaining_s <= 10.0 - 2 * 0.1 + WIRE_SLACK_S
+
+
 async def test_a_call_without_deadline_gets_the_default_of_the_server_and_a_fresh_id(net: Any) -> None:
     probe = ProbeService()
     far = await net.serve(probe)
@@ -203,6 +213,7 @@ async def test_work_that_may_bring_a_replica_down_meets_two_of_them_at_most(net:
         with pytest.raises(Unavailable) as caught:
             await fetch(net.peers(picker), retries)
         assert caught.value.is_final
+        assert caught.value.retry_after_s is None
     assert [len(probe.seen) for probe in probes] == [1, 1, 1]
 
 
@@ -213,6 +224,7 @@ async def test_work_that_may_bring_a_replica_down_does_not_meet_it_twice(net: An
         await fetch(net.peers((await net.serve(probe)).address), Retries(1))
     assert len(probe.seen) == 1
     assert caught.value.is_final
+    assert caught.value.retry_after_s, "it may have been the replica's own end"
 
 
 @pytest.mark.parametrize("cardinality", CALLS)
