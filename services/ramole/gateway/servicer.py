@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from importlib.metadata import version
@@ -31,6 +31,7 @@ from ramole.gateway.routing import Router
 from ramole.gateway.stages import Stages
 from ramole.gateway.upkeep import Upkeep, until_available
 from ramole.gateway.uploads import Uploads
+from ramole.transport.admission import Kind
 from ramole.transport.context import current_call, enter_call
 from ramole.transport.peers import Peers
 from ramole.transport.values import ref_to_pb
@@ -47,6 +48,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
     """
 
     full_name = "ramole.v1.Gateway"
+    kinds: Mapping[str, Kind] = {"DownloadAdapter": Kind.TRANSFER, "Reindex": Kind.WATCH}
 
     def __init__(self, settings: Settings, peers: Peers) -> None:
         self._settings = settings.gateway
