@@ -105,6 +105,15 @@ async def test_calls_in_flight_push_the_next_one_to_the_other_replica(replicas: 
     assert await pick(picker, "hot") == home
 
 
+async def test_a_replica_that_has_just_failed_is_avoided_even_by_its_own_adapters(replicas: None) -> None:
+    picker = ServePicker(DEPLOYMENT, APP)
+    for i in range(20):
+        home = await pick(picker, f"p{i}")
+        async with picker.pick([f"p{i}"], avoid=home) as other:
+            assert other != home
+        assert await pick(picker, f"p{i}") == home
+
+
 async def test_a_pick_costs_about_as_much_as_was_measured(replicas: None) -> None:
     picker = ServePicker(DEPLOYMENT, APP)
     await pick(picker)
