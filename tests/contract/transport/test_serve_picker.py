@@ -30,6 +30,7 @@ def replicas() -> Iterator[None]:
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 
+    from ramole.transport.ray_metrics import RayMetrics
     from ramole.transport.replica import Replica, deployment_options
 
     folder = tempfile.mkdtemp(prefix="ramole-", dir="/tmp")
@@ -51,7 +52,7 @@ def replicas() -> Iterator[None]:
         )
         options = deployment_options(DEPLOYMENT, ServerSettings(grace_s=1.0))
         deployment = serve.deployment(**options, num_replicas=2, request_router_config=router)(Replica)
-        serve.run(deployment.bind(ProbeService, ServerSettings(), str), name=APP, route_prefix=None)
+        serve.run(deployment.bind(ProbeService, ServerSettings(), str, RayMetrics), name=APP, route_prefix=None)
         yield
     finally:
         ray.shutdown()
