@@ -43,6 +43,7 @@ class Neighbour:
         log: shared by all; ``Service.Method`` of each call in order.
         failures: method -> errors to raise, one for each call.
         gates: method -> event that the call waits for.
+        delays_s: method -> seconds that the call takes.
         entered: method -> set when the method is called.
     """
 
@@ -50,6 +51,7 @@ class Neighbour:
         self.log = log
         self.failures: dict[str, list[Exception]] = {}
         self.gates: dict[str, asyncio.Event] = {}
+        self.delays_s: dict[str, float] = {}
         self.entered: dict[str, asyncio.Event] = {}
 
     @property
@@ -69,6 +71,7 @@ class Neighbour:
     async def begin(self, method: str) -> None:
         self.log.append(method)
         self.entered.setdefault(method, asyncio.Event()).set()
+        await asyncio.sleep(self.delays_s.get(method, 0.0))
         if method in self.gates:
             await self.gates[method].wait()
         if self.failures.get(method):

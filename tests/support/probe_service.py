@@ -110,14 +110,16 @@ class ProbeService(adapters_pb2_grpc.AdaptersServicer):
 class RelayService(ProbeService):
     """Passes every call on to another server, as the gateway does."""
 
-    def __init__(self, peers: Peers) -> None:
+    def __init__(self, peers: Peers, *, may_retry: bool = True) -> None:
         super().__init__()
         self._peers = peers
+        self._may_retry = may_retry
 
     async def GetAdapter(
         self, request: adapters_pb2.GetAdapterRequest, context: Context
     ) -> adapters_pb2.GetAdapterResponse:
-        return await self._peers.adapters.GetAdapter(request)
+        stub = adapters_pb2_grpc.AdaptersStub
+        return await self._peers.adapters.unary(lambda c: stub(c).GetAdapter, request, may_retry=self._may_retry)
 
     async def Fetch(
         self, request: adapters_pb2.FetchRequest, context: Context

@@ -51,6 +51,7 @@ class Fetches:
                     f"{self._max_threads} fetches from sources are in flight, the most at once",
                     field="header.source",
                     remedy="retry later, or send the bytes instead",
+                    retry_after_s=limit_s,
                 ) from error
             raise Unavailable(
                 f"{uri[:160]!r} was not read within {limit_s:.3g} s",

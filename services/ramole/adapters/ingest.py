@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 
 from ramole.adapters.fetches import Fetches
 from ramole.adapters.quotas import Quotas
@@ -56,6 +56,14 @@ class Ingest:
         name = AdapterName.parse(adapter, field="header.adapter")
         self._quotas.begin_upload(name.tenant)
         self._quotas.check(name.tenant, self._store.usage_with(AdapterName(name.tenant, name.name)))
+
+    def place(self, adapter: str) -> AbstractContextManager[None]:
+        """Around an upload, from its header to its end: one of those that its tenant may have at once.
+
+        Raises:
+            LimitExceeded: the tenant has as many already.
+        """
+        return self._quotas.running(AdapterName.parse(adapter, field="header.adapter").tenant)
 
     async def fetch(self, upload: Upload) -> None:
         """Brings the files of an upload that names a source.

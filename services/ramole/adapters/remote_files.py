@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ramole.core.errors import Unavailable
+
+_log = logging.getLogger(__name__)
 
 # Requests that fsspec sends at once for a batch of small files.
 _BATCH = 256
@@ -83,8 +86,10 @@ class RemoteFiles:
         except (FileNotFoundError, FileExistsError):
             raise
         except Exception as error:
+            # It names endpoints and buckets, which are not the client's business.
+            _log.warning("the object store failed: %s: %s", type(error).__name__, error)
             raise Unavailable(
-                f"the object store does not answer: {type(error).__name__}: {str(error)[:200]}",
+                f"the object store does not answer: {type(error).__name__}",
                 field="adapters.store_uri",
                 remedy="check its address, its credentials and that it runs, then retry",
             ) from error

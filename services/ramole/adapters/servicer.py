@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,11 +124,12 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         opened = self._ready()
         self._inflight += 1
         try:
-            with opened.ingest.begin() as upload:
+            with ExitStack() as places, opened.ingest.begin() as upload:
                 async with self._audit.entry("upload", "") as entry:
                     async for request in request_iterator:
                         if request.HasField("header"):
                             entry.adapter = request.header.adapter[:200]
+                            places.enter_context(opened.ingest.place(request.header.adapter))
                             opened.ingest.check_quota(request.header.adapter)
                         await _receive(upload, request)
                     if upload.source:

@@ -7,6 +7,9 @@ from threading import Lock
 from ramole.core.errors import LimitExceeded
 from ramole.tiers.reserve import Reserve
 
+# About how long an upload takes.
+_UPLOAD_S = 5.0
+
 
 class SpoolRoom:
     """Counts the bytes of all uploads between their first chunk and their end. Safe in any thread.
@@ -31,6 +34,7 @@ class SpoolRoom:
                     f"the uploads in flight hold {self._num_bytes} of {self._max_bytes} bytes",
                     field="adapters.max_spool_bytes",
                     remedy="retry when other uploads have ended, or have the operator raise adapters.max_spool_bytes",
+                    retry_after_s=_UPLOAD_S,
                 )
             self._num_bytes += num_bytes
 

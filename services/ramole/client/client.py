@@ -63,6 +63,9 @@ class UseAdapter:
 class RamoleClient:
     """Calls one gateway. All methods raise the errors of `ramole.core.errors`, with field and remedy.
 
+    Nothing is tried twice here: the server has done that where it helps. Repeat what failed with an error whose
+    `retry_after_s` is not None, after that time. A connection that was lost is made anew by the next call.
+
     Args:
         address: ``host:port``; an IPv6 host in brackets.
         timeout_s: deadline of each call; None leaves it to the server.
@@ -274,7 +277,6 @@ class RamoleClient:
             lambda c: GatewayStub(c).RollbackAdapter,
             message(adapters_pb2.RollbackAdapterRequest, adapter=adapter, expected_version=expected_version),
             timeout_s=self._timeout_s,
-            may_retry=False,
         )
         return Uploaded(record_from_pb(answer.record), answer.created)
 
@@ -293,7 +295,6 @@ class RamoleClient:
                 adapters_pb2.DeleteAdapterRequest, adapter=adapter, comment=comment, expected_version=expected_version
             ),
             timeout_s=self._timeout_s,
-            may_retry=False,
         )
         return tuple(ref_from_pb(ref) for ref in answer.removed)
 
@@ -305,7 +306,6 @@ class RamoleClient:
                 gateway_pb2.RevokeAdapterRequest, adapter=adapter, comment=comment, expected_version=expected_version
             ),
             timeout_s=self._timeout_s,
-            may_retry=False,
         )
         return Revoked(tuple(ref_from_pb(ref) for ref in answer.removed), answer.aborted)
 

@@ -17,7 +17,7 @@ RamoleError
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 
 class RamoleError(Exception):
@@ -27,17 +27,27 @@ class RamoleError(Exception):
         message: what is wrong, in one sentence, naming the offending value.
         field: path of the request field or setting at fault, for example ``composition.k``; empty if none.
         remedy: what the caller can do about it; empty if nothing.
+        retry_after_s: the same request, unchanged, may succeed after so many seconds; None = it should not be repeated.
+
+    Attributes:
+        is_final: a second try has failed or would be wrong, so that no layer on the way back tries once more.
     """
 
-    def __init__(self, message: str, *, field: str = "", remedy: str = "") -> None:
+    default_retry_after_s: ClassVar[float | None] = None
+
+    def __init__(self, message: str, *, field: str = "", remedy: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.field = field
         self.remedy = remedy
+        self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
+        self.is_final = False
 
     def at(self, field: str) -> Self:
         """The same error, about another field."""
-        return type(self)(self.message, field=field, remedy=self.remedy).because(self.__cause__)
+        error = type(self)(self.message, field=field, remedy=self.remedy).because(self.__cause__)
+        error.retry_after_s, error.is_final = self.retry_after_s, self.is_final
+        return error
 
     def because(self, cause: BaseException | None) -> Self:
         """The same error with what it came from, for the log."""
@@ -80,6 +90,8 @@ class LimitExceeded(RamoleError):
 
 class Unavailable(RamoleError):
     """A dependency is down or still starting."""
+
+    default_retry_after_s = 1.0
 
 
 class Cancelled(RamoleError):

@@ -71,7 +71,25 @@ class ServerSettings(_Section):
 
     host: Host = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535, description="0 = any free port")
-    max_inflight: int = Field(default=512, ge=1, description="calls in flight before RESOURCE_EXHAUSTED")
+    max_inflight: int = Field(
+        default=512, ge=1, description="calls in flight before RESOURCE_EXHAUSTED, transfers and watches not counted"
+    )
+    max_transfers: int = Field(default=128, ge=1, description="uploads, and downloads of clients, in flight")
+    max_watches: int = Field(default=512, ge=1, description="streams of health, reflection and progress")
+    peer_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="part of each of these limits that one peer may hold; 1 = no limit of its own",
+    )
+    peers_are: Literal["connections", "hosts"] = Field(
+        default="connections", description="behind a load balancer all clients share one host"
+    )
+    idle_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="how long a client may send nothing into an open stream, or read nothing from it",
+    )
     grace_s: float = Field(default=8.0, ge=0, description="how long a stopping server lets calls finish")
 
 
@@ -79,7 +97,15 @@ class PublicServerSettings(ServerSettings):
     """Those of the public port."""
 
     port: int = Field(default=50051, ge=0, le=65535, description="0 = any free port")
-    max_inflight: int = Field(default=1024, ge=1, description="calls in flight before RESOURCE_EXHAUSTED")
+    max_inflight: int = Field(
+        default=1024, ge=1, description="calls in flight before RESOURCE_EXHAUSTED, transfers and watches not counted"
+    )
+    peer_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="part of each of these limits that one peer may hold; 1 = no limit of its own",
+    )
 
 
 class GatewaySettings(_Section):
@@ -151,6 +177,7 @@ class QuotaSettings(_Section):
     max_adapters: int = Field(default=0, ge=0, description="names")
     max_bytes: int = Field(default=0, ge=0, description="of different content, all versions")
     uploads_per_minute: int = Field(default=0, ge=0, description="rollbacks included")
+    uploads_at_once: int = Field(default=32, ge=0)
 
 
 class AdapterSettings(_Section):

@@ -14,6 +14,7 @@ from ramole.core.names import AdapterName, AdapterRef
 from ramole.core.sampling import Sampling
 from ramole.gateway.codec import outcome_from_pb, piece_from_pb, record_from_pb
 from ramole.gateway.values import REVOKED, Choice, Deleted, Embedded, Generation, Outcome, Piece, Record, Stored
+from ramole.transport.caller import Retries
 from ramole.transport.peers import Peers
 from ramole.transport.values import composition_to_pb, ref_from_pb, ref_to_pb, sampling_to_pb
 from ramole.v1 import adapters_pb2, embedding_pb2, executor_pb2, retrieval_pb2
@@ -215,9 +216,18 @@ class Backends:
         return sum(answer.aborted for answer in await self._peers.executor.EvictEverywhere(request))
 
     async def execute(
-        self, prompt: str, choices: Sequence[Choice], composition: Composition, sampling: Sampling
+        self,
+        prompt: str,
+        choices: Sequence[Choice],
+        composition: Composition,
+        sampling: Sampling,
+        retries: Retries,
     ) -> AsyncGenerator[Piece | Outcome]:
-        """Runs one sequence: pieces, then one outcome. Closing the generator cancels the sequence."""
+        """Runs one sequence: pieces, then one outcome. Closing the generator cancels the sequence.
+
+        Args:
+            retries: of the whole request, on other executors than the one that failed.
+        """
         experts = [choice.expert for choice in choices]
         request = executor_pb2.ExecuteRequest(
             prompt=prompt,
@@ -231,7 +241,7 @@ class Backends:
             sampling=sampling_to_pb(sampling),
         )
         affinity = [expert.digest for expert in experts]
-        async with aclosing(self._peers.executor.Execute(request, affinity=affinity)) as events:
+        async with aclosing(self._peers.executor.Execute(request, affinity=affinity, retries=retries)) as events:
             async for event in events:
                 yield piece_from_pb(event.chunk) if event.HasField("chunk") else outcome_from_pb(event.done)
 

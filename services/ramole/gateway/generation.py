@@ -8,11 +8,13 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from ramole.core.errors import AdapterRefused, Corrupt, NotFound, RamoleError, WrongState
+from ramole.core.errors import AdapterRefused, Corrupt, DeadlineExceeded, NotFound, RamoleError, WrongState
 from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.routing import Router
+from ramole.gateway.stages import Stages
 from ramole.gateway.values import Order, Outcome, Piece, Routing, Usage
+from ramole.transport.caller import Retries
 
 _log = logging.getLogger(__name__)
 
@@ -32,14 +34,33 @@ class Generation:
 
         A retrieved adapter may be deleted before the executor has loaded it, or turn out to be damaged; the order is
         then routed once more, without it. The routing is therefore told only when the first piece is there.
+
+        However often it is routed, an executor that fails under the order is replaced by another one once.
+
+        Raises:
+            DeadlineExceeded: the deadline of the call passed; it says which part was slow.
+            RamoleError: as raised by the service at fault.
         """
+        stages = Stages()
+        try:
+            async with aclosing(self._run(order, stages)) as events:
+                async for event in events:
+                    stages.enter("the client")
+                    yield event
+                    stages.enter("executor")
+        except DeadlineExceeded as error:
+            raise stages.too_slow() from error
+
+    async def _run(self, order: Order, stages: Stages) -> AsyncGenerator[Routing | Piece | Usage]:
         arrived = time.perf_counter()
         without: set[AdapterRef] = set()
+        retries = Retries(1)
         while True:
-            routing = await self._router.plan(order, without)
+            routing = await self._router.plan(order, stages, without)
+            stages.enter("executor")
             has_begun = False
             try:
-                async with aclosing(self._attempt(order, routing, arrived)) as events:
+                async with aclosing(self._attempt(order, routing, arrived, retries)) as events:
                     async for event in events:
                         if not has_begun:
                             has_begun = True
@@ -57,9 +78,11 @@ class Generation:
                 without.add(routing.choices[index].ref)
                 _log.warning("routed once more without %s: %s", routing.choices[index].ref, error)
 
-    async def _attempt(self, order: Order, routing: Routing, arrived: float) -> AsyncGenerator[Piece | Usage]:
+    async def _attempt(
+        self, order: Order, routing: Routing, arrived: float, retries: Retries
+    ) -> AsyncGenerator[Piece | Usage]:
         first_token_s = None
-        execution = self._backends.execute(order.prompt, routing.choices, routing.composition, order.sampling)
+        execution = self._backends.execute(order.prompt, routing.choices, routing.composition, order.sampling, retries)
         async with aclosing(execution) as events:
             async for event in events:
                 elapsed_s = time.perf_counter() - arrived

@@ -11,7 +11,9 @@ from ramole.core.bounds import MAX_EXPERTS
 from ramole.core.errors import DeadlineExceeded, NotFound, Unavailable, WrongState
 from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
+from ramole.gateway.stages import Stages
 from ramole.gateway.values import Choice, NamedAdapter, Order, Retrieved, Routing
+from ramole.transport.context import current_call
 
 
 class Router:
@@ -29,22 +31,24 @@ class Router:
         self._timeout_s = timeout_s
         self._encoder_id = ""  # the live generation's; '' until it turns out to be another than the settings' one
 
-    async def plan(self, order: Order, without: Collection[AdapterRef] = ()) -> Routing:
+    async def plan(self, order: Order, stages: Stages, without: Collection[AdapterRef] = ()) -> Routing:
         """What `order` will use. Of what is retrieved, nothing of `without`.
 
         Raises:
+            DeadlineExceeded: the deadline of the call passed.
             NotFound: a named adapter does not exist.
             WrongState: a named adapter belongs to another base model.
             Unavailable: retrieval is down and the order does not allow the base model to answer alone.
         """
         composition = order.composition
         if order.named:
+            stages.enter("adapters")
             choices = await asyncio.gather(*(self._resolve(i, named) for i, named in enumerate(order.named)))
             return Routing(tuple(choices), replace(composition, k=len(choices)))
         if composition.k == 0:
             return Routing((), composition)
         try:
-            found = await self.retrieve(order.prompt, min(composition.k + len(without), MAX_EXPERTS))
+            found = await self.retrieve(order.prompt, min(composition.k + len(without), MAX_EXPERTS), stages)
             choices = [choice for choice in found.choices if choice.ref not in without]
             return Routing(
                 tuple(choices[: composition.k]),
@@ -58,17 +62,18 @@ class Router:
                 raise
             return Routing((), replace(composition, k=0), has_fallen_back=True)
 
-    async def retrieve(self, prompt: str, k: int) -> Retrieved:
+    async def retrieve(self, prompt: str, k: int, stages: Stages) -> Retrieved:
         """The k nearest adapters.
 
         Raises:
-            Unavailable: the encoder or the index is down or too slow.
+            Unavailable: the encoder or the index is down or too slow; it says which.
+            DeadlineExceeded: the deadline of the call passed.
             WrongState: the index holds vectors of an encoder that is not loaded.
         """
         try:
             encoder_id = self._encoder_id
             try:
-                return await self._retrieve(prompt, k, encoder_id)
+                return await self._retrieve(prompt, k, encoder_id, stages)
             except WrongState as error:
                 if error.field != "encoder_id":
                     raise
@@ -77,18 +82,23 @@ class Router:
                 if not generations or generations[0].encoder_id == encoder_id:
                     raise
                 self._encoder_id = generations[0].encoder_id
-            return await self._retrieve(prompt, k, self._encoder_id)
+            return await self._retrieve(prompt, k, self._encoder_id, stages)
         except DeadlineExceeded as error:
-            raise Unavailable("retrieval did not answer in time", remedy="retry with back-off") from error
+            if current_call().remaining_s() == 0.0:
+                raise stages.too_slow() from error
+            raise Unavailable(f"{stages.slowest} was slow ({stages})", remedy="retry with back-off") from error
 
-    async def _retrieve(self, prompt: str, k: int, encoder_id: str) -> Retrieved:
+    async def _retrieve(self, prompt: str, k: int, encoder_id: str, stages: Stages) -> Retrieved:
+        stages.enter("embedding")
         started = time.perf_counter()
         embedded = await self._backends.embed([prompt], encoder_id, timeout_s=self._timeout_s)
         embedded_at = time.perf_counter()
+        stages.enter("retrieval")
         choices, doubt = await self._backends.search(
             embedded.vectors[0], embedded.encoder_id, k, timeout_s=self._timeout_s
         )
         searched_at = time.perf_counter()
+        stages.enter("")
         return Retrieved(choices, embedded_at - started, searched_at - embedded_at, doubt)
 
     async def _resolve(self, index: int, named: NamedAdapter) -> Choice:

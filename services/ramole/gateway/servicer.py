@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from importlib.metadata import version
@@ -28,8 +28,10 @@ from ramole.gateway.generation import Generation
 from ramole.gateway.reindex import Reindexing
 from ramole.gateway.removals import Removals
 from ramole.gateway.routing import Router
+from ramole.gateway.stages import Stages
 from ramole.gateway.upkeep import Upkeep, until_available
 from ramole.gateway.uploads import Uploads
+from ramole.transport.admission import Kind
 from ramole.transport.context import current_call, enter_call
 from ramole.transport.peers import Peers
 from ramole.transport.values import ref_to_pb
@@ -46,6 +48,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
     """
 
     full_name = "ramole.v1.Gateway"
+    kinds: Mapping[str, Kind] = {"DownloadAdapter": Kind.TRANSFER, "Reindex": Kind.WATCH}
 
     def __init__(self, settings: Settings, peers: Peers) -> None:
         self._settings = settings.gateway
@@ -104,7 +107,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
     async def Route(self, request: gateway_pb2.RouteRequest, context: Context) -> gateway_pb2.RouteResponse:
         """What Generate would use."""
         k = k_from_pb(request.k, self._settings.composition)
-        routing = await self._router.retrieve(prompt_from_pb(request.prompt, self._settings), k)
+        routing = await self._router.retrieve(prompt_from_pb(request.prompt, self._settings), k, Stages())
         return gateway_pb2.RouteResponse(
             adapters=[routed_to_pb(choice) for choice in routing.choices],
             embed_s=routing.embed_s,

@@ -117,10 +117,11 @@ class Ledger:
 
 
 class Ticket:
-    """One pick: what the caller wants, and where the router sent it."""
+    """One pick: what the caller wants, which address has just failed it, and where the router sent it."""
 
-    def __init__(self, wanted: Iterable[str]) -> None:
+    def __init__(self, wanted: Iterable[str], avoid: str = "") -> None:
         self.wanted = frozenset(wanted)
+        self.avoid = avoid
         self._release: Callable[[], None] | None = None
 
     def assign(self, release: Callable[[], None]) -> None:

@@ -34,6 +34,8 @@ class AdapterAffinityRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]  # 
         ticket = next((arg for arg in pending_request.args if isinstance(arg, Ticket)), None) or Ticket(())
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         ranked = self._policy.rank(ticket.wanted, [self._candidate(name, replicas[name]) for name in replicas])
+        if ticket.avoid:
+            ranked.sort(key=lambda name: replicas[name].replica_metadata.get("address") == ticket.avoid)
         if ranked:
             self._ledger.send(ranked[0], ticket.wanted)
             ticket.assign(partial(self._ledger.finish, ranked[0]))

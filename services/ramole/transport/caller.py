@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
-from contextlib import aclosing
+import logging
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TypeVar
 
 import grpc
 
-from ramole.core.errors import DeadlineExceeded, Unavailable
+from ramole.core.errors import DeadlineExceeded, RamoleError, Unavailable
 from ramole.transport.channels import Channels
 from ramole.transport.context import CALLER_KEY, REQUEST_ID_KEY, CallContext, current_call
-from ramole.transport.errors import from_rpc_error
+from ramole.transport.errors import from_rpc_error, is_of_connection
 from ramole.transport.picker import Picker
 
 Request = TypeVar("Request")
@@ -21,17 +22,44 @@ UnaryUnary = Callable[[grpc.aio.Channel], grpc.aio.UnaryUnaryMultiCallable[Reque
 UnaryStream = Callable[[grpc.aio.Channel], grpc.aio.UnaryStreamMultiCallable[Request, Response]]
 StreamUnary = Callable[[grpc.aio.Channel], grpc.aio.StreamUnaryMultiCallable[Request, Response]]
 
+_log = logging.getLogger(__name__)
+
+
+class Retries:
+    """How many second tries the calls of one request have left, all together."""
+
+    def __init__(self, left: int = 1) -> None:
+        self._left = left
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether there is none left."""
+        return self._left <= 0
+
+    def take(self) -> bool:
+        """Whether there was one left."""
+        self._left -= 1
+        return self._left >= 0
+
 
 class Caller:
     """Calls one service, wherever its replicas are.
 
     Every method raises RamoleError as the server raised it, takes a time limit in seconds that the deadline of the
     current call may shorten, and cancels the call on the server when its own task is cancelled.
+
+    A call is tried again once, when a replica said UNAVAILABLE or cannot be reached, on another replica if there is
+    one. No other layer tries again what one has tried twice: the error says so, across all hops.
+
+    Args:
+        part: name of the service in errors, instead of the addresses of its replicas; '' = the caller named the
+            address himself, and nothing is tried twice.
     """
 
-    def __init__(self, picker: Picker, channels: Channels) -> None:
+    def __init__(self, picker: Picker, channels: Channels, part: str = "") -> None:
         self._picker = picker
         self._channels = channels
+        self._part = part
 
     async def unary(
         self,
@@ -39,17 +67,20 @@ class Caller:
         request: Request,
         *,
         timeout_s: float | None = None,
-        affinity: Sequence[str] = (),
         may_retry: bool = True,
     ) -> Response:
-        """One request, one answer. UNAVAILABLE is tried once more, on a new pick, unless `may_retry` is false."""
+        """One request, one answer. Tried again as the class says, unless `may_retry` is false."""
         call = current_call()
-        try:
-            return await self._unary(method, request, call, timeout_s, affinity)
-        except Unavailable:
-            if not may_retry:
-                raise
-            return await self._unary(method, request, call, timeout_s, affinity)
+        retries = Retries(1 if self._part and may_retry else 0)
+        failed = ""
+        while True:
+            async with self._pick((), failed) as address:
+                try:
+                    return await self._unary_at(address, method, request, call, timeout_s)
+                except Unavailable as error:
+                    if not _may_retry(error, retries):
+                        raise
+                    failed = address
 
     async def stream(
         self,
@@ -58,23 +89,37 @@ class Caller:
         *,
         timeout_s: float | None = None,
         affinity: Sequence[str] = (),
+        retries: Retries | None = None,
     ) -> AsyncGenerator[Response]:
-        """One request, many answers. UNAVAILABLE is tried once more unless an answer has already arrived.
+        """One request, many answers. Tried again as the class says, unless an answer has already arrived.
 
         Closing the generator cancels the call on the server.
+
+        Args:
+            retries: shared with other calls, of work that may itself be what brings a replica down: it is then tried
+                again on another replica only, and once that has failed too, nobody is advised to repeat it.
         """
         call = current_call()
-        for may_retry in (True, False):
+        own = Retries(1 if self._part else 0)
+        failed, failure = "", Unavailable("")
+        while True:
             has_begun = False
-            try:
-                async with aclosing(self._stream(method, request, call, timeout_s, affinity)) as answers:
-                    async for answer in answers:
-                        has_begun = True
-                        yield answer
-                return
-            except Unavailable:
-                if has_begun or not may_retry:
-                    raise
+            async with self._pick(affinity, failed) as address:
+                if retries is not None and address == failed:
+                    failure.is_final = True
+                    raise failure
+                try:
+                    async with aclosing(self._stream_at(address, method, request, call, timeout_s)) as answers:
+                        async for answer in answers:
+                            has_begun = True
+                            yield answer
+                    return
+                except Unavailable as error:
+                    if retries is not None and retries.is_spent:
+                        error.retry_after_s = None
+                    if has_begun or not _may_retry(error, retries or own):
+                        raise
+                    failed, failure = address, error
 
     async def upload(
         self,
@@ -86,21 +131,28 @@ class Caller:
         """Many requests, one answer. Never retried: what was sent cannot be read again.
 
         When `requests` itself fails, the call is cancelled, so that the server sees a broken stream, never a short one.
+        When the server answers early, the next request is not waited for.
         """
         call = current_call()
-        async with self._picker.pick() as address:
+        async with self._pick((), "") as address:
             rpc = method(self._channels.get(address))(timeout=_timeout(call, timeout_s), metadata=_metadata(call))
+            has_answered = asyncio.Event()
+            rpc.add_done_callback(lambda _: has_answered.set())
+            sending = asyncio.create_task(_send(rpc, requests))
+            waiting = asyncio.create_task(has_answered.wait())
             try:
-                async for request in requests:
-                    if not await _written(rpc.write(request)):
-                        break
-                else:
-                    await _written(rpc.done_writing())
+                await asyncio.wait({sending, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                if sending.done():
+                    sending.result()
                 return await rpc
             except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error, self._channels.remedy(address)) from None
+                raise self._raised(error, address, call) from None
             finally:
                 rpc.cancel()
+                waiting.cancel()
+                sending.cancel()
+                # The requests are not read any more when this returns. What else became of them is not the answer.
+                await asyncio.gather(sending, return_exceptions=True)
 
     async def everywhere(
         self, method: UnaryUnary[Request, Response], request: Request, *, timeout_s: float | None = None
@@ -112,16 +164,15 @@ class Caller:
             *(self._unary_at(address, method, request, call, timeout_s) for address in addresses)
         )
 
-    async def _unary(
-        self,
-        method: UnaryUnary[Request, Response],
-        request: Request,
-        call: CallContext,
-        timeout_s: float | None,
-        affinity: Sequence[str],
-    ) -> Response:
-        async with self._picker.pick(affinity) as address:
-            return await self._unary_at(address, method, request, call, timeout_s)
+    @asynccontextmanager
+    async def _pick(self, affinity: Sequence[str], avoid: str) -> AsyncIterator[str]:
+        async with AsyncExitStack() as stack:
+            try:
+                address = await stack.enter_async_context(self._picker.pick(affinity, avoid))
+            except Unavailable as error:
+                error.is_final = True  # the picker has waited for a replica as long as it makes sense
+                raise
+            yield address
 
     async def _unary_at(
         self,
@@ -135,27 +186,47 @@ class Caller:
         try:
             return await stub(request, timeout=_timeout(call, timeout_s), metadata=_metadata(call))
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._channels.remedy(address)) from None
+            raise self._raised(error, address, call) from None
 
-    async def _stream(
+    async def _stream_at(
         self,
+        address: str,
         method: UnaryStream[Request, Response],
         request: Request,
         call: CallContext,
         timeout_s: float | None,
-        affinity: Sequence[str],
     ) -> AsyncGenerator[Response]:
-        async with self._picker.pick(affinity) as address:
-            stub = method(self._channels.get(address))
-            rpc = stub(request, timeout=_timeout(call, timeout_s), metadata=_metadata(call))
-            try:
-                async for answer in rpc:
-                    yield answer
-            except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error, self._channels.remedy(address)) from None
-            finally:
-                # Closing this generator does not end the call by itself: the server would go on for nobody.
-                rpc.cancel()
+        stub = method(self._channels.get(address))
+        rpc = stub(request, timeout=_timeout(call, timeout_s), metadata=_metadata(call))
+        try:
+            async for answer in rpc:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise self._raised(error, address, call) from None
+        finally:
+            # Closing this generator does not end the call by itself: the server would go on for nobody.
+            rpc.cancel()
+
+    def _raised(self, error: grpc.aio.AioRpcError, address: str, call: CallContext) -> RamoleError:
+        """What the server raised. What the connection says goes to the log: it is full of our own addresses."""
+        if self._part and is_of_connection(error):
+            fields = {"request_id": call.request_id, "address": address, "code": error.code().name}
+            _log.warning("a call to %s failed: %s", self._part, error.details(), extra={"fields": fields})
+        return from_rpc_error(error, self._part, unreachable=self._channels.remedy(address))
+
+
+def _may_retry(error: Unavailable, retries: Retries) -> bool:
+    """Whether the call is tried again. Where it is not, no layer on the way back does so either."""
+    may_retry = not error.is_final and retries.take()
+    error.is_final = not may_retry
+    return may_retry
+
+
+async def _send(rpc: grpc.aio.StreamUnaryCall[Request, Response], requests: AsyncIterable[Request]) -> None:
+    async for request in requests:
+        if not await _written(rpc.write(request)):
+            return
+    await _written(rpc.done_writing())
 
 
 async def _written(write: Awaitable[None]) -> bool:

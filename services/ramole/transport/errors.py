@@ -6,10 +6,15 @@ The wire form is described at the top of ``protos/ramole/v1/common.proto``.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
 
 import grpc
 from google.protobuf.any_pb2 import Any
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo  # type: ignore[import-untyped]
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
@@ -31,6 +36,7 @@ from ramole.core.errors import (
 from ramole.transport.context import REQUEST_ID_KEY
 
 DOMAIN = "ramole"
+_FINAL = "final"
 
 # Status text and details share one block of trailers, and peers may refuse more than 8 KiB of them. The text is sent
 # percent-encoded (up to three times its size) and again, in base64, inside the details.
@@ -86,66 +92,84 @@ def to_status(error: BaseException, request_id: str) -> grpc.Status:
         remedy=_clip(error.remedy, _MAX_REMEDY_BYTES),
     )
     facts = {"field": shown.field, "remedy": shown.remedy, "request_id": request_id}
+    facts |= {_FINAL: "true"} if error.is_final else {}
     info = ErrorInfo(reason=_reason(kind), domain=DOMAIN, metadata={k: v for k, v in facts.items() if v})
     details = [_packed(info)]
     if shown.field:
         violation = BadRequest.FieldViolation(field=shown.field, description=shown.message)
         details.append(_packed(BadRequest(field_violations=[violation])))
+    if error.retry_after_s is not None:
+        delay = Duration()
+        delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
+        details.append(_packed(RetryInfo(retry_delay=delay)))
     code: int = _CODES[kind].value[0]
     status: grpc.Status = rpc_status.to_status(Status(code=code, message=str(shown), details=details))
     trailers = (*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
     return status._replace(trailing_metadata=trailers)  # type: ignore[attr-defined, no-any-return]
 
 
-def _packed(message: ErrorInfo | BadRequest) -> Any:
+def _packed(message: ErrorInfo | BadRequest | RetryInfo) -> Any:
     packed = Any()
     packed.Pack(message)
     return packed
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError, unreachable: str = "") -> RamoleError:
-    """The error that the server raised, with its field and remedy; a status of gRPC's own maps by its code.
+def from_rpc_error(error: grpc.aio.AioRpcError, part: str = "", *, unreachable: str = "") -> RamoleError:
+    """The error that the server raised, with its field, its remedy and its word on retries.
 
     Args:
+        part: name of the internal service that was called. What gRPC itself says about the connection to it, with
+            addresses in it, is then left out. '' = the server that the caller named himself.
         unreachable: a remedy for a server that cannot be reached, besides the usual one.
     """
-    text = error.details() or error.code().name
-    info = _error_info(error)
+    details = list(_details(error))
+    info = next((info for info in details if isinstance(info, ErrorInfo)), None)
     if info is None:
-        kind = _BY_CODE.get(error.code(), Internal)
-        remedy = _own_remedy(kind)
-        return kind(text, remedy=f"{remedy}; {unreachable}" if unreachable and kind is Unavailable else remedy)
+        return _of_connection(error, part, unreachable)
     kind = _BY_REASON.get(info.reason, _BY_CODE.get(error.code(), Internal))
     field, remedy = info.metadata.get("field", ""), info.metadata.get("remedy", "")
+    text = error.details() or error.code().name
     text = text.removeprefix(f"{field}: " if field else "").removesuffix(f" ({remedy})" if remedy else "")
-    return kind(text, field=field, remedy=remedy)
+    raised = kind(text, field=field, remedy=remedy)
+    delays = [retry.retry_delay.ToTimedelta().total_seconds() for retry in details if isinstance(retry, RetryInfo)]
+    raised.retry_after_s = delays[0] if delays else None
+    raised.is_final = _FINAL in info.metadata
+    return raised
 
 
-def _own_remedy(kind: type[RamoleError]) -> str:
-    remedies: dict[type[RamoleError], str] = {
-        Unavailable: "check the address and that the server runs, then retry",
-        DeadlineExceeded: "give the call more time",
-        LimitExceeded: "send less, or retry with back-off",
-    }
-    return remedies.get(kind, "")
+def is_of_connection(error: grpc.aio.AioRpcError) -> bool:
+    """Whether gRPC itself failed the call, and no service of ours."""
+    return not any(isinstance(detail, ErrorInfo) for detail in _details(error))
 
 
-def _error_info(error: grpc.aio.AioRpcError) -> ErrorInfo | None:
+def _of_connection(error: grpc.aio.AioRpcError, part: str, unreachable: str) -> RamoleError:
+    code = error.code()
+    kind = _BY_CODE.get(code, Internal)
+    if not part or kind is LimitExceeded:  # of a message, and it names its size
+        remedies = (_REMEDIES.get(kind, ""), unreachable if kind is Unavailable else "")
+        return kind(error.details() or code.name, remedy="; ".join(filter(None, remedies)))
+    if kind is Unavailable:
+        return kind(f"{part} is not reachable", remedy="retry with back-off")
+    if kind is DeadlineExceeded:
+        return kind(f"{part} did not answer in time", remedy=_REMEDIES[kind])
+    return kind(f"the call to {part} ended with {code.name}", remedy="report the request id to the operator")
+
+
+_REMEDIES: dict[type[RamoleError], str] = {
+    Unavailable: "check the address and that the server runs, then retry",
+    DeadlineExceeded: "give the call more time",
+    LimitExceeded: "send less, or retry with back-off",
+}
+
+
+def _details(error: grpc.aio.AioRpcError) -> Iterator[ErrorInfo | RetryInfo]:
+    """Our ErrorInfo and what may stand beside it. Foreign or broken details are no reason to lose the status itself."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin" and isinstance(value, bytes):
-            return _parsed_info(value)
-    return None
-
-
-def _parsed_info(raw: bytes) -> ErrorInfo | None:
-    """Finds our ErrorInfo among the details. Foreign or broken details are no reason to lose the status itself."""
-    from google.protobuf.message import DecodeError
-
-    try:
-        for detail in Status.FromString(raw).details:
-            info = ErrorInfo()
-            if detail.Unpack(info) and info.domain == DOMAIN:
-                return info
-    except DecodeError:
-        return None
-    return None
+            with suppress(DecodeError):
+                for detail in Status.FromString(value).details:
+                    info, retry = ErrorInfo(), RetryInfo()
+                    if detail.Unpack(info) and info.domain == DOMAIN:
+                        yield info
+                    elif detail.Unpack(retry):
+                        yield retry

@@ -6,76 +6,78 @@ One interceptor instead of five: their order matters, and here it can be read fr
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, TypeAlias, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import partial
+from typing import Any, Never, TypeAlias, cast
 
 import grpc
 
-from ramole.core.errors import Cancelled, LimitExceeded, Unavailable
+from ramole.core.errors import DeadlineExceeded
+from ramole.core.settings import ServerSettings
 from ramole.observability.logs import ACCESS_LOGGER
 from ramole.observability.metrics import RpcMetrics
+from ramole.transport.admission import Admission, Kind
 from ramole.transport.context import CALLER_KEY, REQUEST_ID_KEY, CallContext, enter_call
-from ramole.transport.errors import from_rpc_error, to_status
+from ramole.transport.errors import to_status
+from ramole.transport.incoming import Context, Incoming
 from ramole.transport.undecodable import decoded, tolerant
 
 # Quoted: the generic parameters exist in the type stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 EXEMPT_PREFIX = "/grpc."
-"""Health and reflection must answer while the server starts, is full or drains."""
+"""Health and reflection must answer while the server starts or drains; their checks also while it is full."""
 
 # A call without a deadline reports a time far in the future instead of None.
 _NO_DEADLINE_S = 10 * 365 * 86_400
 
-# How long a refused upload may go on, so that its client hears why it was refused.
-_READ_ON_S = 10.0
+# Work ends by its own time limits at the deadline, and says what it waited for. What has not ended by then is cut off.
+_LAST_WORD_S = 1.0
+
+# How long a call waits for the transport to take its final status, which a client that reads nothing holds up.
+_STATUS_S = 1.0
+
+# Streams that are read on after their refusal. Of a flood of them the rest ends at once.
+_MAX_READING_ON = 64
+
+# What a client must hear before its own deadline needs a moment to travel.
+_MARGIN_S = 0.1
+_MARGIN_SHARE = 0.05
 
 _access = logging.getLogger(ACCESS_LOGGER)
 _log = logging.getLogger(__name__)
 
 
-class Admission:
-    """Whether this server takes one more call.
-
-    Args:
-        max_inflight: calls at once; the next one is refused with LimitExceeded.
-    """
-
-    def __init__(self, max_inflight: int) -> None:
-        self._max_inflight = max_inflight
-        self.inflight = 0
-        self.is_open = False
-
-    def enter(self) -> None:
-        """Counts a call in. Raises Unavailable while closed, LimitExceeded when full."""
-        if not self.is_open:
-            raise Unavailable("the server is starting or stopping", remedy="retry with back-off")
-        if self.inflight >= self._max_inflight:
-            raise LimitExceeded(f"{self.inflight} calls are in flight already", remedy="retry with back-off")
-        self.inflight += 1
-
-    def leave(self) -> None:
-        """Counts an admitted call out."""
-        self.inflight -= 1
-
-
 class ServerInterceptor(grpc.aio.ServerInterceptor):
-    """Brackets every call of the server's own services.
+    """Brackets every call of the server, apart from health checks.
 
     Args:
         admission: counts calls and refuses some.
         metrics: receives count, latency and calls in flight.
+        settings: how long a client may be silent.
         default_timeout_s: deadline of calls whose client set none; None = no limit.
+        kinds: class of the methods that are no plain calls, by their full name. What streams in is a transfer.
     """
 
-    def __init__(self, admission: Admission, metrics: RpcMetrics, default_timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        metrics: RpcMetrics,
+        settings: ServerSettings,
+        default_timeout_s: float | None = None,
+        kinds: Mapping[str, Kind] | None = None,
+    ) -> None:
         self._admission = admission
         self._metrics = metrics
+        self._idle_s = settings.idle_s
         self._default_timeout_s = default_timeout_s
+        self._kinds = kinds or {}
+        self._telling: set[asyncio.Task[Never]] = set()
+        self._reading_on = 0
 
     async def intercept_service(
         self,
@@ -85,13 +87,20 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         """Returns the method's handler inside the bracket; None for a method that does not exist."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(EXEMPT_PREFIX):
+        if handler is None or (method.startswith(EXEMPT_PREFIX) and not handler.response_streaming):
             return handler
-        return _rewrapped(handler, lambda context: self._bracket(method, context, handler.request_streaming))
+        if method.startswith(EXEMPT_PREFIX):
+            kind = Kind.WATCH
+        else:
+            kind = self._kinds.get(method, Kind.TRANSFER if handler.request_streaming else Kind.CALL)
+        return _rewrapped(handler, partial(self._bracket, method, kind), self._idle_s)
 
     @asynccontextmanager
-    async def _bracket(self, method: str, context: Context, is_upload: bool) -> AsyncIterator[None]:
-        call = self._begin(context)
+    async def _bracket(
+        self, method: str, kind: Kind, context: Context, incoming: Incoming | None
+    ) -> AsyncIterator[None]:
+        is_exempt, peer = method.startswith(EXEMPT_PREFIX), context.peer()
+        call = self._begin(context, has_default=not is_exempt)
         enter_call(call)
         context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
         started = time.perf_counter()
@@ -99,9 +108,10 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         is_admitted = False
         self._metrics.started(method)
         try:
-            self._admission.enter()
+            self._admission.enter(kind, peer, even_if_closed=is_exempt)
             is_admitted = True
-            yield
+            async with _ended(call):
+                yield
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             raise
@@ -109,25 +119,46 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             code = _status_code(context)
             raise
         except Exception as error:
-            shown = from_rpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else error
-            status = to_status(shown, call.request_id)
+            status = to_status(error, call.request_id)
             code = status.code
             if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS):
                 _log.exception("%s failed", method, extra={"fields": {"request_id": call.request_id}})
-            if is_upload:
-                await _read_on(context)
-            await context.abort_with_status(status)
+            if incoming is not None and self._reading_on < _MAX_READING_ON:
+                self._reading_on += 1
+                try:
+                    await incoming.read_on()
+                finally:
+                    self._reading_on -= 1
+            await self._tell(context, status)
         finally:
             if is_admitted:
-                self._admission.leave()
+                self._admission.leave(kind, peer)
             seconds = time.perf_counter() - started
             self._metrics.ended(method, code.name, seconds)
             self._log_access(method, code, seconds, call, context)
 
-    def _begin(self, context: Context) -> CallContext:
+    async def _tell(self, context: Context, status: grpc.Status) -> None:
+        """Ends the call with `status`; one whose client reads nothing ends here, and hears it if it ever reads."""
+        telling = asyncio.ensure_future(context.abort_with_status(status))
+        self._telling.add(telling)
+        telling.add_done_callback(self._told)
+        await asyncio.wait({telling}, timeout=_STATUS_S)
+        if not telling.done():
+            raise asyncio.CancelledError
+        telling.result()
+
+    def _told(self, telling: asyncio.Task[Never]) -> None:
+        self._telling.discard(telling)
+        if not telling.cancelled():
+            telling.exception()
+
+    def _begin(self, context: Context, *, has_default: bool) -> CallContext:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        remaining = context.time_remaining()
-        timeout_s = self._default_timeout_s if remaining is None or remaining > _NO_DEADLINE_S else remaining
+        timeout_s: float | None = context.time_remaining()
+        if timeout_s is None or timeout_s > _NO_DEADLINE_S:
+            timeout_s = self._default_timeout_s if has_default else None
+        else:
+            timeout_s -= min(_MARGIN_S, _MARGIN_SHARE * timeout_s)
         return CallContext.begin(metadata.get(REQUEST_ID_KEY), timeout_s, metadata.get(CALLER_KEY, ""))
 
     @staticmethod
@@ -143,29 +174,18 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             _access.info("call", extra={"fields": fields})
 
 
-async def _unbroken(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-    """The same messages, but a stream that broke ends with Cancelled.
-
-    grpc.aio ends the iteration of a cancelled or disconnected stream as it ends that of a complete one, before it
-    cancels the handler: half an upload would look like a whole one. Only a stream that still lives takes the headers.
-    """
-    async for request in requests:
-        yield decoded(request)
+@asynccontextmanager
+async def _ended(call: CallContext) -> AsyncIterator[None]:
+    """Cuts the block off when the call's deadline has passed, whatever it waits for. Raises DeadlineExceeded then."""
+    remaining_s = call.remaining_s()
+    timer = asyncio.timeout(None if remaining_s is None else remaining_s + _LAST_WORD_S)
     try:
-        await context.send_initial_metadata(())
-    except Exception as error:
-        raise Cancelled("the client went away before the end of its stream") from error
-
-
-async def _read_on(context: Context) -> None:
-    """Discards what a refused client still sends.
-
-    A client written with grpc.aio loses the status of a call that ends while it writes, and reports INTERNAL instead.
-    """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_READ_ON_S):
-            while await context.read() is not grpc.aio.EOF:
-                pass
+        async with timer:
+            yield
+    except TimeoutError as error:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded("the deadline of the call passed", remedy="give the call more time") from error
 
 
 def _status_code(context: Context) -> grpc.StatusCode:
@@ -173,7 +193,9 @@ def _status_code(context: Context) -> grpc.StatusCode:
     return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN
 
 
-def _rewrapped(handler: Handler, bracket: Callable[[Context], Any]) -> Handler:
+def _rewrapped(
+    handler: Handler, bracket: Callable[[Context, Incoming | None], AbstractAsyncContextManager[None]], idle_s: float
+) -> Handler:
     """The same method with `bracket` around it, whatever its cardinality.
 
     A streaming answer is written by the wrapper itself instead of being yielded: a cancelled call then closes the
@@ -182,14 +204,20 @@ def _rewrapped(handler: Handler, bracket: Callable[[Context], Any]) -> Handler:
     behaviour = cast(Any, handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream)
 
     async def answer(request: Any, context: Context) -> Any:
-        async with bracket(context):
-            requests = _unbroken(request, context) if handler.request_streaming else decoded(request)
-            return await behaviour(requests, context)
+        incoming = Incoming(context, idle_s, is_checked=True) if handler.request_streaming else None
+        async with bracket(context, incoming):
+            return await behaviour(decoded(request) if incoming is None else incoming.messages(), context)
 
     async def answer_stream(request: Any, context: Context) -> None:
-        async with bracket(context), aclosing(behaviour(decoded(request), context)) as messages:
-            async for message in messages:
-                await context.write(message)
+        incoming = Incoming(context, idle_s, is_checked=False) if handler.request_streaming else None
+        async with bracket(context, incoming):
+            requests = decoded(request) if incoming is None else incoming.messages()
+            if inspect.iscoroutinefunction(behaviour):  # it writes by itself, as gRPC's own health service does
+                await behaviour(requests, context)
+                return
+            async with aclosing(behaviour(requests, context)) as messages:
+                async for message in messages:
+                    await _written(context, message, idle_s)
 
     factories = {
         (False, False): grpc.unary_unary_rpc_method_handler,
@@ -201,3 +229,15 @@ def _rewrapped(handler: Handler, bracket: Callable[[Context], Any]) -> Handler:
     wrapped = answer_stream if handler.response_streaming else answer
     read = handler.request_deserializer and tolerant(handler.request_deserializer)
     return make(cast(Any, wrapped), read, handler.response_serializer)
+
+
+async def _written(context: Context, message: Any, idle_s: float) -> None:
+    """Raises DeadlineExceeded when the client does not read, so that its stream takes nothing any more."""
+    timer = asyncio.timeout(idle_s)
+    try:
+        async with timer:
+            await context.write(message)
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"the client read nothing for {idle_s:g} s", field="server.idle_s", remedy="read the stream as it comes"
+        ) from error

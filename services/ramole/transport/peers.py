@@ -1,6 +1,7 @@
 """Typed access to the services. Method names are those of the wire; see ``protos/ramole/v1``.
 
-Every call honours the current call's deadline and request id, retries once where that is safe, and raises RamoleError.
+Every call honours the current call's deadline and request id, is tried again once where that is safe, and raises
+RamoleError.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from dataclasses import dataclass, fields
 
-from ramole.transport.caller import Caller
+from ramole.transport.caller import Caller, Retries
 from ramole.transport.channels import Channels
 from ramole.transport.picker import Picker
 from ramole.v1 import (
@@ -163,11 +164,16 @@ class ExecutorPeer(Caller):
         request: executor_pb2.ExecuteRequest,
         *,
         affinity: Sequence[str] = (),
+        retries: Retries | None = None,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[executor_pb2.ExecuteEvent]:
         """Runs one sequence, best on a replica that holds the adapters of `affinity`."""
         return self.stream(
-            lambda c: executor_pb2_grpc.ExecutorStub(c).Execute, request, affinity=affinity, timeout_s=timeout_s
+            lambda c: executor_pb2_grpc.ExecutorStub(c).Execute,
+            request,
+            affinity=affinity,
+            retries=retries,
+            timeout_s=timeout_s,
         )
 
     async def EvictEverywhere(
@@ -205,10 +211,10 @@ class Peers:
 
     def __init__(self, pickers: Addresses) -> None:
         self._channels = Channels()
-        self.embedding = EmbeddingPeer(pickers.embedding, self._channels)
-        self.retrieval = RetrievalPeer(pickers.retrieval, self._channels)
-        self.adapters = AdaptersPeer(pickers.adapters, self._channels)
-        self.executor = ExecutorPeer(pickers.executor, self._channels)
+        self.embedding = EmbeddingPeer(pickers.embedding, self._channels, "embedding")
+        self.retrieval = RetrievalPeer(pickers.retrieval, self._channels, "retrieval")
+        self.adapters = AdaptersPeer(pickers.adapters, self._channels, "adapters")
+        self.executor = ExecutorPeer(pickers.executor, self._channels, "executor")
 
     async def close(self) -> None:
         """Closes all connections."""

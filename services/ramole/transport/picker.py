@@ -15,14 +15,19 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
 
+# Of two idle replicas, one is chosen so often in a row by chance once in 16 times.
+_TRIES_TO_AVOID = 3
+
+
 class Picker(Protocol):
     """Chooses a replica of one service."""
 
-    def pick(self, affinity: Sequence[str] = ()) -> AbstractAsyncContextManager[str]:
+    def pick(self, affinity: Sequence[str] = (), avoid: str = "") -> AbstractAsyncContextManager[str]:
         """``host:port`` of the replica for one call; the block lasts as long as the call.
 
         Args:
             affinity: digests of the adapters that the call needs.
+            avoid: ``host:port`` of a replica that has just failed; taken only when there seems to be no other.
 
         Raises:
             Unavailable: no replica runs.
@@ -39,7 +44,7 @@ class StaticPicker:
         self._address = address
 
     @asynccontextmanager
-    async def pick(self, affinity: Sequence[str] = ()) -> AsyncIterator[str]:
+    async def pick(self, affinity: Sequence[str] = (), avoid: str = "") -> AsyncIterator[str]:
         """The address."""
         yield self._address
 
@@ -60,7 +65,7 @@ class DirectoryPicker:
         self._service = service
 
     @asynccontextmanager
-    async def pick(self, affinity: Sequence[str] = ()) -> AsyncIterator[str]:
+    async def pick(self, affinity: Sequence[str] = (), avoid: str = "") -> AsyncIterator[str]:
         """The address."""
         yield self._address()
 
@@ -93,13 +98,17 @@ class ServePicker:
         self._handle: DeploymentHandle | None = None
 
     @asynccontextmanager
-    async def pick(self, affinity: Sequence[str] = ()) -> AsyncIterator[str]:
+    async def pick(self, affinity: Sequence[str] = (), avoid: str = "") -> AsyncIterator[str]:
         """Asks the request router. Costs about 0.3 ms."""
-        ticket = Ticket(affinity)
+        ticket = Ticket(affinity, avoid)
         try:
             try:
                 async with asyncio.timeout(current_call().budget_s(self._max_wait_s)):
                     address = await self._choose(ticket)
+                    for _ in range(_TRIES_TO_AVOID):  # Serve's own routers take no ticket
+                        if address != avoid:
+                            break
+                        address = await self._choose(ticket)
             except _not_yet() as error:
                 raise self._unavailable() from error
             yield address

@@ -14,7 +14,8 @@ from ramole.core.address import join_address
 from ramole.core.errors import RamoleError, Unavailable, WrongState
 from ramole.core.settings import ServerSettings
 from ramole.observability.metrics import RpcMetrics
-from ramole.transport.interceptors import Admission, ServerInterceptor
+from ramole.transport.admission import Admission
+from ramole.transport.interceptors import ServerInterceptor
 from ramole.transport.poller import keep_poller
 from ramole.transport.service import Service
 
@@ -32,7 +33,9 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # Clients ping as they like, many each 10 s or a bit less: a ping costs less than the connection that it saves.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 0),
+    ("grpc.http2.max_ping_strikes", 0),
 )
 
 
@@ -40,7 +43,8 @@ class GrpcServer:
     """Runs `service` on a port of its own.
 
     Args:
-        service: what to serve; started and closed by this server.
+        service: what to serve; started and closed by this server. Its `kinds`, if it has them, say which of its methods
+            are no plain calls; its `max_message_bytes` what one message may hold.
         settings: host, port, limits.
         metrics: receives every call; by default into the service's `registry` if it has one, else into one of its own.
         default_timeout_s: deadline of calls whose client set none; None = no limit.
@@ -59,7 +63,7 @@ class GrpcServer:
     ) -> None:
         self._service = service
         self._settings = settings
-        self._admission = Admission(settings.max_inflight)
+        self._admission = Admission(settings)
         self.registry = getattr(service, "registry", None) or CollectorRegistry()
         self._metrics = metrics or RpcMetrics(self.registry)
         self._default_timeout_s = default_timeout_s
@@ -111,9 +115,16 @@ class GrpcServer:
             RamoleError: whatever the service's own start raises; nothing is left running then.
         """
         keep_poller()
-        interceptor = ServerInterceptor(self._admission, self._metrics, self._default_timeout_s)
-        limit = ("grpc.max_receive_message_length", self._max_message_bytes)
-        server = grpc.aio.server(interceptors=[interceptor], options=(limit, *_OPTIONS))
+        kinds = {
+            f"/{self._service.full_name}/{name}": kind for name, kind in getattr(self._service, "kinds", {}).items()
+        }
+        interceptor = ServerInterceptor(self._admission, self._metrics, self._settings, self._default_timeout_s, kinds)
+        limits = (
+            ("grpc.max_receive_message_length", self._max_message_bytes),
+            # Of one connection. Calls without a request yet, and refused ones, hold no place, but some memory.
+            ("grpc.max_concurrent_streams", 2 * self._admission.num_places),
+        )
+        server = grpc.aio.server(interceptors=[interceptor], options=(*limits, *_OPTIONS))
         self._service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (self._service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)

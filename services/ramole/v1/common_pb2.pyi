@@ -155,8 +155,10 @@ class AdapterRef(_message.Message):
 
     Every failure is a gRPC status. Its trailing metadata `grpc-status-details-bin` holds a google.rpc.Status with
       google.rpc.ErrorInfo   reason = the error class in UPPER_SNAKE_CASE, domain = "ramole",
-                             metadata = {"field", "remedy", "request_id"} (a key is absent when empty)
+                             metadata = {"field", "remedy", "request_id"} (a key is absent when empty); "final" = "true"
+                             when the server has tried twice itself, or must not
       google.rpc.BadRequest  one FieldViolation, when a field is at fault
+      google.rpc.RetryInfo   when the same request may succeed after a while: repeat it then, and what has none never
     The plain status message repeats field, problem and remedy for people.
 
       INVALID_ARGUMENT     the request is wrong: empty prompt, k out of range, an adapter that failed admission
@@ -164,10 +166,11 @@ class AdapterRef(_message.Message):
       ALREADY_EXISTS       the idempotency key was used for other content
       FAILED_PRECONDITION  valid, but not on this server: adapter of another base model, revoked adapter
       ABORTED              compare-and-swap lost (expected_version); read again and retry
-      RESOURCE_EXHAUSTED   upload too large, too many requests
-      UNAVAILABLE          a part is down or starting; retry with back-off
+      RESOURCE_EXHAUSTED   upload too large; too many calls of this class, of this connection or of this tenant at once
+      UNAVAILABLE          a part is down, slow or starting; it is named; retry with back-off
       CANCELLED            the caller gave up, or the adapter was revoked while the request ran
-      DEADLINE_EXCEEDED    the deadline of the call passed
+      DEADLINE_EXCEEDED    the deadline of the call passed, the part that was slow is named; or the client sent nothing into its
+                           open stream, or read nothing out of one, for too long
       DATA_LOSS            stored weights no longer match their digest
 
     Deadlines and cancellation are gRPC's own. Metadata key `x-request-id` is honoured and echoed; the server makes one up

@@ -75,9 +75,9 @@ class Fatal(DirectoryPicker):
             os.kill(os.getpid(), signal.SIGKILL)
 
     @asynccontextmanager
-    async def pick(self, affinity: Sequence[str] = ()) -> AsyncIterator[str]:
+    async def pick(self, affinity: Sequence[str] = (), avoid: str = "") -> AsyncIterator[str]:
         self._count()
-        async with super().pick(affinity) as address:
+        async with super().pick(affinity, avoid) as address:
             yield address
 
     async def everyone(self) -> Sequence[str]:

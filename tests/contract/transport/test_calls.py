@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from ramole.core.errors import AdapterRefused, DeadlineExceeded, Unavailable
+from ramole.core.errors import AdapterRefused, DeadlineExceeded, Internal, InvalidInput, RamoleError, Unavailable
+from ramole.transport.caller import Retries
 from ramole.transport.context import CallContext, call_scope
 from ramole.v1 import adapters_pb2
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
@@ -62,6 +63,16 @@ async def test_the_deadline_of_the_client_reaches_the_second_hop_and_ends_it(net
     await in_time(probe.closed)
 
 
+async def test_every_hop_keeps_a_moment_to_say_who_was_slow(net: Any) -> None:
+    probe = ProbeService()
+    near = await net.serve(RelayService(net.peers((await net.serve(probe)).address)))
+    with call_scope(CallContext.begin(timeout_s=10.0)):
+        await CALLS["unary"][0](net.peers(near.address))
+    ((_, remaining_s),) = probe.seen
+    assert remaining_s is not None
+    assert remaining_s <= 10.0 - 2 * 0.1 + WIRE_SLACK_S
+
+
 async def test_a_call_without_deadline_gets_the_default_of_the_server_and_a_fresh_id(net: Any) -> None:
     probe = ProbeService()
     far = await net.serve(probe)
@@ -104,7 +115,7 @@ class Alternating:
         self.num_picks = 0
 
     @asynccontextmanager
-    async def pick(self, affinity: Sequence[str] = ()) -> AsyncIterator[str]:
+    async def pick(self, affinity: Sequence[str] = (), avoid: str = "") -> AsyncIterator[str]:
         self.num_picks += 1
         yield self._addresses[(self.num_picks - 1) % len(self._addresses)]
 
@@ -127,6 +138,105 @@ async def test_the_second_failure_is_final_and_uploads_are_never_retried(net: An
         with pytest.raises(Unavailable):
             await CALLS[name][0](net.peers(picker))
         assert picker.num_picks == num_picks
+
+
+@pytest.mark.parametrize("cardinality", ["unary", "stream"])
+async def test_no_layer_tries_again_what_another_has_tried_twice(net: Any, cardinality: str) -> None:
+    probe = ProbeService(Unavailable("down"))
+    probe.num_messages = 1  # a stream fails before its first message
+    address = (await net.serve(probe)).address
+    for _ in range(2):
+        address = (await net.serve(RelayService(net.peers(address)))).address
+    with pytest.raises(Unavailable, match="down") as caught:
+        await CALLS[cardinality][0](net.peers(address))
+    assert len(probe.seen) == 2
+    assert caught.value.is_final
+    assert caught.value.retry_after_s, "the dependency may be back then"
+
+
+async def test_what_is_not_retried_here_is_retried_nowhere(net: Any) -> None:
+    probe = ProbeService(Unavailable("down"))
+    near = await net.serve(RelayService(net.peers((await net.serve(probe)).address), may_retry=False))
+    with pytest.raises(Unavailable):
+        await CALLS["unary"][0](net.peers(near.address))
+    assert len(probe.seen) == 1
+
+
+@pytest.mark.parametrize("error", [Internal("defect"), InvalidInput("bad"), DeadlineExceeded("late")])
+async def test_a_requests_own_fault_is_not_tried_again(net: Any, error: RamoleError) -> None:
+    probe = ProbeService(error)
+    near = await net.serve(RelayService(net.peers((await net.serve(probe)).address)))
+    with pytest.raises(type(error)) as caught:
+        await CALLS["unary"][0](net.peers(near.address))
+    assert len(probe.seen) == 1
+    assert caught.value.retry_after_s is None
+
+
+class Pair:
+    """The first replica as long as nobody wants to avoid it."""
+
+    def __init__(self, *addresses: str) -> None:
+        self._addresses = addresses
+
+    @asynccontextmanager
+    async def pick(self, affinity: Sequence[str] = (), avoid: str = "") -> AsyncIterator[str]:
+        yield next((address for address in self._addresses if address != avoid), avoid)
+
+    async def everyone(self) -> Sequence[str]:
+        return self._addresses
+
+
+@pytest.mark.parametrize("cardinality", ["unary", "stream"])
+async def test_the_second_try_goes_elsewhere(net: Any, cardinality: str) -> None:
+    dead, alive = ProbeService(Unavailable("going")), ProbeService()
+    dead.num_messages = 1
+    picker = Pair((await net.serve(dead)).address, (await net.serve(alive)).address)
+    call, answer = CALLS[cardinality]
+    assert await call(net.peers(picker)) == answer
+    assert (len(dead.seen), len(alive.seen)) == (1, 1)
+
+
+async def fetch(peers: Any, retries: Retries) -> None:
+    answers = peers.adapters.stream(lambda c: AdaptersStub(c).Fetch, FETCH, retries=retries)
+    async with aclosing(answers):
+        async for _ in answers:
+            pass
+
+
+async def test_work_that_may_bring_a_replica_down_meets_two_of_them_at_most(net: Any) -> None:
+    probes = [ProbeService(Unavailable("the engine stopped")) for _ in range(3)]
+    for probe in probes:
+        probe.num_messages = 1
+    addresses = [(await net.serve(probe)).address for probe in probes]
+    retries = Retries(1)
+    for picker in (Pair(*addresses[:2]), Pair(*addresses[2:])):  # the second after a re-route of the same request
+        with pytest.raises(Unavailable) as caught:
+            await fetch(net.peers(picker), retries)
+        assert caught.value.is_final
+        assert caught.value.retry_after_s is None
+    assert [len(probe.seen) for probe in probes] == [1, 1, 1]
+
+
+async def test_work_that_may_bring_a_replica_down_does_not_meet_it_twice(net: Any) -> None:
+    probe = ProbeService(Unavailable("the engine stopped"))
+    probe.num_messages = 1
+    with pytest.raises(Unavailable, match="stopped") as caught:
+        await fetch(net.peers((await net.serve(probe)).address), Retries(1))
+    assert len(probe.seen) == 1
+    assert caught.value.is_final
+    assert caught.value.retry_after_s, "it may have been the replica's own end"
+
+
+@pytest.mark.parametrize("cardinality", CALLS)
+async def test_a_client_hears_no_address_of_ours(net: Any, cardinality: str, caplog: pytest.LogCaptureFixture) -> None:
+    near = await net.serve(RelayService(net.peers("127.0.0.1:1")))
+    with call_scope(CallContext.begin("req-9")), pytest.raises(Unavailable) as caught:
+        await CALLS[cardinality][0](net.peers(near.address))
+    assert caught.value.message == "adapters is not reachable"
+    assert "back-off" in caught.value.remedy
+    assert caught.value.retry_after_s
+    logged = [record.fields for record in caplog.records if hasattr(record, "fields")]
+    assert {"request_id": "req-9", "address": "127.0.0.1:1", "code": "UNAVAILABLE"} in logged
 
 
 async def test_a_stream_that_has_begun_is_not_retried(net: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import Any
 
 import grpc
 import pytest
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo  # type: ignore[import-untyped]
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
 from ramole.core import errors
@@ -71,6 +72,21 @@ async def test_the_wire_form_is_the_documented_one(net: Any) -> None:
     assert (info.reason, info.domain) == ("INVALID_INPUT", "ramole")
     assert dict(info.metadata) == {"field": "composition.k", "remedy": "use 0 to 8", "request_id": "mine-1"}
     assert request.field_violations[0].field == "composition.k"
+    assert len(status.details) == 2, "no RetryInfo: the same request will never succeed"
+
+
+async def test_what_may_be_repeated_says_when(net: Any) -> None:
+    server = await net.serve(ProbeService(LimitExceeded("full", retry_after_s=2.5)))
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await AdaptersStub(channel).GetAdapter(adapters_pb2.GetAdapterRequest(adapter="x"))
+    raw = dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
+    retry = RetryInfo()
+    assert rpc_status.status_pb2.Status.FromString(raw).details[1].Unpack(retry)
+    assert retry.retry_delay.ToTimedelta() == timedelta(seconds=2.5)
+    with pytest.raises(LimitExceeded) as raised:
+        await CALLS["unary"][0](net.peers(server.address))
+    assert raised.value.retry_after_s == 2.5
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "漢", "\n"])

@@ -108,7 +108,7 @@ async def test_calls_that_outlive_the_grace_period_are_cut_off(net: Any) -> None
 async def test_one_call_too_many_is_refused_while_health_still_answers(net: Any, cardinality: str) -> None:
     probe = ProbeService()
     probe.gate.clear()
-    server = await net.serve(probe, ServerSettings(max_inflight=1))
+    server = await net.serve(probe, ServerSettings(max_inflight=1, max_transfers=1))
     peers = net.peers(server.address)
     call, answer = CALLS[cardinality]
     running = asyncio.create_task(call(peers))  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ def replicas() -> Iterator[None]:
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 
+    from ramole.transport.ray_metrics import RayMetrics
     from ramole.transport.replica import Replica, deployment_options
 
     folder = tempfile.mkdtemp(prefix="ramole-", dir="/tmp")
@@ -51,7 +52,7 @@ def replicas() -> Iterator[None]:
         )
         options = deployment_options(DEPLOYMENT, ServerSettings(grace_s=1.0))
         deployment = serve.deployment(**options, num_replicas=2, request_router_config=router)(Replica)
-        serve.run(deployment.bind(ProbeService, ServerSettings(), str), name=APP, route_prefix=None)
+        serve.run(deployment.bind(ProbeService, ServerSettings(), str, RayMetrics), name=APP, route_prefix=None)
         yield
     finally:
         ray.shutdown()
@@ -103,6 +104,15 @@ async def test_calls_in_flight_push_the_next_one_to_the_other_replica(replicas: 
     await asyncio.gather(*holders)
     assert 8 <= len(holders) < 30
     assert await pick(picker, "hot") == home
+
+
+async def test_a_replica_that_has_just_failed_is_avoided_even_by_its_own_adapters(replicas: None) -> None:
+    picker = ServePicker(DEPLOYMENT, APP)
+    for i in range(20):
+        home = await pick(picker, f"p{i}")
+        async with picker.pick([f"p{i}"], avoid=home) as other:
+            assert other != home
+        assert await pick(picker, f"p{i}") == home
 
 
 async def test_a_pick_costs_about_as_much_as_was_measured(replicas: None) -> None:

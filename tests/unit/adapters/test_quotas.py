@@ -47,6 +47,7 @@ def test_uploads_of_any_sixty_seconds() -> None:
         limits.begin_upload("small")
     assert caught.value.field == "quota.uploads_per_minute"
     assert "retry in 0 s" in caught.value.remedy
+    assert caught.value.retry_after_s == pytest.approx(0.1)
     limits.begin_upload("other")
     clock[0] = 60.0
     limits.begin_upload("small")
@@ -55,3 +56,17 @@ def test_uploads_of_any_sixty_seconds() -> None:
         limits.begin_upload("small")
     for _ in range(99):
         limits.begin_upload("big")
+
+
+def test_uploads_at_once() -> None:
+    settings = AdapterSettings(tenant_quotas={"small": QuotaSettings(uploads_at_once=1)})
+    limits = Quotas(settings)
+    with limits.running("small"):
+        with pytest.raises(LimitExceeded) as caught, limits.running("small"):
+            pass
+        assert caught.value.field == "quota.uploads_at_once"
+        assert caught.value.retry_after_s
+        with limits.running("other"), limits.running("other"):
+            pass
+    with limits.running("small"):
+        pass

@@ -7,6 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
         ({"target_modules": None}, f"{CONFIG}:target_modules", "does not say"),
         ({"rank_pattern": {"(a?){40}" * 40: 2}}, f"{CONFIG}:rank_pattern", "too long"),
         ({"alpha_pattern": {"q": 1e300}}, f"{CONFIG}:alpha_pattern", "'q': 1e+300"),
-        ({"\ud800": 1}, CONFIG, "surrogates"),
+        ({"\ud800": 1}, rf"{CONFIG}:\ud800", "surrogates"),
     ],
 )
 async def test_a_config_that_is_refused_is_refused_by_its_key(
@@ -399,6 +400,32 @@ async def test_an_adapter_is_fetched_from_its_source(tmp_path: Path, base: BaseS
         both = [header("memory://servicer/good"), *messages(make_files())[1:]]
         await fails(stub.Put(iter(both)), InvalidInput, "chunk")
         assert scratch(tmp_path) == []
+    await server.stop()
+
+
+async def test_half_open_uploads_of_one_tenant_are_few(tmp_path: Path, base: BaseShapes, make_files: MakeFiles) -> None:
+    service = AdaptersService(
+        Settings(data_dir=tmp_path, adapters=AdapterSettings(quota=QuotaSettings(uploads_at_once=2))), base
+    )
+    server = GrpcServer(service, ServerSettings(grace_s=0.5))
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = adapters_pb2_grpc.AdaptersStub(channel)
+        calls = []
+        for i in range(2):
+            calls.append(stub.Put())
+            await calls[i].write(messages(make_files(), f"hoarder/n{i}")[0])
+        async with asyncio.timeout(10):
+            with suppress(grpc.aio.AioRpcError):
+                while True:  # until both headers are read
+                    await put(stub, make_files(), "hoarder/late")
+        await fails(put(stub, make_files(), "hoarder/late"), LimitExceeded, "quota.uploads_at_once")
+        assert (await put(stub, make_files(), "other/math")).created
+        calls[0].cancel()
+        async with asyncio.timeout(10):
+            while service.load() > 1:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+        assert (await put(stub, make_files(), "hoarder/math")).created
     await server.stop()
 
 

@@ -111,13 +111,21 @@ async def test_an_empty_index_leaves_the_base_model_alone(world: World) -> None:
 async def test_broken_retrieval_is_unavailable_unless_the_base_model_may_answer(world: World, method: str) -> None:
     broken = world.embedding if method == "Embed" else world.retrieval
     broken.failures[method] = [Unavailable("down")] * 4
-    with pytest.raises(Unavailable, match="down"):
+    with pytest.raises(Unavailable, match="down") as caught:
         await world.client.complete("go")
-    broken.failures[method] = [Unavailable("down")] * 4
+    assert world.log.count(method) == 2, "one layer tries twice"
+    assert caught.value.retry_after_s
     answer = await world.client.complete("go", may_fall_back=True)
     assert answer.routing.has_fallen_back
     assert answer.routing.composition.k == 0
     assert answer.text == "go"
+
+
+async def test_a_failed_executor_that_is_alone_does_not_get_the_order_again(world: World) -> None:
+    world.executor.failures["Execute"] = [Unavailable("the engine stopped")]
+    with pytest.raises(Unavailable, match="the engine stopped"):
+        await world.client.complete("go")
+    assert world.log.count("Execute") == 1
 
 
 async def test_retrieval_that_hangs_counts_as_down(world: World) -> None:

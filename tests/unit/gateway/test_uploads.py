@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
+import grpc
 import pytest
 
 from ramole.core.errors import AdapterRefused, DeadlineExceeded, NotFound, RamoleError, Unavailable
 from ramole.core.names import AdapterName
+from ramole.core.settings import Settings
 from ramole.gateway.backends import Backends
 from ramole.gateway.finisher import Finisher
 from ramole.gateway.upkeep import Upkeep
 from ramole.gateway.uploads import Uploads
 from ramole.v1 import adapters_pb2
-from support.gateway_world import World
+from ramole.v1.gateway_pb2_grpc import GatewayStub
+from support.gateway_world import BASE, World
 
 
 async def upload(world: World, folder: Path, adapter: str = "mine") -> str:
@@ -64,6 +68,33 @@ async def test_a_failure_at_any_later_step_leaves_nothing_behind(
     assert (await upload(world, folder, adapter)).startswith(f"default/{adapter}@")
 
 
+async def test_a_thousand_half_open_uploads_leave_the_rest_alone(folder: Path) -> None:
+    world = World()
+    world.give("a")
+    world.settings = Settings(base_model=BASE, base_id=BASE)  # as it comes
+    await world.start_neighbours()
+    await world.start_gateway()
+    address = world.servers["gateway"].address
+    async with grpc.aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+        calls = []
+        for i in range(1100):  # more than all calls that the gateway takes
+            calls.append(GatewayStub(channel).UploadAdapter())
+            header = adapters_pb2.UploadHeader(adapter=f"n{i}", samples=["x"])
+            with suppress(grpc.aio.AioRpcError):  # refused already
+                await calls[i].write(adapters_pb2.UploadRequest(header=header))
+        async with asyncio.timeout(20):
+            while sum(not call.done() for call in calls) > 64:  # noqa: ASYNC110  # no event tells
+                await asyncio.sleep(0.01)
+        assert (await world.client.describe()).base_model == BASE
+        assert (await world.client.complete("one two")).text == "onetwo"
+        assert await upload(world, folder) == "default/mine@1"
+        held = [call for call in calls if not call.done()]
+        assert len(held) == 64, "half of the places of transfers, for one connection"
+    await settled(world)
+    assert world.live == {"a@1", "mine@1"}
+    await world.stop()
+
+
 async def test_one_outage_of_a_step_is_survived(world: World, folder: Path) -> None:
     world.retrieval.failures["Upsert"] = [Unavailable("restarting")]
     await upload(world, folder)
@@ -92,7 +123,6 @@ async def test_a_client_that_leaves_while_sending_leaves_nothing_behind(world: W
     from ramole.transport.caller import Caller
     from ramole.transport.channels import Channels
     from ramole.transport.picker import StaticPicker
-    from ramole.v1.gateway_pb2_grpc import GatewayStub
 
     before = world.stored, world.findable
     channels = Channels()

@@ -1,0 +1,45 @@
+"""A client may ping as often as it likes. Spoken frame by frame, as no gRPC library pings that often."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Any
+
+from support.probe_service import CALLS, ProbeService
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS, PING, GOAWAY = 4, 6, 7
+ACK = 1
+
+
+def frame(kind: int, payload: bytes = b"", flags: int = 0) -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", 0) + payload
+
+
+async def read_frame(reader: asyncio.StreamReader) -> tuple[int, int, bytes]:
+    head = await reader.readexactly(9)
+    return head[3], head[4], await reader.readexactly(int.from_bytes(head[:3], "big"))
+
+
+async def test_a_client_that_pings_without_pause_and_without_calls_keeps_its_connection(net: Any) -> None:
+    server = await net.serve(ProbeService())
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        writer.write(PREFACE + frame(SETTINGS))
+        answered = []
+        for i in range(50):
+            writer.write(frame(PING, i.to_bytes(8, "big")))
+            async with asyncio.timeout(10):
+                while len(answered) <= i:
+                    kind, flags, payload = await read_frame(reader)
+                    assert kind != GOAWAY, payload
+                    if kind == SETTINGS and not flags & ACK:
+                        writer.write(frame(SETTINGS, flags=ACK))
+                    if kind == PING and flags & ACK:
+                        answered.append(int.from_bytes(payload, "big"))
+        assert answered == list(range(50))
+    finally:
+        writer.close()
+        await writer.wait_closed()
+    assert await CALLS["unary"][0](net.peers(server.address)) == "x"

@@ -1,0 +1,102 @@
+"""What an order meets when an executor fails under it: one other executor, and no third."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+
+from ramole.core.composition import PRESETS
+from ramole.core.errors import Internal, NotFound, Unavailable
+from ramole.core.sampling import Sampling
+from ramole.core.settings import ServerSettings
+from ramole.gateway.backends import Backends
+from ramole.gateway.generation import Generation
+from ramole.gateway.routing import Router
+from ramole.gateway.values import Order, Piece
+from ramole.transport.peers import Addresses, Peers
+from ramole.transport.picker import StaticPicker
+from ramole.transport.server import GrpcServer
+from support.gateway_world import BASE, Executor, World
+
+ORDER = Order("one two", (), PRESETS["mixture"], Sampling())
+STOPPED = "the engine stopped"
+
+
+class FirstThatIsNotAvoided:
+    def __init__(self, *addresses: str) -> None:
+        self._addresses = addresses
+
+    @asynccontextmanager
+    async def pick(self, affinity: Sequence[str] = (), avoid: str = "") -> AsyncIterator[str]:
+        yield next(address for address in self._addresses if address != avoid)
+
+    async def everyone(self) -> Sequence[str]:
+        return self._addresses
+
+
+class Two:
+    """A generation before two executors, of which the first is preferred."""
+
+    def __init__(self, generation: Generation, first: Executor, second: Executor) -> None:
+        self._generation = generation
+        self.first = first
+        self.second = second
+
+    async def answer(self) -> str:
+        async with aclosing(self._generation.run(ORDER)) as events:
+            return "".join([event.text async for event in events if isinstance(event, Piece)])
+
+
+@pytest.fixture
+async def two(world: World) -> AsyncIterator[Two]:
+    second = Executor([])
+    server = GrpcServer(second, ServerSettings())
+    await server.start()
+    rooms = {room: StaticPicker(world.servers[room].address) for room in ("embedding", "retrieval", "adapters")}
+    executors = FirstThatIsNotAvoided(world.servers["executor"].address, server.address)
+    peers = Peers(Addresses(**rooms, executor=executors))
+    backends = Backends(peers, base_id=BASE, tenant="default")
+    generation = Generation(backends, Router(backends, base_id=BASE, timeout_s=10.0))
+    yield Two(generation, world.executor, second)
+    await peers.close()
+    await server.stop()
+
+
+async def test_the_other_one_answers(two: Two) -> None:
+    two.first.failures["Execute"] = [Unavailable(STOPPED)]
+    assert await two.answer() == "onetwo"
+    assert (len(two.first.requests), len(two.second.requests)) == (1, 1)
+
+
+async def test_both_fail_and_nobody_is_asked_again(two: Two) -> None:
+    two.first.failures["Execute"] = [Unavailable(STOPPED)]
+    two.second.failures["Execute"] = [Unavailable(STOPPED)]
+    with pytest.raises(Unavailable, match=STOPPED) as caught:
+        await two.answer()
+    assert (len(two.first.requests), len(two.second.requests)) == (1, 1)
+    assert caught.value.retry_after_s is None
+
+
+async def test_routing_once_more_gives_no_further_try(two: Two) -> None:
+    two.first.failures["Execute"] = [Unavailable(STOPPED), Unavailable(STOPPED)]
+    two.second.failures["Execute"] = [NotFound("gone", field="experts[0]")]
+    with pytest.raises(Unavailable, match=STOPPED):
+        await two.answer()
+    assert (len(two.first.requests), len(two.second.requests)) == (2, 1)
+
+
+async def test_a_token_that_was_delivered_ends_all_tries(two: Two) -> None:
+    two.first.failures["step"] = [Unavailable(STOPPED)]
+    with pytest.raises(Unavailable, match=STOPPED):
+        await two.answer()
+    assert not two.second.requests
+
+
+async def test_the_orders_own_fault_stays_with_one(two: Two) -> None:
+    two.first.failures["Execute"] = [Internal("the step failed")]
+    with pytest.raises(Internal) as caught:
+        await two.answer()
+    assert not two.second.requests
+    assert caught.value.retry_after_s is None
