@@ -19,6 +19,7 @@ from ramole.transport.context import current_call
 from ramole.transport.peers import Addresses, Peers
 from ramole.transport.picker import DirectoryPicker
 from ramole.transport.server import GrpcServer
+from ramole.transport.service import Service
 from ramole.v1 import (
     adapters_pb2,
     adapters_pb2_grpc,
@@ -36,7 +37,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Key = tuple[str, str, int]
 
 
-class Neighbour:
+class Neighbour(Service):
     """What all four share.
 
     Attributes:

@@ -13,12 +13,13 @@ from ramole.core.errors import RamoleError
 from ramole.transport.context import current_call
 from ramole.transport.peers import Addresses, Peers
 from ramole.transport.picker import Picker, StaticPicker
+from ramole.transport.service import Service
 from ramole.v1 import adapters_pb2, adapters_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class ProbeService(adapters_pb2_grpc.AdaptersServicer):
+class ProbeService(adapters_pb2_grpc.AdaptersServicer, Service):
     """Three cardinalities of the Adapters service.
 
     Attributes:

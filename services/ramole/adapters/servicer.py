@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from prometheus_client import CollectorRegistry
 
 from ramole.adapters.audit import AuditLog
 from ramole.adapters.codec import header_from_pb, page_token, position_from_token, record_to_pb, version_to_pb
@@ -29,6 +28,7 @@ from ramole.observability.tiers import TierMetrics
 from ramole.tiers.disk import DiskTier
 from ramole.tiers.machine import machine_id
 from ramole.tiers.reserve import Reserve
+from ramole.transport.service import Service
 from ramole.transport.values import ref_from_pb, ref_to_pb
 from ramole.v1 import adapters_pb2, adapters_pb2_grpc
 
@@ -55,7 +55,7 @@ class _Opened:
     housekeeping: Housekeeping
 
 
-class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
+class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
     """Store and disk tier.
 
     Args:
@@ -70,7 +70,6 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         self._audit = AuditLog(settings.data_dir / "audit.jsonl")
         self._reserve = Reserve(settings.data_dir)
         self._machine = machine_id()
-        self.registry = CollectorRegistry()
         self._opened: _Opened | None = None
         self._keeping_house: asyncio.Task[None] | None = None
         self._inflight = 0
@@ -108,10 +107,6 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             with suppress(RamoleError, OSError):
                 await asyncio.to_thread(store.save_catalog)
             store.close()
-
-    def routing_stats(self) -> dict[str, object]:
-        """Nothing: any replica serves any adapter."""
-        return {}
 
     def load(self) -> float:
         """Uploads and downloads in flight."""

@@ -11,12 +11,13 @@ from ramole.core.errors import InvalidInput, Unavailable, WrongState
 from ramole.core.settings import EmbeddingSettings, PreviousEncoder, Settings
 from ramole.embedding.batcher import MicroBatcher
 from ramole.embedding.encoder import Encoder
+from ramole.transport.service import Service
 from ramole.v1 import embedding_pb2, embedding_pb2_grpc
 
 MAX_TEXTS = 1024
 
 
-class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
+class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
     """The encoder of the settings and, until the index is rebuilt, the one before it; each with its batcher."""
 
     full_name = "ramole.v1.Embedding"
@@ -52,10 +53,6 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
         encoders, self._encoders = self._encoders, []
         for _, batcher in encoders:
             await batcher.close()
-
-    def routing_stats(self) -> dict[str, object]:
-        """Load."""
-        return {"inflight": self._inflight}
 
     def load(self) -> float:
         """Requests in flight."""

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from typing import Any
 
 import grpc
-from prometheus_client import CollectorRegistry
 
 from ramole.core.composition import Composition
 from ramole.core.errors import Unavailable
@@ -24,6 +23,7 @@ from ramole.tiers.disk import DiskTier
 from ramole.tiers.host import HostTier
 from ramole.tiers.machine import machine_id
 from ramole.transport.peers import Peers
+from ramole.transport.service import Service
 from ramole.transport.values import composition_from_pb, sampling_from_pb
 from ramole.v1 import executor_pb2, executor_pb2_grpc
 
@@ -33,7 +33,7 @@ _MISSING_S = 1.0
 _FULL = 1e6
 
 
-class ExecutorService(executor_pb2_grpc.ExecutorServicer):
+class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
     """One base model, its engine, and the adapters at hand: on the device, in host memory, on local disk."""
 
     full_name = "ramole.v1.Executor"
@@ -43,7 +43,6 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
         self._peers = peers
         self._worker: EngineWorker | None = None
         self._engine: Engine | None = None
-        self.registry = CollectorRegistry()
         self._inflight = 0
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -100,9 +99,9 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer):
             self._worker.check()
 
     def routing_stats(self) -> dict[str, object]:
-        """Resident adapters and load, for the affinity picker."""
+        """Resident adapters, for the affinity picker."""
         resident = list(self._engine.resident) if self._engine else []
-        return {"adapters": resident, "inflight": self._inflight}
+        return {"adapters": resident}
 
     def load(self) -> float:
         """Requests in flight; so many that nobody comes here by choice, once the engine has failed."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 
@@ -34,13 +34,14 @@ from ramole.gateway.uploads import Uploads
 from ramole.transport.admission import Kind
 from ramole.transport.context import current_call, enter_call
 from ramole.transport.peers import Peers
+from ramole.transport.service import Service
 from ramole.transport.values import ref_to_pb
 from ramole.v1 import adapters_pb2, executor_pb2, gateway_pb2, gateway_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class GatewayService(gateway_pb2_grpc.GatewayServicer):
+class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
     """Routes prompts, keeps store, index and devices in step.
 
     Args:
@@ -48,7 +49,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
     """
 
     full_name = "ramole.v1.Gateway"
-    kinds: Mapping[str, Kind] = {"DownloadAdapter": Kind.TRANSFER, "Reindex": Kind.WATCH}
+    kinds: ClassVar[Mapping[str, Kind]] = {"DownloadAdapter": Kind.TRANSFER, "Reindex": Kind.WATCH}
 
     def __init__(self, settings: Settings, peers: Peers) -> None:
         self._settings = settings.gateway
@@ -78,9 +79,9 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         await self._finisher.close()
         await self._upkeep.close()
 
-    def routing_stats(self) -> dict[str, object]:
-        """Nothing: clients choose the gateway."""
-        return {}
+    async def check_ready(self) -> None:
+        """Raises Unavailable while no executor serves: this gateway is well, but no prompt would be answered here."""
+        await self._peers.executor.check_any_serves("ramole.v1.Executor")
 
     def load(self) -> float:
         """Generations in flight."""

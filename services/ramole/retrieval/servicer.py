@@ -16,6 +16,7 @@ from ramole.core.errors import RamoleError, Unavailable
 from ramole.core.settings import Settings
 from ramole.retrieval.values import Entry, Row
 from ramole.tiers.reserve import Reserve
+from ramole.transport.service import Service
 from ramole.transport.values import ref_from_pb, ref_to_pb
 from ramole.v1 import retrieval_pb2, retrieval_pb2_grpc
 
@@ -33,7 +34,7 @@ _CALIBRATION_PAUSE_S, _FAILED_PAUSE_S = 5.0, 30.0
 _log = logging.getLogger(__name__)
 
 
-class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
+class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
     """The vector index of one installation. Several replicas may share a Milvus server; one owns a Lite folder."""
 
     full_name = "ramole.v1.Retrieval"
@@ -75,10 +76,6 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer):
         if self._index is not None:
             await asyncio.to_thread(self._index.close)
             self._index = None
-
-    def routing_stats(self) -> dict[str, object]:
-        """Load."""
-        return {"inflight": self._inflight}
 
     def load(self) -> float:
         """Requests in flight."""

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TypeVar
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ramole.core.errors import DeadlineExceeded, RamoleError, Unavailable
 from ramole.transport.channels import Channels
@@ -153,6 +154,29 @@ class Caller:
                 sending.cancel()
                 # The requests are not read any more when this returns. What else became of them is not the answer.
                 await asyncio.gather(sending, return_exceptions=True)
+
+    async def check_any_serves(self, service: str, *, timeout_s: float = 1.0) -> None:
+        """Asks all replicas for their health, by the name that the service has in protobuf.
+
+        Raises:
+            Unavailable: none of them says in time that it serves.
+        """
+
+        async def is_serving(address: str) -> bool:
+            check = health_pb2_grpc.HealthStub(self._channels.get(address)).Check
+            try:
+                answer = await check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
+            except grpc.aio.AioRpcError:
+                return False
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+        try:
+            async with asyncio.timeout(timeout_s):
+                addresses = await self._picker.everyone()
+        except TimeoutError:
+            addresses = ()
+        if not any(await asyncio.gather(*map(is_serving, addresses))):
+            raise Unavailable(f"no replica of {self._part or service} serves", remedy="retry with back-off")
 
     async def everywhere(
         self, method: UnaryUnary[Request, Response], request: Request, *, timeout_s: float | None = None

@@ -33,6 +33,8 @@ def deployment_options(name: str, server: ServerSettings) -> dict[str, Any]:
         "graceful_shutdown_wait_loop_s": 0.1,
         "ray_actor_options": {"num_cpus": 0.1},
         "logging_config": {"enable_access_log": False},
+        # Three bad answers in a row, and Serve replaces the replica.
+        "health_check_period_s": 1.0,
     }
 
 

@@ -8,7 +8,6 @@ import logging
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import CollectorRegistry
 
 from ramole.core.address import join_address
 from ramole.core.errors import RamoleError, Unavailable, WrongState
@@ -19,10 +18,7 @@ from ramole.transport.interceptors import ServerInterceptor
 from ramole.transport.poller import keep_poller
 from ramole.transport.service import Service
 
-MAX_MESSAGE_BYTES = 4 * 2**20
-"""Largest single message that a server takes, unless its service has `max_message_bytes`. Weights travel in chunks."""
-
-_WATCH_S = 0.25
+_WATCH_S = 0.3
 
 _log = logging.getLogger(__name__)
 
@@ -64,10 +60,9 @@ class GrpcServer:
         self._service = service
         self._settings = settings
         self._admission = Admission(settings)
-        self.registry = getattr(service, "registry", None) or CollectorRegistry()
+        self.registry = service.registry
         self._metrics = metrics or RpcMetrics(self.registry)
         self._default_timeout_s = default_timeout_s
-        self._max_message_bytes = getattr(service, "max_message_bytes", MAX_MESSAGE_BYTES)
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._port = 0
@@ -98,9 +93,7 @@ class GrpcServer:
         """Raises RamoleError when this server must be replaced: it has stopped, or its service says so."""
         if not self.is_serving:
             raise Unavailable(f"the server of {self.room} has stopped", remedy="start another")
-        check = getattr(self._service, "check_health", None)
-        if check is not None:
-            check()
+        self._service.check_health()
 
     @property
     def inflight(self) -> int:
@@ -115,12 +108,10 @@ class GrpcServer:
             RamoleError: whatever the service's own start raises; nothing is left running then.
         """
         keep_poller()
-        kinds = {
-            f"/{self._service.full_name}/{name}": kind for name, kind in getattr(self._service, "kinds", {}).items()
-        }
+        kinds = {f"/{self._service.full_name}/{name}": kind for name, kind in self._service.kinds.items()}
         interceptor = ServerInterceptor(self._admission, self._metrics, self._settings, self._default_timeout_s, kinds)
         limits = (
-            ("grpc.max_receive_message_length", self._max_message_bytes),
+            ("grpc.max_receive_message_length", self._service.max_message_bytes),
             # Of one connection. Calls without a request yet, and refused ones, hold no place, but some memory.
             ("grpc.max_concurrent_streams", 2 * self._admission.num_places),
         )
@@ -172,11 +163,9 @@ class GrpcServer:
                 shown = now
 
     async def _judge(self) -> health_pb2.HealthCheckResponse.ServingStatus:
-        ready = getattr(self._service, "check_ready", None)
         try:
             self.check_health()
-            if ready is not None:
-                await ready()
+            await self._service.check_ready()
         except RamoleError:
             return health_pb2.HealthCheckResponse.NOT_SERVING
         return health_pb2.HealthCheckResponse.SERVING
