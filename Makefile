@@ -38,6 +38,10 @@ fmt: $(STAMP) ## format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+MINUTES ?= 5
+fuzz: $(STAMP) ## odd requests against a real server for MINUTES=5, beside bystanders who must not notice
+	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/fuzz
+
 test-slow: $(STAMP) ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
@@ -58,4 +62,4 @@ protos-check: $(STAMP)
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help install demo test check fmt test-slow test-gpu protos protos-check clean
+.PHONY: help install demo test check fmt fuzz test-slow test-gpu protos protos-check clean

@@ -64,7 +64,7 @@ GENERATE_CASES = {
         INVALID, "sampling.max_tokens",
     ),
     "longer than the context": (
-        gateway_pb2.GenerateRequest(prompt="word " * 2000), INVALID, "sampling.max_tokens",
+        gateway_pb2.GenerateRequest(prompt="word " * 2000), INVALID, "prompt",
     ),
 }  # fmt: skip
 

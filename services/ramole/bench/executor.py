@@ -76,6 +76,7 @@ def run_bench(
         "prefill_vs_masked_einsum": ratio(prefill["times"], EINSUM, OURS),
         "decode_vs_masked_einsum": ratio(decode["times"], EINSUM, OURS),
         "no_adapters_vs_plain": ratio(idle["times"], Peer.PLAIN, Peer.NO_ADAPTERS),
+        "guarded_vs_unguarded": ratio(idle["times"], Peer.UNGUARDED, Peer.PLAIN),
         GAIN: min((gain for gain in gains if isinstance(gain, float)), default=None),
         "ttft_2x_slots": slots["ttft_ratio"],
     }

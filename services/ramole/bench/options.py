@@ -13,12 +13,14 @@ class Peer(StrEnum):
     """Who runs beside the engine.
 
     NO_ADAPTERS is the same engine with the same wrapped modules and requests that name no adapter; PLAIN an engine over
-    a model without any wrapped module; PLAIN_LORA an engine where each request has one adapter of rank k r, which
-    computes the same as its k adapters.
+    a model without any wrapped module; UNGUARDED that one without what keeps requests apart from what others leave
+    behind; PLAIN_LORA an engine where each request has one adapter of rank k r, which computes the same as its k
+    adapters.
     """
 
     NO_ADAPTERS = "no_adapters"
     PLAIN = "plain"
+    UNGUARDED = "unguarded"
     PLAIN_LORA = "plain_lora_of_rank_kr"
     PEFT_MIXED = "peft_mixed"
     PEFT_ONE_BY_ONE = "peft_one_by_one"
@@ -196,7 +198,7 @@ def quick_options() -> BenchOptions:
     return BenchOptions(
         k1=k1,
         k3=EngineCase("k3_p32_h1024", MIDDLE, num_requests=32, num_adapters=32, k=3, new_tokens=16, rounds=4),
-        idle=replace(k1, name="idle_h512", peers=(Peer.NO_ADAPTERS, Peer.PLAIN), num_alone=0, rounds=6),
+        idle=replace(k1, name="idle_h512", peers=(Peer.NO_ADAPTERS, Peer.PLAIN, Peer.UNGUARDED), num_alone=0, rounds=6),
         prefill=ModuleCase(
             "prefill_d1024", 1024, num_requests=32, tokens_per_request=32, num_adapters=32, k=3, rounds=5
         ),

@@ -60,9 +60,10 @@ class Rig:
         max_len: int,
         router: AdapterWeights | None,
         layout: Layout | None = None,
+        make: type[ModelRunner] = ModelRunner,
     ) -> Rig:
         """`num_slots` counts usable slots, without the empty one."""
-        runner = ModelRunner(
+        runner = make(
             model,
             num_slots=num_slots + 1,
             slot_rank=slot_rank,

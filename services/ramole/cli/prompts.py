@@ -23,7 +23,7 @@ def generate(
     ] = None,
     preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "",
     k: Annotated[int | None, typer.Option(help="Adapters to retrieve; 0 = the base model alone.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 64,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens to generate at most; absent = as many as fit.")] = None,
     temperature: Annotated[float, typer.Option(help="0 = greedy.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers; the same seed, the same answer.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Cut the answer before this text.")] = None,

@@ -115,9 +115,13 @@ class ModelRunner:
         # A prompt that is not complete has no next token; choosing one would advance its random state.
         complete = [i for i, s in enumerate(sequences) if s.num_cached + chunks[i] >= len(s.prompt)]
         choices: list[Choice | RamoleError | None] = [None] * len(sequences)
-        for i, choice in zip(complete, choose_tokens(logits[complete], [sequences[i] for i in complete]), strict=True):
+        for i, choice in zip(complete, self.choose(logits[complete], [sequences[i] for i in complete]), strict=True):
             choices[i] = choice
         return choices, batch.plan
+
+    def choose(self, logits: torch.Tensor, sequences: Ordered[Sequence]) -> list[Choice | RamoleError]:
+        """The next token of each sequence from logits [b, V], or why it alone has none."""
+        return choose_tokens(logits, sequences)
 
     def settle(self) -> None:
         """Records the experts' weights of the steps since the batch last changed on its sequences.

@@ -33,6 +33,7 @@ KEYS = {
     "prefill_vs_masked_einsum",
     "decode_vs_masked_einsum",
     "no_adapters_vs_plain",
+    "guarded_vs_unguarded",
     "native_overhead_vs_best_torch",
     "ttft_2x_slots",
 }

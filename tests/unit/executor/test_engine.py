@@ -356,3 +356,14 @@ def test_a_head_that_fails_makes_room_for_the_loads_behind_it() -> None:
         world.finish_load(f"unknown{i}")
     world.engine.step()
     assert "a1" in world.started
+
+
+def test_without_a_limit_an_answer_may_be_as_long_as_fits() -> None:
+    world = make_world()
+    sequence = Sequence("x", [5] * 90, 0)
+    tokens = tokens_of(world.run(sequence))["x"]
+    assert len(tokens) == 6 or tokens[-1] == 2
+    with pytest.raises(InvalidInput) as refused:
+        world.engine.add(Sequence("x", [5] * 96, 0))
+    assert refused.value.field == "prompt"
+    assert "95" in refused.value.remedy

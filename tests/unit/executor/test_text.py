@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ramole.core.errors import InvalidInput
+from ramole.core.sampling import Sampling
 from ramole.executor.detokenizer import Detokenizer, Vocabulary
-from ramole.executor.text import TextStream
+from ramole.executor.text import TextCodec, TextStream
 from ramole.zoo.catalog import load_zoo
 from support.hub_server import hub_server
 
@@ -100,3 +102,24 @@ def test_the_tokenizer_has_the_base_models_revision(tmp_path: Path) -> None:
     assert pinned.returncode == 0, pinned.stderr
     assert int(pinned.stdout) > 0
     assert default.returncode != 0, "the hub knows no default revision"
+
+
+def test_control_tokens_in_a_prompt_are_text_unless_a_setting_says_otherwise() -> None:
+    base = load_zoo().base_path
+    codec = TextCodec.load(str(base), None)
+    bos, *plain = codec.encode("the dog")
+    ids = codec.encode("<s></s>the dog")
+    assert ids[0] == bos
+    assert ids.count(bos) == 1
+    assert not codec.eos_token_ids & set(ids[:-1])
+    assert codec.stream(Sampling())._text._vocabulary.decode(ids).startswith("<s></s>the dog")
+    reading = TextCodec.load(str(base), None, parse_special_tokens=True)
+    assert reading.encode("<s>the dog")[:2] == [bos, plain[0]], "the first token is there once"
+    assert codec.eos_token_ids & set(reading.encode("the</s> dog")[:-1])
+
+
+def test_a_stop_token_that_does_not_exist_is_refused() -> None:
+    codec = TextCodec.load(str(load_zoo().base_path), None)
+    with pytest.raises(InvalidInput) as refused:
+        codec.stream(Sampling(stop_tokens=(5, 10**9)))
+    assert refused.value.field == "sampling.stop_token_ids"
