@@ -68,7 +68,7 @@ def test_the_summary_has_its_keys_and_every_contestant_gives_the_same_answer() -
     options = BenchOptions(
         k1=tiny_case("k1", 1, Peer.NO_ADAPTERS, Peer.PEFT_MIXED, Peer.PEFT_ONE_BY_ONE),
         k3=tiny_case("k3", 3, Peer.NO_ADAPTERS),
-        idle=tiny_case("idle", 1, Peer.NO_ADAPTERS, Peer.PLAIN),
+        idle=tiny_case("idle", 1, Peer.NO_ADAPTERS, Peer.PLAIN, Peer.UNGUARDED),
         prefill=tiny_module("prefill", 16),
         decode=tiny_module("decode", 1),
         overheads=(tiny_module("overhead", 1),),
