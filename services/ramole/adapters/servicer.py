@@ -17,9 +17,9 @@ from ramole.adapters.contents import Contents
 from ramole.adapters.housekeeping import Housekeeping
 from ramole.adapters.ingest import Ingest
 from ramole.adapters.records import AdapterRecord
-from ramole.adapters.sources import MAX_URI_CHARS
 from ramole.adapters.store import Store
 from ramole.adapters.upload import Upload
+from ramole.core.bounds import TEXTS, check_number, check_text
 from ramole.core.errors import Corrupt, InvalidInput, NotFound, RamoleError, Unavailable
 from ramole.core.names import AdapterName, AdapterRef, check_digest
 from ramole.core.settings import Settings
@@ -34,8 +34,6 @@ from ramole.v1 import adapters_pb2, adapters_pb2_grpc
 
 CHUNK_BYTES = 2**20
 DEFAULT_PAGE = 100
-MAX_PAGE = 1000
-MAX_COMMENT_CHARS = 256
 # A page ends early rather than outgrow a gRPC message.
 PAGE_BYTES = 2 * 2**20
 
@@ -128,7 +126,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
                             opened.ingest.check_quota(request.header.adapter)
                         await _receive(upload, request)
                     if upload.source:
-                        entry.detail = upload.source[:MAX_URI_CHARS]
+                        entry.detail = upload.source[: TEXTS["header.source"].high]
                         await opened.ingest.fetch(upload)
                         entry.detail = upload.source
                     record, is_created = await opened.ingest.stage(upload)
@@ -187,8 +185,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         """One page of live versions."""
         opened = self._ready()
         size = request.page_size or DEFAULT_PAGE
-        if size > MAX_PAGE:
-            raise InvalidInput(f"{size} records a page", field="page_size", remedy=f"use 1 to {MAX_PAGE}")
+        check_number("page_size", size)
         after = position_from_token(request.page_token)
 
         def is_wanted(record: AdapterRecord) -> bool:
@@ -228,9 +225,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
     ) -> adapters_pb2.DeleteAdapterResponse:
         """Removes one version or all of a name."""
         opened = self._ready()
-        if len(request.comment) > MAX_COMMENT_CHARS:
-            length = len(request.comment)
-            raise InvalidInput(f"{length} characters", field="comment", remedy=f"use at most {MAX_COMMENT_CHARS}")
+        check_text("comment", request.comment)
         store = opened.store
         action, remove = ("revoke", store.revoke) if request.is_revocation else ("delete", store.delete)
         async with self._audit.entry(action, request.adapter) as entry:

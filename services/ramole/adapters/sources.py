@@ -12,11 +12,10 @@ from typing import IO, Any
 
 from ramole.adapters.hub_sources import HUB_OPTIONS, at_commit
 from ramole.adapters.local_sources import open_below
+from ramole.core.bounds import TEXTS
 from ramole.core.errors import InvalidInput, RamoleError, Unavailable
 from ramole.lora.config import CONFIG_FILE
 from ramole.lora.header import TENSORS_FILE
-
-MAX_URI_CHARS = 1024
 
 Open = Callable[[str], IO[bytes]]
 
@@ -34,7 +33,7 @@ def check_source(uri: str, allowed: Sequence[str]) -> None:
     _, _, path = uri.partition("://")
     parts = path.rstrip("/").split("/")
     # A path may be empty at its beginning only: file:///folder.
-    if len(uri) > MAX_URI_CHARS or not _URI.fullmatch(uri) or {"", ".", ".."} & set(parts[1:]):
+    if len(uri) > TEXTS["header.source"].high or not _URI.fullmatch(uri) or {"", ".", ".."} & set(parts[1:]):
         raise _refuse(f"{uri[:160]!r} is no plain URI of a folder", "use for example hf://org/repo@revision")
     if not any(uri.startswith(prefix if prefix.endswith("/") else f"{prefix}/") for prefix in allowed):
         raise _refuse(

@@ -14,6 +14,7 @@ from typing import IO, Self
 from uuid import uuid4
 
 from ramole.adapters.spools import SpoolRoom
+from ramole.core.bounds import check_text, check_texts
 from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded
 from ramole.core.names import AdapterName, check_digest
 from ramole.lora.config import CONFIG_FILE, MAX_CONFIG_BYTES
@@ -21,11 +22,6 @@ from ramole.lora.content import map_file
 from ramole.lora.digest import content_digest
 from ramole.lora.header import TENSORS_FILE
 from ramole.tiers.full_disk import told_when_full
-
-MAX_SAMPLE_CHARS = 16_384
-MAX_SAMPLES_CHARS = 131_072
-MAX_KEY_CHARS = 128
-MAX_BASE_CHARS = 256
 
 _FILES = (CONFIG_FILE, TENSORS_FILE)
 
@@ -203,22 +199,11 @@ def _check_header(header: UploadHeader, max_samples: int) -> None:
     if not 1 <= len(samples) <= max_samples:
         raise _bad("samples", f"{len(samples)} samples", f"give 1 to {max_samples} typical inputs of the adapter")
     for number, sample in enumerate(samples, start=1):
-        if not sample.strip() or len(sample) > MAX_SAMPLE_CHARS:
-            fault = f"is too long: {len(sample)} characters" if sample.strip() else "is empty or blank"
-            raise _bad("samples", f"sample {number} {fault}", f"use 1 to {MAX_SAMPLE_CHARS} characters each")
-    if sum(map(len, samples)) > MAX_SAMPLES_CHARS:
-        total = sum(map(len, samples))
-        raise _bad(
-            "samples",
-            f"the samples are too long: {total} characters in all",
-            f"use at most {MAX_SAMPLES_CHARS} in all samples together",
-        )
-    for part, value, limit in (
-        ("idempotency_key", header.idempotency_key, MAX_KEY_CHARS),
-        ("base_model", header.base_model, MAX_BASE_CHARS),
-    ):
-        if len(value) > limit:
-            raise _bad(part, f"{value[:40]!r}... is too long: {len(value)} characters", f"use at most {limit}")
+        if not sample.strip():
+            raise _bad("samples", f"sample {number} is empty or blank", "give typical inputs of the adapter")
+    check_texts("header.samples", samples)
+    check_text("header.idempotency_key", header.idempotency_key)
+    check_text("header.base_model", header.base_model)
     for file, digest in header.sha256.items():
         if file not in _FILES:
             raise _bad("sha256", f"{file[:80]!r} is not taken", f"use the keys {' and '.join(_FILES)}")

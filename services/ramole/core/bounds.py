@@ -7,7 +7,7 @@ way through the formulas. So each has a smallest magnitude beside its ends.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ramole.core.errors import InvalidInput
@@ -58,17 +58,20 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A length in characters, both ends included; with `max_count` a list of such texts."""
+    """A length in characters, both ends included. With `max_count` or `max_total` a list of such texts."""
 
     low: int
     high: int
     max_count: int | None = None
+    max_total: int | None = None
 
     @property
     def phrase(self) -> str:
         """The lengths in words."""
-        length = f"{self.low} to {self.high} characters"
-        return length if self.max_count is None else f"at most {self.max_count}, of {length} each"
+        length = f"{self.low} to {self.high} characters" if self.low else f"at most {self.high} characters"
+        if self.max_count is not None:
+            return f"at most {self.max_count}, of {length} each"
+        return length if self.max_total is None else f"{length} each, at most {self.max_total} in all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +103,17 @@ NUMBERS: dict[str, Number] = {
     "sampling.repetition_penalty": Number(0.01, 100, zero="off"),
     "sampling.seed": Number(0, 2**64 - 1, is_whole=True),
     "sampling.stop_token_ids": Number(0, 2**32 - 1, is_whole=True),
+    "page_size": Number(1, 1000, zero="100", is_whole=True),
 }
 """By the path of the field in a request."""
 
 TEXTS: dict[str, Text] = {
     "sampling.stop": Text(1, 64, max_count=8),
+    "header.samples": Text(1, 16_384, max_total=131_072),
+    "header.idempotency_key": Text(0, 128),
+    "header.base_model": Text(0, 256),
+    "header.source": Text(0, 1024),
+    "comment": Text(0, 256),
 }
 
 COUNTS: dict[str, Count] = {
@@ -121,14 +130,28 @@ def check_number(field: str, value: float, *, at: str = "") -> None:
         raise InvalidInput(f"{name} = {value}", field=at or field, remedy=f"use {bound.phrase}")
 
 
-def check_texts(field: str, values: tuple[str, ...]) -> None:
-    """Raises InvalidInput for too many texts, or one of a wrong length."""
+def check_text(field: str, value: str) -> None:
+    """Raises InvalidInput for a text of a wrong length."""
     bound = TEXTS[field]
+    if not bound.low <= len(value) <= bound.high:
+        shown = f"{value[:40]!r}... is too long: " if value else ""
+        raise InvalidInput(f"{shown}{len(value)} characters", field=field, remedy=f"use {bound.phrase}")
+
+
+def check_texts(field: str, values: Sequence[str]) -> None:
+    """Raises InvalidInput for too many texts, one of a wrong length, or too much of them in all."""
+    bound = TEXTS[field]
+    remedy, one = f"give {bound.phrase}", field.rpartition(".")[2].removesuffix("s")
     if bound.max_count is not None and len(values) > bound.max_count:
-        raise InvalidInput(f"{len(values)} given", field=field, remedy=f"give {bound.phrase}")
-    for value in values:
-        if not bound.low <= len(value) <= bound.high:
-            raise InvalidInput(f"one has {len(value)} characters", field=field, remedy=f"give {bound.phrase}")
+        raise InvalidInput(f"{len(values)} given", field=field, remedy=remedy)
+    for number, value in enumerate(values, start=1):
+        if len(value) < bound.low:
+            raise InvalidInput(f"{one} {number} is empty", field=field, remedy=remedy)
+        if len(value) > bound.high:
+            raise InvalidInput(f"{one} {number} is too long: {len(value)} characters", field=field, remedy=remedy)
+    total = sum(map(len, values))
+    if bound.max_total is not None and total > bound.max_total:
+        raise InvalidInput(f"they are too long: {total} characters in all", field=field, remedy=remedy)
 
 
 def check_count(field: str, count: int) -> None:
@@ -157,7 +180,9 @@ _PAGE_HEAD = """\
 # What a request may hold
 
 Everything else is refused with INVALID_ARGUMENT, the field and the range. NaN and infinities are outside of every
-range, and so is what is too near to 0 to mean anything. Made from `services/ramole/core/bounds.py`, which checks it.
+range, and so is what is too near to 0 to mean anything. A prompt has 1 to `gateway.max_prompt_chars` (32768)
+characters, an upload at most `adapters.max_samples` (64) samples, and tenant and name of an adapter 1 to 64 characters
+each. Made from `services/ramole/core/bounds.py`, which checks it.
 
 | field | range |
 |---|---|"""

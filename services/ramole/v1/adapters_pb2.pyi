@@ -103,20 +103,26 @@ class UploadHeader(_message.Message):
     adapter: _builtins.str
     """`name` or `tenant/name`. Uploading an existing name makes the next version."""
     base_model: _builtins.str
-    """Base model that the adapter belongs to. Empty = `base_model_name_or_path` of its adapter_config.json."""
+    """Base model that the adapter belongs to: at most 256 characters. Empty = `base_model_name_or_path` of its
+    adapter_config.json.
+    """
     idempotency_key: _builtins.str
-    """Makes retries safe: the same key with the same content answers with the version that the first try made."""
+    """Makes retries safe: the same key with the same content answers with the version that the first try made. The key
+    has at most 128 characters.
+    """
     expected_version: _builtins.int
     """Compare-and-swap: the upload succeeds only if this is the latest version of the name; 0 = the name must be new."""
     is_public: _builtins.bool
     """Whether other tenants may retrieve it."""
     source: _builtins.str
     """A PEFT folder to fetch instead of taking bytes: hf://org/repo@revision, or any fsspec URI that the server's setting
-    adapters.sources allows.
+    adapters.sources allows; at most 1024 characters.
     """
     @_builtins.property
     def samples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Typical inputs of the adapter: they place it in the retriever's space. 1 to 64 (server's setting), none empty."""
+        """Typical inputs of the adapter: they place it in the retriever's space. 1 to 64 of them (server's setting), none blank,
+        of 1 to 16384 characters each, at most 131072 in all.
+        """
 
     @_builtins.property
     def sha256(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -418,7 +424,7 @@ class ListAdaptersRequest(_message.Message):
     base_model: _builtins.str
     """Empty = all that the caller may see."""
     page_size: _builtins.int
-    """1 to 1000; 0 = 100."""
+    """Records of a page: 0 (100), or 1 to 1000."""
     page_token: _builtins.str
     """From the previous page; empty = the first."""
     without_samples: _builtins.bool
@@ -483,7 +489,7 @@ class DeleteAdapterRequest(_message.Message):
     adapter: _builtins.str
     """`tenant/name@version` removes one version, `tenant/name` all of them."""
     comment: _builtins.str
-    """Why; kept in the history. At most 256 characters."""
+    """Why; kept in the history: at most 256 characters."""
     is_revocation: _builtins.bool
     """For the history; set by the gateway, which ignores what a client gives."""
     expected_version: _builtins.int

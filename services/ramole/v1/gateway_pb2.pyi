@@ -414,7 +414,7 @@ class RevokeAdapterRequest(_message.Message):
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     comment: _builtins.str
-    """Why; kept in the history. At most 256 characters."""
+    """Why; kept in the history: at most 256 characters."""
     expected_version: _builtins.int
     """As in DeleteAdapterRequest."""
     def __init__(

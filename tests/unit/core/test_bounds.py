@@ -91,7 +91,7 @@ def test_what_is_no_useful_number_is_refused(path: str, value: float) -> None:
         refuse(path, value)
 
 
-@pytest.mark.parametrize("path", [path for path in WHOLES if path != "sampling.stop_token_ids"])
+@pytest.mark.parametrize("path", [path for path in WHOLES if path not in ("sampling.stop_token_ids", "page_size")])
 def test_whole_numbers_have_edges_too(path: str) -> None:
     bound = WHOLES[path]
     for edge in (0, int(bound.low), int(bound.high)):
@@ -114,6 +114,20 @@ def test_lists_and_texts_have_edges_too() -> None:
         order_from_pb(many, GatewaySettings())
 
 
+@pytest.mark.parametrize("path", [path for path, bound in TEXTS.items() if bound.max_count is None])
+def test_a_text_may_be_as_long_as_the_table_says(path: str) -> None:
+    bound = TEXTS[path]
+    check = bounds.check_text if bound.max_total is None else lambda field, text: bounds.check_texts(field, [text])
+    check(path, "x" * bound.high)
+    with pytest.raises(InvalidInput, match=str(bound.high)):
+        check(path, "x" * (bound.high + 1))
+    if bound.max_total is not None:
+        count = bound.max_total // bound.high
+        bounds.check_texts(path, ["x" * bound.high] * count)
+        with pytest.raises(InvalidInput, match="in all"):
+            bounds.check_texts(path, ["x" * bound.high] * count + ["x"])
+
+
 def comments() -> dict[str, str]:
     """The comment in front of each field of the public protos, by ``Message.field``."""
     found: dict[str, str] = {}
@@ -131,7 +145,13 @@ def comments() -> dict[str, str]:
     return found
 
 
-MESSAGES = {"composition": "Composition", "sampling": "Sampling", "adapters": "WeightedAdapter", "": "GenerateRequest"}
+MESSAGES = {
+    "composition": "Composition",
+    "sampling": "Sampling",
+    "adapters": "WeightedAdapter",
+    "header": "UploadHeader",
+}
+ALONE = {"adapters": "GenerateRequest", "page_size": "ListAdaptersRequest", "comment": "DeleteAdapterRequest"}
 
 
 def test_the_protos_say_the_ranges() -> None:
@@ -139,7 +159,7 @@ def test_the_protos_say_the_ranges() -> None:
     table = {**{k: v for k, v in NUMBERS.items() if k not in COUNTS}, **TEXTS, **COUNTS}
     for path, bound in table.items():
         parent, _, field = path.rpartition(".")
-        assert bound.phrase in said[f"{MESSAGES[parent]}.{field}"], path
+        assert bound.phrase in said[f"{MESSAGES[parent] if parent else ALONE[path]}.{field}"], path
 
 
 def test_the_page_says_the_ranges() -> None:
