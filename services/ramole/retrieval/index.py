@@ -120,12 +120,12 @@ class VectorIndex:
                 index = cls(client, timeout_s, best_of=best_of, index_type=index_type, lite=lite)
                 index._find()
             except (MilvusException, grpc.RpcError) as error:
-                _log.warning("cannot connect to Milvus: %s", error)
-                remedy = "check retrieval.uri, retrieval.token, retrieval.ca_file and the server"
-                if proxy := proxy_remedy(address):
-                    _log.warning("the vector index: %s", proxy)
-                    remedy = f"{remedy}; {proxy}"
-                raise Unavailable("the vector index does not answer", field="retrieval.uri", remedy=remedy) from error
+                # Settings are the operator's, whose log says more; whoever sent a prompt can only wait.
+                _log.warning(
+                    "cannot connect to Milvus (check retrieval.uri, retrieval.token, retrieval.ca_file): %s",
+                    "; ".join(filter(None, (str(error), proxy_remedy(address)))),
+                )
+                raise Unavailable("the vector index does not answer", remedy="retry with back-off") from error
             undo.pop_all()
         return index
 

@@ -57,7 +57,9 @@ async def check_outage(world: LiveWorld) -> None:
     assert (named.text, second.text) == ("go", "stay")
     assert not isinstance(revoked, BaseException), revoked
     assert revoked.aborted
-    assert world.stored == before - {"n4@1"}
+    async with asyncio.timeout(12 * TIMEOUT_S):  # what a call has begun is undone, also after its deadline has ended it
+        while world.stored != before - {"n4@1"}:  # noqa: ASYNC110  # no event tells
+            await asyncio.sleep(0.1)
     for each in refused:
         assert isinstance(each, Unavailable | DeadlineExceeded), each
         assert each.remedy
@@ -101,7 +103,7 @@ async def test_a_server_that_was_killed_is_an_outage_until_it_is_back(
     await late.start_gateway()
     try:
         assert (await late.client.complete("go", adapters=["n3"])).text == "go"
-        with pytest.raises(Unavailable, match=r"retrieval\.uri"):
+        with pytest.raises(Unavailable, match="does not answer"):
             await late.find(3)
         await asyncio.to_thread(own_milvus.start)
         assert await recovered(world, 120) == "n3"

@@ -27,8 +27,10 @@ def another_value(key: Key, field: FieldInfo) -> Any:
     if typing.get_origin(kind) is typing.Literal:
         return next(value for value in typing.get_args(kind) if value != default)
     match default:
-        case int() | float():
+        case int():
             return default + 1
+        case float():  # a share is at most 1
+            return default / 2 if default else 0.5
         case tuple():
             return ["s3://somewhere/"]
         case dict():

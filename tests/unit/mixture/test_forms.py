@@ -93,7 +93,7 @@ experts = st.builds(
     Expert,
     digest=st.just(""),
     similarity=st.floats(-1, 1),
-    weight=st.floats(-2, 2),
+    weight=st.floats(-2, 2).map(lambda weight: weight if abs(weight) >= 1e-6 else 0.0),
     scale=st.sampled_from([1.0, 0.3]),
 )
 

@@ -129,7 +129,7 @@ async def test_a_server_that_is_not_there(settings: Settings) -> None:
     options = settings.retrieval.model_copy(update={"uri": "http://127.0.0.1:1", "timeout_s": 1.0})
     service = RetrievalService(settings.model_copy(update={"retrieval": options}))
     await service.start()
-    with pytest.raises(Unavailable, match=r"retrieval\.uri"):
+    with pytest.raises(Unavailable, match="does not answer"):
         await service.Search(search(1, 0), None)  # type: ignore[arg-type]
     await service.close()
 
