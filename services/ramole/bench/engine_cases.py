@@ -16,7 +16,6 @@ from ramole.bench.options import EngineCase, Peer
 from ramole.bench.peers import ContinuousBatching, GenerateBatch, OneByOne, arrow_model, peft_model
 from ramole.bench.rig import Job, Rig, Tokens, from_memory, lockstep
 from ramole.bench.timing import Times, clock, ratio
-from ramole.bench.unguarded import UnguardedRunner
 from ramole.bench.world import (
     Request,
     concatenated,
@@ -27,7 +26,6 @@ from ramole.bench.world import (
     round_robin,
     save_adapters,
 )
-from ramole.executor.runner import ModelRunner
 from ramole.mixture.surgery import widths_of
 
 OURS = "ramole"
@@ -37,7 +35,6 @@ _TWINS = {
     Peer.PEFT_MIXED: OURS,
     Peer.PEFT_ONE_BY_ONE: OURS,
     Peer.PLAIN: Peer.NO_ADAPTERS,
-    Peer.UNGUARDED: Peer.PLAIN,
     Peer.PLAIN_LORA: OURS,
     Peer.TRANSFORMERS_CB: Peer.NO_ADAPTERS,
 }
@@ -69,8 +66,6 @@ class EngineBench:
             self._rigs[Peer.NO_ADAPTERS] = (rig, self._bare)
         if Peer.PLAIN in case.peers:
             self._rigs[Peer.PLAIN] = (self._rig(), self._bare)
-        if Peer.UNGUARDED in case.peers:
-            self._rigs[Peer.UNGUARDED] = (self._rig(UnguardedRunner), self._bare)
         if Peer.PLAIN_LORA in case.peers:
             self._rigs[Peer.PLAIN_LORA] = self._plain_lora()
         self._skipped: dict[str, str] = {}
@@ -115,7 +110,7 @@ class EngineBench:
     def _base(self) -> torch.nn.Module:
         return make_base(self._case.base, max_len=self._max_len, device=self._device)
 
-    def _rig(self, make: type[ModelRunner] = ModelRunner) -> Rig:
+    def _rig(self) -> Rig:
         return Rig.build(
             self._base(),
             from_memory(self._adapters),
@@ -124,7 +119,6 @@ class EngineBench:
             max_rows=self._case.num_requests,
             max_len=self._max_len,
             router=self._router,
-            make=make,
         )
 
     def _plain_lora(self) -> tuple[Rig, list[Request]]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ramole.bench.engine_cases import OURS, run_engine_case
+from ramole.bench.guard_case import run_guard_case
 from ramole.bench.machine import cpu_name, torch_threads
 from ramole.bench.module_cases import EINSUM, run_module_case
 from ramole.bench.options import BenchOptions, Peer, full_options, gpu_steps, quick_options
@@ -58,6 +59,7 @@ def run_bench(
 
     with torch_threads(threads):
         k1, k3, idle = (measure(run_engine_case, case) for case in (options.k1, options.k3, options.idle))
+        guards = measure(run_guard_case, options.guards)
         prefill, decode = (measure(run_module_case, case) for case in (options.prefill, options.decode))
         gains = [measure(run_module_case, case)[GAIN] for case in options.overheads]
         slots = measure(run_slot_case, options.slots)
@@ -76,7 +78,7 @@ def run_bench(
         "prefill_vs_masked_einsum": ratio(prefill["times"], EINSUM, OURS),
         "decode_vs_masked_einsum": ratio(decode["times"], EINSUM, OURS),
         "no_adapters_vs_plain": ratio(idle["times"], Peer.PLAIN, Peer.NO_ADAPTERS),
-        "guarded_vs_unguarded": ratio(idle["times"], Peer.UNGUARDED, Peer.PLAIN),
+        "guarded_vs_unguarded": guards["unguarded_over_guarded"],
         GAIN: min((gain for gain in gains if isinstance(gain, float)), default=None),
         "ttft_2x_slots": slots["ttft_ratio"],
     }

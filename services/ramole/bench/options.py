@@ -13,14 +13,12 @@ class Peer(StrEnum):
     """Who runs beside the engine.
 
     NO_ADAPTERS is the same engine with the same wrapped modules and requests that name no adapter; PLAIN an engine over
-    a model without any wrapped module; UNGUARDED that one without what keeps requests apart from what others leave
-    behind; PLAIN_LORA an engine where each request has one adapter of rank k r, which computes the same as its k
-    adapters.
+    a model without any wrapped module; PLAIN_LORA an engine where each request has one adapter of rank k r, which
+    computes the same as its k adapters.
     """
 
     NO_ADAPTERS = "no_adapters"
     PLAIN = "plain"
-    UNGUARDED = "unguarded"
     PLAIN_LORA = "plain_lora_of_rank_kr"
     PEFT_MIXED = "peft_mixed"
     PEFT_ONE_BY_ONE = "peft_one_by_one"
@@ -164,6 +162,7 @@ class BenchOptions:
     k1: EngineCase
     k3: EngineCase
     idle: EngineCase
+    guards: EngineCase
     prefill: ModuleCase
     decode: ModuleCase
     overheads: tuple[ModuleCase, ...]
@@ -177,7 +176,7 @@ class BenchOptions:
     def num_cases(self) -> int:
         """How often `progress` is called."""
         more = (self.overheads, self.more_engines, self.more_modules, self.more_slots, self.steps)
-        return 6 + sum(len(cases) for cases in more)
+        return 7 + sum(len(cases) for cases in more)
 
 
 SMALL, MIDDLE, LARGE = BaseSize(512, 4), BaseSize(1024, 4), BaseSize(2048, 2)
@@ -198,7 +197,8 @@ def quick_options() -> BenchOptions:
     return BenchOptions(
         k1=k1,
         k3=EngineCase("k3_p32_h1024", MIDDLE, num_requests=32, num_adapters=32, k=3, new_tokens=16, rounds=4),
-        idle=replace(k1, name="idle_h512", peers=(Peer.NO_ADAPTERS, Peer.PLAIN, Peer.UNGUARDED), num_alone=0, rounds=6),
+        idle=replace(k1, name="idle_h512", peers=(Peer.NO_ADAPTERS, Peer.PLAIN), num_alone=0, rounds=6),
+        guards=replace(k1, name="guards_h512", peers=(), num_alone=0, rounds=8),
         prefill=ModuleCase(
             "prefill_d1024", 1024, num_requests=32, tokens_per_request=32, num_adapters=32, k=3, rounds=5
         ),
@@ -289,6 +289,7 @@ def full_options() -> BenchOptions:
         k1=replace(quick.k1, peers=everyone, new_tokens=32, rounds=7),
         k3=replace(quick.k3, new_tokens=32, rounds=7),
         idle=replace(quick.idle, rounds=15),
+        guards=replace(quick.guards, rounds=25),
         prefill=replace(quick.prefill, tokens_per_request=64),
         slots=replace(quick.slots, num_requests=300),
         more_engines=(*quick.more_engines, *engines, arrow),
