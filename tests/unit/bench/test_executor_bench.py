@@ -68,7 +68,8 @@ def test_the_summary_has_its_keys_and_every_contestant_gives_the_same_answer() -
     options = BenchOptions(
         k1=tiny_case("k1", 1, Peer.NO_ADAPTERS, Peer.PEFT_MIXED, Peer.PEFT_ONE_BY_ONE),
         k3=tiny_case("k3", 3, Peer.NO_ADAPTERS),
-        idle=tiny_case("idle", 1, Peer.NO_ADAPTERS, Peer.PLAIN, Peer.UNGUARDED),
+        idle=tiny_case("idle", 1, Peer.NO_ADAPTERS, Peer.PLAIN),
+        guards=tiny_case("guards", 1),
         prefill=tiny_module("prefill", 16),
         decode=tiny_module("decode", 1),
         overheads=(tiny_module("overhead", 1),),
@@ -138,7 +139,7 @@ def test_the_floor_of_a_square_layer() -> None:
 
 def test_the_full_grid_names_every_case_once() -> None:
     options = full_options()
-    engines = (options.k1, options.k3, options.idle, *options.more_engines)
+    engines = (options.k1, options.k3, options.idle, options.guards, *options.more_engines)
     modules = (options.prefill, options.decode, *options.overheads, *options.more_modules)
     names = [case.name for case in (*engines, *modules, options.slots, *options.more_slots)]
     assert len(set(names)) == len(names) == options.num_cases
