@@ -39,7 +39,7 @@ def odd_request(r: random.Random, adapters: Sequence[str]) -> gateway_pb2.Genera
 
 
 def _sampling(r: random.Random) -> common_pb2.Sampling:
-    sampling = common_pb2.Sampling(max_tokens=r.choice([1, 1, 2, 3, 5, 8, 8, 30]), logprobs=r.random() < 0.2)
+    sampling = common_pb2.Sampling(max_tokens=r.choice([1, 1, 2, 2, 3, 3, 5, 5, 8, 8, 30]), logprobs=r.random() < 0.2)
     for field in ("temperature", "top_p", "min_p", "repetition_penalty"):
         if r.random() < 0.3:
             setattr(sampling, field, _edge(r, NUMBERS[f"sampling.{field}"]))

@@ -31,6 +31,7 @@ from ramole.zoo.catalog import Zoo, load_zoo
 from support.server_process import ServerProcess
 
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
+SEED = int(os.environ.get("FUZZ_SEED", time.time_ns()))
 BURST = 48
 WAVES = 5 if MINUTES else 1
 PATIENCE_S = 120.0
@@ -50,13 +51,18 @@ class Door:
         self.kept = [f"kept-{i}" for i in range(6)]
         self.victims: list[str] = []
         self.num_uploads = 0
+        self._chance = random.Random(SEED)
         self._server = server
         self.run(self._open())
 
     @property
     def summary(self) -> str:
         kinds = f"{self.num_bystanders} of bystanders, {self.num_uploads} uploads beside them"
-        return f"{self.statuses.total()} requests survived, {kinds}: {dict(self.statuses)}"
+        return f"{self.statuses.total()} requests survived, {kinds} (FUZZ_SEED={SEED}): {dict(self.statuses)}"
+
+    def chance(self, seed: int) -> random.Random:
+        """Hypothesis likes to begin with zeros, which a server that has a past need not see again."""
+        return random.Random(seed ^ self._chance.getrandbits(64))
 
     def run(self, work: Any) -> Any:
         async def bounded() -> Any:
@@ -127,7 +133,7 @@ class PublicPort(RuleBasedStateMachine):
     @rule(seed=st.integers(0, 2**32 - 1))
     def burst(self, seed: int) -> None:
         """Odd requests and bystanders at once; some of the odd ones go away in the middle."""
-        door, r = self.door, random.Random(seed)
+        door, r = self.door, self.door.chance(seed)
         names = [*door.kept, *door.victims, "nobody"]
 
         async def all_at_once() -> None:
@@ -145,7 +151,7 @@ class PublicPort(RuleBasedStateMachine):
     @rule(seed=st.integers(0, 2**32 - 1))
     def change(self, seed: int) -> None:
         """Adapters come and go under the requests that use them."""
-        door, r = self.door, random.Random(seed)
+        door, r = self.door, self.door.chance(seed)
         adapter = r.choice(door.zoo.adapters[6:])
 
         async def come() -> None:
@@ -186,8 +192,8 @@ def test_nobody_is_harmed(door: Door, capsys: pytest.CaptureFixture[str]) -> Non
         run_state_machine_as_test(  # type: ignore[no-untyped-call]
             PublicPort,
             settings=settings(
-                max_examples=1,
-                stateful_step_count=25 if MINUTES else 8,
+                max_examples=6 if MINUTES else 2,
+                stateful_step_count=12 if MINUTES else 6,
                 deadline=None,
                 phases=[Phase.generate],  # a server that has a past does not repeat itself
                 suppress_health_check=list(HealthCheck),
