@@ -15,7 +15,7 @@ _REPLACEMENT = "\ufffd"
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 # Tokens that were told already and are decoded along, for what a token's text owes to the one before it.
-_CONTEXT = 6
+_CONTEXT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +25,26 @@ class Vocabulary:
     Attributes:
         special: ids of control tokens, which are no text.
         bytes: ids of the tokens of byte fallback.
+        text: ids of all others. A model may know more ids than its tokenizer.
     """
 
     tokenizer: Any
     special: frozenset[int]
     bytes: frozenset[int]
+    text: frozenset[int]
 
     @classmethod
     def of(cls, tokenizer: Any) -> Vocabulary:
         """Reads the tokens of a tokenizer."""
+        ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
         added = tokenizer.get_added_tokens_decoder()
-        return cls(
-            tokenizer,
-            frozenset(id_ for id_, token in added.items() if token.special),
-            frozenset(id_ for token, id_ in tokenizer.get_vocab().items() if _BYTE.fullmatch(token)),
-        )
+        special = frozenset(id_ for id_, token in added.items() if token.special)
+        in_bytes = frozenset(id_ for token, id_ in ids.items() if _BYTE.fullmatch(token)) - special
+        return cls(tokenizer, special, in_bytes, frozenset(ids.values()) - special - in_bytes)
 
     def has(self, token: int) -> bool:
-        """Whether a token id stands for anything. A model may know more ids than its tokenizer."""
-        return self.tokenizer.id_to_token(token) is not None
+        """Whether a token id stands for anything."""
+        return token in self.text or token in self.bytes or token in self.special
 
     def decode(self, tokens: list[int]) -> str:
         """The tokenizer's own decode, without control tokens."""
@@ -62,11 +63,11 @@ class Detokenizer:
     def push(self, token: int) -> str:
         """Takes one token, returns the text that is now certain."""
         vocabulary = self._vocabulary
-        if token in vocabulary.special or not vocabulary.has(token):
+        if token not in vocabulary.text:
+            if token in vocabulary.bytes:
+                self._window.append(token)  # and wait: the run may go on
             return ""
         self._window.append(token)
-        if token in vocabulary.bytes:
-            return ""  # the run may go on
         text = vocabulary.decode(self._window)
         certain = text.rstrip(_REPLACEMENT)  # what is left of a character that may be completed
         piece = self._tell(certain)

@@ -154,7 +154,9 @@ class Engine:
         """
         self._fit_length(sequence)
         if len(self._scheduler.waiting) >= self._max_waiting:
-            raise LimitExceeded(f"{self._max_waiting} requests are waiting already", remedy="retry later")
+            raise LimitExceeded(
+                f"{self._max_waiting} requests are waiting already", remedy="retry later", retry_after_s=1.0
+            )
         if len(sequence.digests) > self._scheduler.slots.num_slots - 1:
             raise LimitExceeded(
                 f"{len(sequence.digests)} adapters asked for", field="adapters", remedy="raise executor.num_slots"
