@@ -108,3 +108,8 @@ class Corrupt(RamoleError):
 
 class Internal(RamoleError):
     """A server failed in a way that it does not explain; its log does, under the request id."""
+
+
+def own_fault(error: Exception, message: str) -> RamoleError:
+    """What the caller hears of an exception in the work for one request; the log hears the rest, through the cause."""
+    return error if isinstance(error, RamoleError) else Internal(message).because(error)

@@ -21,7 +21,7 @@ from itertools import islice
 
 import torch
 
-from ramole.core.errors import Cancelled, Internal, InvalidInput, LimitExceeded, RamoleError, Unavailable, WrongState
+from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded, RamoleError, Unavailable, WrongState, own_fault
 from ramole.executor.runner import ModelRunner
 from ramole.executor.sampler import Choice
 from ramole.executor.scheduler import Schedule, Scheduler
@@ -254,7 +254,7 @@ class Engine:
                 for half in schedule.halves():
                     self._run(half)
             else:
-                self._fail(schedule.sequences[0], _own_fault(error, "the model failed on this request"))
+                self._fail(schedule.sequences[0], own_fault(error, "the model failed on this request"))
             return
         self._account(plan)
         for sequence, chunk, choice in zip(schedule.sequences, schedule.chunks, choices, strict=True):
@@ -279,7 +279,7 @@ class Engine:
         except Exception as error:
             self._runner.check_device()
             for sequence in [s for s in self._scheduler.running if digest in s.digests]:
-                self._fail(sequence, _of_expert(_own_fault(error, "an adapter could not be placed"), sequence, digest))
+                self._fail(sequence, _of_expert(own_fault(error, "an adapter could not be placed"), sequence, digest))
             self._scheduler.slots.drop(digest)
             self._runner.clear(slot)
             return
@@ -312,7 +312,7 @@ class Engine:
 
     def _fail_unbooked(self) -> None:
         for sequence, error in self._runner.take_unbooked():
-            self._fail(sequence, _own_fault(error, "what the experts got could not be read"))
+            self._fail(sequence, own_fault(error, "what the experts got could not be read"))
 
     def _account(self, plan: StepPlan) -> None:
         self.num_steps += 1
@@ -369,7 +369,7 @@ class Engine:
         try:
             self._runner.mixture.check(weights)
         except Exception as error:
-            return _own_fault(error, "an adapter does not fit")
+            return own_fault(error, "an adapter does not fit")
         return None
 
     def _fail(self, sequence: Sequence, error: RamoleError) -> None:
@@ -382,11 +382,6 @@ def _of_expert(error: RamoleError, sequence: Sequence, digest: str) -> RamoleErr
     """The error of one adapter, as that of the request's expert."""
     index = next(i for i, expert in enumerate(sequence.experts) if expert.digest == digest)
     return error.at(f"experts[{index}]")
-
-
-def _own_fault(error: Exception, message: str) -> RamoleError:
-    """What a sequence's caller hears of an exception in its work; the log hears the rest."""
-    return error if isinstance(error, RamoleError) else Internal(message).because(error)
 
 
 def _failure(load: Future[AdapterWeights]) -> RamoleError | None:

@@ -18,7 +18,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from ramole.core.composition import Composition, Expert
-from ramole.core.errors import Internal, RamoleError, Unavailable
+from ramole.core.errors import RamoleError, Unavailable, own_fault
 from ramole.core.sampling import Sampling
 from ramole.executor.engine import Engine, Update
 from ramole.executor.sampler import make_sampler
@@ -236,7 +236,7 @@ class EngineWorker:
         try:
             self._engine.add(sequence)
         except Exception as error:
-            self._outbox.append((client.events, _own_fault(error, "the request could not be queued")))
+            self._outbox.append((client.events, own_fault(error, "the request could not be queued")))
             return
         self._clients[sequence.id] = client
 
@@ -251,7 +251,7 @@ class EngineWorker:
         try:
             self._tell(client, update)
         except Exception as error:
-            self._outbox.append((client.events, _own_fault(error, "the answer's text could not be made")))
+            self._outbox.append((client.events, own_fault(error, "the answer's text could not be made")))
             self._drop(update.sequence.id)
 
     def _tell(self, client: _Client, update: Update) -> None:
@@ -284,10 +284,6 @@ class EngineWorker:
             self._loop.call_soon_threadsafe(deliver)
         except RuntimeError:  # the loop is closed: nobody is left to read
             _log.debug("%d events after the event loop closed", len(batch))
-
-
-def _own_fault(error: Exception, message: str) -> RamoleError:
-    return error if isinstance(error, RamoleError) else Internal(message).because(error)
 
 
 def _unavailable(why: str) -> Unavailable:

@@ -147,7 +147,8 @@ class Mixture:
             head, usage = self.modules[self._head].index, usage.copy()
             usage[head], counts[head] = step.head.usage()[head], touched[head]
         used = np.where(touched[..., None], usage, 0)
-        weights = (self._belongs @ used.reshape(len(used), -1)).reshape(-1, *plan.slots.shape)
+        with np.errstate(invalid="ignore", over="ignore"):  # of a request that has overflowed: its own column only
+            weights = (self._belongs @ used.reshape(len(used), -1)).reshape(-1, *plan.slots.shape)
         return weights, self._belongs @ counts
 
     def set_router(self, router: AdapterWeights) -> None:
