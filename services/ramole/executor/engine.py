@@ -3,9 +3,8 @@
 What raises in a step fails the sequence whose work it was. Where that cannot be seen from the exception, the step runs
 again in halves, until the culprit is alone. Only a device that no longer computes at all ends `step` with an exception.
 
-A notebook can use it directly:
+`load` gives a future of an adapter's weights by digest; `offline.py` is the whole of it around an engine:
 
-    engine = Engine(ModelRunner(model, ...), eos_token_ids={2}, load=my_adapters.__getitem__)
     engine.add(Sequence("a", prompt=[1, 5, 9], max_tokens=8, experts=(Expert(digest),)))
     while engine.has_work:
         for update in engine.step(): ...

@@ -422,7 +422,7 @@ class ListAdaptersRequest(_message.Message):
     NAME_PREFIX_FIELD_NUMBER: _builtins.int
     LATEST_ONLY_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
-    """Empty = all that the caller may see."""
+    """Empty = of all base models."""
     page_size: _builtins.int
     """Records of a page: 0 (100), or 1 to 1000."""
     page_token: _builtins.str
@@ -430,7 +430,7 @@ class ListAdaptersRequest(_message.Message):
     without_samples: _builtins.bool
     """Leaves the samples out of the records."""
     tenant: _builtins.str
-    """Only this tenant's. Empty = of all that the caller may see."""
+    """Only this tenant's. Empty = of all tenants: there is no check yet of who asks."""
     name_prefix: _builtins.str
     """Only names that begin with this."""
     latest_only: _builtins.bool
