@@ -44,7 +44,9 @@ async def check(server: ServerProcess, zoo: Zoo, acknowledged: dict[str, str]) -
         assert answer.usage.adapters
 
 
-@pytest.mark.parametrize("options", [("--local",), ()], ids=["local", "ray"])
+@pytest.mark.parametrize(
+    "options", [pytest.param(("--local",), id="local"), pytest.param((), id="ray", marks=pytest.mark.slow)]
+)
 def test_every_acknowledged_adapter_survives_a_kill(tmp_path: Path, zoo: Zoo, options: tuple[str, ...]) -> None:
     r = random.Random(7)
     acknowledged: dict[str, str] = {}

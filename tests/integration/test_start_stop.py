@@ -110,6 +110,7 @@ def members_now(server: ServerProcess) -> Iterator[psutil.Process]:
             yield process
 
 
+@pytest.mark.slow
 def test_a_killed_server_is_cleared_away_by_the_next(tmp_path: Path, zoo: Zoo) -> None:
     """And the next one runs on IPv6, with proxies in its environment."""
     first = ServerProcess(tmp_path / "data").wait_until_serving()

@@ -63,7 +63,6 @@ from ramole.core.names import AdapterRef
 from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.rows import Rows
 from ramole.retrieval.values import Entry, Row
-from support.full_disk import disk_of, fill
 
 index = VectorIndex.open(sys.argv[1])
 for i in range(10_000):

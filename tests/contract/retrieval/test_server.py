@@ -34,7 +34,7 @@ def test_an_outage_is_unavailable_and_heals_by_itself(server: Any) -> None:
         with pytest.raises(Unavailable, match="retry"):
             call()
         assert time.monotonic() - began < 6
-    with pytest.raises(Unavailable, match=r"retrieval\.uri"):
+    with pytest.raises(Unavailable, match="does not answer"):
         VectorIndex.open(server.uri, timeout_s=1)
     server.start()
     deadline = time.monotonic() + 20
