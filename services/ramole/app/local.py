@@ -80,17 +80,23 @@ class LocalSystem:
             await asyncio.sleep(_WATCH_S)
             try:
                 if room in self._servers:
-                    self._servers[room].check_health()
-                    continue
+                    if self._is_well(room):
+                        continue
+                    self._directory.pop(room, None)
+                    await self._end(room)
                 await self._begin(room, make)
                 _log.warning("%s was replaced", room)
-            except RamoleError as error:
-                _log.error("%s has failed: %s", room, error)
-                self._directory.pop(room, None)
-                await self._end(room)
             except Exception:
                 _log.exception("%s could not be replaced; trying again", room)
                 await asyncio.sleep(_RETRY_S)
+
+    def _is_well(self, room: str) -> bool:
+        try:
+            self._servers[room].check_health()
+        except RamoleError as error:
+            _log.error("%s has failed: %s", room, error)
+            return False
+        return True
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
