@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -293,6 +293,8 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     ray: RaySettings = RaySettings()
 
+    reads_environment: ClassVar[bool] = True
+
     @property
     def cache_dir(self) -> Path:
         """Folder of the disk tier."""
@@ -308,6 +310,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then environment, then the YAML file."""
+        if not cls.reads_environment:
+            return (init_settings,)
         path = config_path()
         yaml = (YamlFile(settings_cls, path),) if path else ()
         return (init_settings, Variables(settings_cls), *yaml)
@@ -316,14 +320,4 @@ class Settings(BaseSettings):
 class PlainSettings(Settings):
     """Arguments and defaults alone: for a world of its own, which the environment and its file are not about."""
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments only."""
-        return (init_settings,)
+    reads_environment: ClassVar[bool] = False
