@@ -14,8 +14,7 @@ from ramole.client import Completion, RamoleClient, Step
 from ramole.core.composition import PRESETS, Composition
 from ramole.core.sampling import Sampling
 from ramole.core.texts import visible
-from ramole.zoo.catalog import Zoo, ZooAdapter
-from ramole.zoo.splits import Example
+from ramole.zoo.catalog import Example, Zoo, ZooAdapter
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,11 +11,11 @@ from typing import Any
 import grpc
 
 from ramole.client.client import RamoleClient
+from ramole.core.call import current_call
 from ramole.core.errors import NotFound, WrongState
 from ramole.core.names import AdapterName
 from ramole.core.settings import GatewaySettings, PublicServerSettings, RetrievalSettings, ServerSettings, Settings
 from ramole.gateway.servicer import GatewayService
-from ramole.transport.context import current_call
 from ramole.transport.peers import Addresses, Peers
 from ramole.transport.picker import DirectoryPicker
 from ramole.transport.server import GrpcServer
@@ -97,7 +97,7 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         self.callers: dict[str, str] = {}
 
     async def begin(self, method: str) -> None:
-        self.callers[method] = current_call().caller
+        self.callers[method] = current_call().principal.name
         await super().begin(method)
 
     def register(self, server: grpc.aio.Server) -> None:

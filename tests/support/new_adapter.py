@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ramole.adapters.records import NewAdapter
+from ramole.adapters.store.records import NewAdapter
 from ramole.core.names import AdapterName
 from ramole.lora.admission import AdmissionReport
 from ramole.lora.digest import content_digest

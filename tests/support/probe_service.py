@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
+from ramole.core.call import current_call
 from ramole.core.errors import RamoleError
-from ramole.transport.context import current_call
 from ramole.transport.peers import Addresses, Peers
 from ramole.transport.picker import Picker, StaticPicker
 from ramole.transport.service import Service

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 
+from ramole.core.call import current_call
 from ramole.core.errors import RamoleError
 from ramole.core.names import AdapterRef
-from ramole.transport.context import current_call
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class AuditLog:
         call = current_call()
         common = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "who": call.caller,
+            "who": call.principal.name,
             "request_id": call.request_id,
             "action": entry.action,
         }

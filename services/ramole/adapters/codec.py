@@ -8,9 +8,9 @@ import json
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ramole.adapters.catalog import Position
-from ramole.adapters.records import AdapterRecord, Removal, State
-from ramole.adapters.upload import UploadHeader
+from ramole.adapters.intake.upload import UploadHeader
+from ramole.adapters.store.catalog import Position
+from ramole.adapters.store.records import AdapterRecord, Removal, State
 from ramole.core.errors import InvalidInput
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.transport.values import ref_to_pb

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
-from ramole.adapters.store import Store
+from ramole.adapters.store.store import Store
 from ramole.core.errors import Corrupt, NotFound
 from ramole.lora.content import Content
 from ramole.observability.tiers import Tier, TierCounts, TierMetrics

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from ramole.adapters.audit import AuditLog
 from ramole.adapters.contents import Contents
-from ramole.adapters.store import Store
+from ramole.adapters.store.store import Store
 from ramole.core.errors import RamoleError
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.core.settings import AdapterSettings

@@ -15,10 +15,10 @@ from ramole.adapters.audit import AuditLog
 from ramole.adapters.codec import header_from_pb, page_token, position_from_token, record_to_pb, version_to_pb
 from ramole.adapters.contents import Contents
 from ramole.adapters.housekeeping import Housekeeping
-from ramole.adapters.ingest import Ingest
-from ramole.adapters.records import AdapterRecord
-from ramole.adapters.store import Store
-from ramole.adapters.upload import Upload
+from ramole.adapters.intake.ingest import Ingest
+from ramole.adapters.intake.upload import Upload
+from ramole.adapters.store.records import AdapterRecord
+from ramole.adapters.store.store import Store
 from ramole.core.bounds import TEXTS, check_number, check_text
 from ramole.core.errors import Corrupt, InvalidInput, NotFound, RamoleError, Unavailable
 from ramole.core.names import AdapterName, AdapterRef, check_digest

@@ -11,7 +11,7 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from ramole.adapters.writer import FolderLock
+from ramole.adapters.store.writer import FolderLock
 from ramole.app.scratch import sweep
 from ramole.core.address import join_address
 from ramole.core.errors import WrongState

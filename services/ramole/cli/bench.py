@@ -26,7 +26,7 @@ def bench_executor(
     as_json: AsJson = False,
 ) -> None:
     """Measure the engine beside its peers: interleaved rounds, medians, ratios."""
-    from ramole.bench.executor import run_executor_bench
+    from ramole.lab.bench.executor.run import run_executor_bench
 
     def record(case: dict[str, Any]) -> None:
         if cases is not None:
@@ -45,7 +45,7 @@ def bench_repository(
     as_json: AsJson = False,
 ) -> None:
     """Measure store, index and servers with thousands of adapters; search beside numpy and faiss."""
-    from ramole.bench.repository import run_repository_bench
+    from ramole.lab.bench.repository.run import run_repository_bench
 
     with told(), _spinner() as tell:
         result = run_repository_bench(quick=quick, progress=tell)

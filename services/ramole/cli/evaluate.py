@@ -13,7 +13,7 @@ from ramole.cli._output import progress, say, say_json, show_table
 from ramole.core.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from ramole.evaluation.subject import Subject
+    from ramole.lab.evaluation.subject import Subject
 
 
 def evaluate(
@@ -49,11 +49,11 @@ def evaluate(
         from rich.progress import SpinnerColumn, TimeElapsedColumn
 
         from ramole.embedding.retriever import read_retriever
-        from ramole.evaluation.evaluate import FULL, QUICK, evaluate_subject
-        from ramole.evaluation.methods import METHODS
-        from ramole.evaluation.report import end_task_table, write_report
-        from ramole.evaluation.retrievers import open_retriever
-        from ramole.evaluation.subject import mark_retriever
+        from ramole.lab.evaluation.evaluate import FULL, QUICK, evaluate_subject
+        from ramole.lab.evaluation.methods import METHODS
+        from ramole.lab.evaluation.report import end_task_table, write_report
+        from ramole.lab.evaluation.retrievers import open_retriever
+        from ramole.lab.evaluation.subject import mark_retriever
         from ramole.zoo.catalog import SHIPPED_RETRIEVER
 
         torch.set_num_threads(threads)
@@ -86,7 +86,7 @@ def evaluate(
 
 
 def _subject(base: str, adapters: Path | None, tests: Path | None, zoo: Path | None, routers: list[Path]) -> Subject:
-    from ramole.evaluation.subject import folder_subject, zoo_subject
+    from ramole.lab.evaluation.subject import folder_subject, zoo_subject
     from ramole.zoo.catalog import load_zoo
 
     if adapters is None:

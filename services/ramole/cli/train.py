@@ -14,7 +14,7 @@ from ramole.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from ramole.embedding.retriever import Retriever
-    from ramole.training.router_job import RouterAdapter
+    from ramole.lab.training.router_job import RouterAdapter
 
 train_app = typer.Typer(help="Train the learned parts.", no_args_is_help=True)
 
@@ -56,9 +56,9 @@ def train_router(
         import torch
         from rich.progress import BarColumn, TimeRemainingColumn
 
-        from ramole.training.ray_workers import run_router_job_on_ray
-        from ramole.training.router import RouterRecipe, StepLog
-        from ramole.training.router_job import RouterJob, run_router_job
+        from ramole.lab.training.ray_workers import run_router_job_on_ray
+        from ramole.lab.training.router import RouterRecipe, StepLog
+        from ramole.lab.training.router_job import RouterJob, run_router_job
         from ramole.zoo.catalog import load_zoo
 
         torch.set_num_threads(threads)
@@ -155,8 +155,8 @@ def train_retriever(
 
         from ramole.core.settings import PAPER_INSTRUCTION
         from ramole.embedding.retriever import Mode
-        from ramole.evaluation.retriever_job import RetrieverJob, run_retriever_job
-        from ramole.training.retriever import RetrieverRecipe
+        from ramole.lab.evaluation.retriever_job import RetrieverJob, run_retriever_job
+        from ramole.lab.training.retriever import RetrieverRecipe
         from ramole.zoo.catalog import ADAPTERS, load_zoo
 
         torch.set_num_threads(threads)
@@ -203,9 +203,9 @@ def train_retriever(
 
 
 def _experts(adapters: Path | None, zoo: Path | None) -> tuple[RouterAdapter, ...]:
-    from ramole.evaluation.subject import read_entry
-    from ramole.training.folders import peft_folders
-    from ramole.training.router_job import RouterAdapter
+    from ramole.lab.evaluation.subject import read_entry
+    from ramole.lab.training.folders import peft_folders
+    from ramole.lab.training.router_job import RouterAdapter
     from ramole.zoo.catalog import Split, load_zoo
 
     if adapters is not None:

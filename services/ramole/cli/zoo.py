@@ -28,10 +28,10 @@ def zoo_build(
     from rich.progress import BarColumn, TaskID, TaskProgressColumn, TimeRemainingColumn
 
     from ramole.core.errors import InvalidInput
-    from ramole.zoo.build import build
+    from ramole.lab.factory.build import build
+    from ramole.lab.factory.recipes import PRESETS
     from ramole.zoo.catalog import Zoo
     from ramole.zoo.manifest import Manifest
-    from ramole.zoo.recipes import PRESETS
 
     async def main() -> Zoo:
         if preset not in PRESETS:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from ramole.transport.context import CallContext, call_scope, current_call
+from ramole.core.call import CallContext, call_scope, current_call
 
 Result = TypeVar("Result")
 
@@ -25,7 +25,7 @@ class Finisher:
     async def finish(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Waits for `work`; a cancelled caller stops waiting, the work goes on."""
         asked = current_call()
-        call = CallContext.begin(asked.request_id, self._budget_s, asked.caller)
+        call = CallContext.begin(asked.request_id, self._budget_s, asked.principal)
         with call_scope(call):  # a task takes over the context of the moment it is created in
             task = asyncio.create_task(work)
         self._running.add(task)

@@ -8,12 +8,12 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from ramole.core.bounds import MAX_EXPERTS
+from ramole.core.call import current_call
 from ramole.core.errors import DeadlineExceeded, NotFound, Unavailable, WrongState
 from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.stages import Stages
 from ramole.gateway.values import Choice, NamedAdapter, Order, Retrieved, Routing
-from ramole.transport.context import current_call
 
 
 class Router:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import grpc
 
+from ramole.core.call import current_call, enter_call
 from ramole.core.errors import NotFound, WrongState
 from ramole.core.names import DEFAULT_TENANT, AdapterName
 from ramole.core.settings import Settings
@@ -32,7 +33,6 @@ from ramole.gateway.stages import Stages
 from ramole.gateway.upkeep import Upkeep, until_available
 from ramole.gateway.uploads import Uploads
 from ramole.transport.admission import Kind
-from ramole.transport.context import current_call, enter_call
 from ramole.transport.peers import Peers
 from ramole.transport.service import Service
 from ramole.transport.values import ref_to_pb
@@ -217,4 +217,5 @@ def _identify(context: Context) -> None:
     """Notes who asks, for the audit log: the client certificate's names, else the address. No client can forge it."""
     identities = context.peer_identities() or ()
     names = ",".join(sorted(name.decode("ascii", "backslashreplace") for name in identities))
-    enter_call(replace(current_call(), caller=names or context.peer()))
+    call = current_call()
+    enter_call(replace(call, principal=replace(call.principal, name=names or context.peer())))

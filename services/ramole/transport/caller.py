@@ -11,10 +11,11 @@ from typing import TypeVar
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from ramole.core.call import REQUEST_ID_KEY, CallContext, current_call
 from ramole.core.errors import DeadlineExceeded, RamoleError, Unavailable
 from ramole.transport.channels import Channels
-from ramole.transport.context import CALLER_KEY, REQUEST_ID_KEY, CallContext, current_call
 from ramole.transport.errors import from_rpc_error, is_of_connection
+from ramole.transport.identity import principal_to_metadata
 from ramole.transport.picker import Picker
 
 Request = TypeVar("Request")
@@ -270,5 +271,4 @@ def _timeout(call: CallContext, limit_s: float | None) -> float | None:
 
 
 def _metadata(call: CallContext) -> tuple[tuple[str, str], ...]:
-    identity = ((CALLER_KEY, call.caller),) if call.caller else ()
-    return ((REQUEST_ID_KEY, call.request_id), *identity)
+    return ((REQUEST_ID_KEY, call.request_id), *principal_to_metadata(call.principal))

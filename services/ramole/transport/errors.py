@@ -18,6 +18,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo  # typ
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
+from ramole.core.call import REQUEST_ID_KEY
 from ramole.core.errors import (
     AdapterRefused,
     AlreadyExists,
@@ -33,7 +34,6 @@ from ramole.core.errors import (
     Unavailable,
     WrongState,
 )
-from ramole.transport.context import REQUEST_ID_KEY
 
 DOMAIN = "ramole"
 _FINAL = "final"

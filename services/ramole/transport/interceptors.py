@@ -16,13 +16,14 @@ from typing import Any, Never, TypeAlias, cast
 
 import grpc
 
+from ramole.core.call import REQUEST_ID_KEY, CallContext, enter_call
 from ramole.core.errors import DeadlineExceeded
 from ramole.core.settings import ServerSettings
 from ramole.observability.logs import ACCESS_LOGGER
 from ramole.observability.metrics import RpcMetrics
 from ramole.transport.admission import Admission, Kind
-from ramole.transport.context import CALLER_KEY, REQUEST_ID_KEY, CallContext, enter_call
 from ramole.transport.errors import to_status
+from ramole.transport.identity import principal_from_metadata
 from ramole.transport.incoming import Context, Incoming
 from ramole.transport.undecodable import decoded, tolerant
 
@@ -159,7 +160,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             timeout_s = self._default_timeout_s if has_default else None
         else:
             timeout_s -= min(_MARGIN_S, _MARGIN_SHARE * timeout_s)
-        return CallContext.begin(metadata.get(REQUEST_ID_KEY), timeout_s, metadata.get(CALLER_KEY, ""))
+        return CallContext.begin(metadata.get(REQUEST_ID_KEY), timeout_s, principal_from_metadata(metadata))
 
     @staticmethod
     def _log_access(method: str, code: grpc.StatusCode, seconds: float, call: CallContext, context: Context) -> None:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from ramole.core.call import current_call
 from ramole.core.errors import Unavailable
 from ramole.transport.affinity import Ticket
-from ramole.transport.context import current_call
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle

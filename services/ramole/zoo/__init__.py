@@ -1,1 +1,1 @@
-"""A self-made world: tasks, a small base model, its adapters and a router. Drives the demo and the tests."""
+"""The shipped world: a small base model, its adapters with their prompts, a router and a retriever."""

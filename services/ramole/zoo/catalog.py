@@ -17,13 +17,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from ramole.training.folders import PROMPTS, SAMPLES, TASK
 from ramole.zoo.manifest import Manifest
-from ramole.zoo.splits import Example, PairPrompt
-from ramole.zoo.tasks import Split
 
 __all__ = ["Example", "PairPrompt", "Split", "Zoo", "ZooAdapter", "load_zoo"]
 
@@ -37,6 +35,49 @@ PAIRS_STAGE = "pairs"
 WORLD_STAGE = "world"
 ADAPTERS = "adapters"
 PAIRS = "pairs.json"
+SAMPLES, PROMPTS, TASK = "samples.json", "prompts.json", "task.json"
+"""Beside the two files of an adapter."""
+
+SEPARATOR = " ; "
+"""Between the two answers to a prompt that asks for two."""
+
+
+class Split(StrEnum):
+    """What a task may be used for: training of retriever and router, choosing among methods, or the final figures."""
+
+    TRAIN = "train"
+    DEV = "dev"
+    TEST = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A prompt and the one right answer."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairPrompt:
+    """A test prompt that asks for two skills.
+
+    Attributes:
+        adapters: the names of the two, in the order of the answers.
+        split: the later one of the two tasks' splits.
+        prompt: the text.
+        answers: what each of the two contributes.
+    """
+
+    adapters: tuple[str, str]
+    split: Split
+    prompt: str
+    answers: tuple[str, str]
+
+    @property
+    def answer(self) -> str:
+        """The one right answer to the whole prompt."""
+        return SEPARATOR.join(self.answers)
 
 
 @dataclass(frozen=True, slots=True)

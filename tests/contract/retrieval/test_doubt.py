@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ramole.core.names import AdapterRef
-from ramole.evaluation.retrievers import Retriever
+from ramole.lab.evaluation.retrievers import Retriever
 from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.values import Entry, Row
 

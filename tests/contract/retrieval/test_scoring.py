@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from pymilvus import MilvusClient
 
-from ramole.bench.fleet import flush, seal
-from ramole.bench.milvus_server import MilvusServer
 from ramole.core.names import AdapterRef
+from ramole.lab.bench.repository.fleet import flush, seal
+from ramole.lab.bench.repository.milvus_server import MilvusServer
 from ramole.retrieval.generations import IndexType
 from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.values import Entry, Row

@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from ramole.bench.milvus_server import MilvusServer
 from ramole.core.errors import Unavailable
 from ramole.core.names import AdapterRef
 from ramole.core.settings import RetrievalSettings, Settings
+from ramole.lab.bench.repository.milvus_server import MilvusServer
 from ramole.retrieval.servicer import RetrievalService
 from ramole.transport.values import ref_to_pb
 from ramole.v1.retrieval_pb2 import AdapterVectors, SampleVector, SearchRequest, UpsertRequest

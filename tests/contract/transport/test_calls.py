@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import pytest
 
+from ramole.core.call import CallContext, call_scope
 from ramole.core.errors import AdapterRefused, DeadlineExceeded, Internal, InvalidInput, RamoleError, Unavailable
 from ramole.transport.caller import Retries
-from ramole.transport.context import CallContext, call_scope
 from ramole.v1 import adapters_pb2
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
 from support.probe_service import CALLS, ProbeService, RelayService, chunks

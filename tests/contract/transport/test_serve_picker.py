@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ramole.core.call import CallContext, call_scope
 from ramole.core.errors import Unavailable
 from ramole.core.settings import ServerSettings
-from ramole.transport.context import CallContext, call_scope
 from ramole.transport.picker import ServePicker
 from support.probe_service import ProbeService, call_unary, peers_at
 

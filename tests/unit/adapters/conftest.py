@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from ramole.adapters.files import Files, open_files
-from ramole.adapters.objects import Objects
-from ramole.adapters.records import NewAdapter
-from ramole.adapters.store import Store
+from ramole.adapters.store.files import Files, open_files
+from ramole.adapters.store.objects import Objects
+from ramole.adapters.store.records import NewAdapter
+from ramole.adapters.store.store import Store
 from ramole.lora.base import BaseShapes
 from support.new_adapter import new_adapter
 from support.s3_server import new_bucket, s3_options, s3_server

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ramole.adapters.files import Files
-from ramole.adapters.local_files import LocalFiles
-from ramole.adapters.objects import Objects
-from ramole.adapters.store import Store
+from ramole.adapters.store.files import Files
+from ramole.adapters.store.local_files import LocalFiles
+from ramole.adapters.store.objects import Objects
+from ramole.adapters.store.store import Store
 from ramole.core.names import AdapterName, AdapterRef
 from support.new_adapter import new_adapter
 

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from ramole.adapters.contents import Contents
-from ramole.adapters.store import Store
+from ramole.adapters.store.store import Store
 from ramole.core.errors import Corrupt, NotFound
 from ramole.core.names import AdapterName
 from ramole.lora.content import Content

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import s3fs
 
-from ramole.adapters.records import NewAdapter
-from ramole.adapters.store import Store
+from ramole.adapters.store.records import NewAdapter
+from ramole.adapters.store.store import Store
 from ramole.core.errors import Unavailable
 from ramole.core.names import AdapterName, AdapterRef
 from unit.adapters import crash_points

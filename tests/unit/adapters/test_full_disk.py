@@ -9,10 +9,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from ramole.adapters.local_files import LocalFiles
+from ramole.adapters.intake.spools import SpoolRoom
+from ramole.adapters.intake.upload import Upload, UploadHeader
 from ramole.adapters.servicer import AdaptersService
-from ramole.adapters.spools import SpoolRoom
-from ramole.adapters.upload import Upload, UploadHeader
+from ramole.adapters.store.local_files import LocalFiles
 from ramole.core.errors import LimitExceeded, RamoleError
 from ramole.core.names import AdapterName
 from ramole.core.settings import ServerSettings, Settings

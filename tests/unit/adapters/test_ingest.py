@@ -15,15 +15,15 @@ import fsspec
 import grpc
 import pytest
 
-from ramole.adapters.ingest import Ingest
+from ramole.adapters.intake.ingest import Ingest
+from ramole.adapters.intake.upload import Upload, UploadHeader
 from ramole.adapters.servicer import AdaptersService
-from ramole.adapters.store import Store
-from ramole.adapters.upload import Upload, UploadHeader
+from ramole.adapters.store.store import Store
+from ramole.core.call import CallContext, call_scope
 from ramole.core.errors import LimitExceeded, Unavailable
 from ramole.core.names import AdapterName
 from ramole.core.settings import AdapterSettings, QuotaSettings, ServerSettings, Settings
 from ramole.lora.base import BaseShapes
-from ramole.transport.context import CallContext, call_scope
 from ramole.transport.errors import from_rpc_error
 from ramole.transport.server import GrpcServer
 from ramole.v1 import adapters_pb2 as pb

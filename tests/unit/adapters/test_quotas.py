@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ramole.adapters.catalog import Usage
-from ramole.adapters.quotas import Quotas
+from ramole.adapters.intake.quotas import Quotas
+from ramole.adapters.store.catalog import Usage
 from ramole.core.errors import LimitExceeded
 from ramole.core.settings import AdapterSettings, QuotaSettings
 

@@ -346,7 +346,7 @@ async def test_quotas_retention_and_what_the_audit_log_says(
         await fails(put(stub, (b"{}", b"{}"), "a"), AdapterRefused, "adapter_config.json:peft_type")
         await fails(put(stub, make_files(5), "a"), LimitExceeded, "quota.uploads_per_minute")
         remove = pb.DeleteAdapterRequest(adapter="b", comment="why")
-        metadata = (("x-request-id", "r1"), ("x-ramole-caller", "alice"))
+        metadata = (("x-request-id", "r1"), ("x-ramole-name", "alice"))
         await stub.DeleteAdapter(remove, metadata=metadata)
     await server.stop()
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]

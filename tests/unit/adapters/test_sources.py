@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ramole.adapters.sources import check_source, fetch
+from ramole.adapters.intake.sources import check_source, fetch
 from ramole.core.errors import InvalidInput, LimitExceeded, Unavailable
 from support.hub_server import COMMIT, hub_server
 from support.s3_server import new_bucket, s3_options

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from ramole.adapters import manifests
-from ramole.adapters.catalog import Usage
-from ramole.adapters.records import AdapterRecord, NewAdapter, Removal
-from ramole.adapters.store import Opened, Store
+from ramole.adapters.store import manifests
+from ramole.adapters.store.catalog import Usage
+from ramole.adapters.store.records import AdapterRecord, NewAdapter, Removal
+from ramole.adapters.store.store import Opened, Store
 from ramole.core.errors import (
     AlreadyExists,
     Conflict,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ramole.adapters.spools import SpoolRoom
-from ramole.adapters.upload import Upload, UploadHeader
+from ramole.adapters.intake.spools import SpoolRoom
+from ramole.adapters.intake.upload import Upload, UploadHeader
 from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded, RamoleError
 from ramole.core.names import AdapterName
 from ramole.lora.digest import content_digest

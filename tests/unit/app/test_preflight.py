@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ramole.adapters.writer import FolderLock
+from ramole.adapters.store.writer import FolderLock
 from ramole.app.preflight import check_device, preflight
 from ramole.app.resolution import resolve
 from ramole.core.errors import RamoleError, WrongState

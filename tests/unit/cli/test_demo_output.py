@@ -9,7 +9,7 @@ from ramole.client import AdapterUsage, Completion, Routing, Usage
 from ramole.core.composition import Composition
 from ramole.core.names import AdapterRef
 from ramole.demo import Answered, answers_table
-from ramole.zoo.splits import Example
+from ramole.zoo.catalog import Example
 
 HOSTILE = "[/x] [wip] :smile: \x1b[31m\u202e\n" + "long " * 60 + "end"
 SHOWN = "[/x] [wip] :smile: \\x1b[31m\\u202e\\n" + "long " * 60 + "end"

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from ramole.core.call import CallContext, call_scope
 from ramole.core.composition import PRESETS
 from ramole.core.errors import DeadlineExceeded, Unavailable
 from ramole.core.names import AdapterName
@@ -17,7 +18,6 @@ from ramole.gateway.generation import Generation
 from ramole.gateway.routing import Router
 from ramole.gateway.stages import Stages
 from ramole.gateway.values import NamedAdapter, Order, Piece
-from ramole.transport.context import CallContext, call_scope
 from support.gateway_world import BASE, World
 
 ORDER = Order("one two", (), composition=PRESETS["mixture"], sampling=Sampling())

@@ -62,7 +62,7 @@ async def test_removals_carry_reason_and_comment(world: World) -> None:
 
 async def test_nobody_can_forge_who_asked(world: World, folder: Path) -> None:
     async with grpc.aio.insecure_channel(world.servers["gateway"].address) as channel:
-        forged = (("x-ramole-caller", "root"),)
+        forged = (("x-ramole-name", "root"),)
         await GatewayStub(channel).DeleteAdapter(adapters_pb2.DeleteAdapterRequest(adapter="b"), metadata=forged)
     await world.client.upload(folder, ["sample"])
     for method in ("DeleteAdapter", "Put", "Publish"):

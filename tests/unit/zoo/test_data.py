@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from ramole.core.errors import Corrupt, NotFound
+from ramole.lab.factory.recipes import PRESETS
+from ramole.lab.factory.splits import make_pairs, split_all
+from ramole.lab.factory.tasks import siblings
 from ramole.lora.reader import read_layout
-from ramole.zoo.catalog import Zoo, load_zoo
+from ramole.zoo.catalog import Split, Zoo, load_zoo
 from ramole.zoo.manifest import Manifest
-from ramole.zoo.recipes import PRESETS
-from ramole.zoo.splits import make_pairs, split_all
-from ramole.zoo.tasks import Split, siblings
 
 MAX_BYTES = 8_000_000
 RECIPE = PRESETS["shipped"]

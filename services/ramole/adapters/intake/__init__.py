@@ -1,0 +1,1 @@
+"""How an adapter comes in: received or fetched, admitted, staged."""

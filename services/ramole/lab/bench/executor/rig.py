@@ -1,0 +1,130 @@
+"""An engine on a bench: adapters in memory, arrivals by step number, every step timed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import torch
+
+from ramole.core.composition import PRESETS, Expert
+from ramole.core.errors import Internal
+from ramole.executor.engine import Engine, LoadAdapter
+from ramole.executor.runner import ModelRunner
+from ramole.executor.sequence import Sequence as EngineSequence
+from ramole.lab.bench.executor.world import Request
+from ramole.lab.bench.timing import clock
+from ramole.lora.weights import AdapterWeights
+from ramole.mixture.step import Layout
+
+TOKEN_BUDGET = 512
+
+Tokens = dict[str, list[int]]
+
+
+def from_memory(adapters: Mapping[str, AdapterWeights]) -> LoadAdapter:
+    """A loader that is done at once."""
+
+    def load(name: str) -> Future[AdapterWeights]:
+        future: Future[AdapterWeights] = Future()
+        future.set_result(adapters[name])
+        return future
+
+    return load
+
+
+def make_sequence(request: Request, new_tokens: int) -> EngineSequence:
+    """Greedy."""
+    preset = PRESETS[request.preset or ("ramole" if len(request.adapters) > 1 else "selection")]
+    experts = tuple(Expert(name) for name in request.adapters)
+    return EngineSequence(request.id, request.prompt, new_tokens, experts, preset)
+
+
+@dataclass(slots=True)
+class Rig:
+    """One engine and its runner."""
+
+    runner: ModelRunner
+    engine: Engine
+
+    @classmethod
+    def build(
+        cls,
+        model: torch.nn.Module,
+        load: LoadAdapter,
+        *,
+        num_slots: int,
+        slot_rank: int,
+        max_rows: int,
+        max_len: int,
+        router: AdapterWeights | None,
+        layout: Layout | None = None,
+        make: type[ModelRunner] = ModelRunner,
+    ) -> Rig:
+        """`num_slots` counts usable slots, without the empty one."""
+        runner = make(
+            model,
+            num_slots=num_slots + 1,
+            slot_rank=slot_rank,
+            max_rows=max_rows,
+            max_len=max_len,
+            router=router,
+            layout=layout,
+        )
+        engine = Engine(
+            runner,
+            load=load,
+            eos_token_ids=(),
+            num_slots=num_slots + 1,
+            max_rows=max_rows,
+            token_budget=TOKEN_BUDGET,
+        )
+        return cls(runner, engine)
+
+    def run(self, requests: Sequence[Request], new_tokens: int, arrivals_per_step: int = 0) -> Tokens:
+        """Runs all requests to their end."""
+        job = Job(self, requests, new_tokens, arrivals_per_step)
+        while job.step():
+            pass
+        return job.tokens
+
+
+@dataclass(slots=True)
+class Job:
+    """Requests on their way through one rig."""
+
+    rig: Rig
+    requests: Sequence[Request]
+    new_tokens: int
+    arrivals_per_step: int = 0
+    tokens: Tokens = field(default_factory=dict)
+    seconds: float = 0.0
+    num_arrived: int = 0
+
+    def step(self) -> bool:
+        """Lets the next requests arrive and runs one step of the engine, timed. False when all is done."""
+        engine, device = self.rig.engine, self.rig.runner.device
+        arriving = self.requests[self.num_arrived :][: self.arrivals_per_step or None]
+        if not arriving and not engine.has_work:
+            return False
+        start_s = clock(device)
+        for request in arriving:
+            engine.add(make_sequence(request, self.new_tokens))
+        updates = engine.step()
+        self.seconds += clock(device) - start_s
+        self.num_arrived += len(arriving)
+        for update in updates:
+            if update.error is not None or update.token is None:
+                raise Internal(f"request {update.sequence.id} failed: {update.error}")
+            self.tokens.setdefault(update.sequence.id, []).append(update.token)
+        return True
+
+
+def lockstep(jobs: Mapping[str, Job], *, turn: int = 0) -> None:
+    """Runs jobs on different rigs to their end, one step of each in turn: what disturbs one disturbs all."""
+    names = list(jobs)
+    first = turn % len(names)
+    running = [jobs[name] for name in names[first:] + names[:first]]
+    while running:
+        running = [job for job in running if job.step()]

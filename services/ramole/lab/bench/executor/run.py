@@ -1,0 +1,101 @@
+"""`ramole bench executor`: runs all cases and sums them up."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ramole.lab.bench.executor.engine_cases import OURS, run_engine_case
+from ramole.lab.bench.executor.guard_case import run_guard_case
+from ramole.lab.bench.executor.module_cases import EINSUM, run_module_case
+from ramole.lab.bench.executor.options import BenchOptions, Peer, full_options, gpu_steps, quick_options
+from ramole.lab.bench.executor.slot_cases import run_slot_case
+from ramole.lab.bench.executor.step_cases import run_step_case
+from ramole.lab.bench.machine import cpu_name, torch_threads
+from ramole.lab.bench.timing import ratio
+
+Progress = Callable[[str], None]
+Record = Callable[[dict[str, Any]], None]
+
+GAIN = "native_overhead_vs_best_torch"
+
+
+def run_executor_bench(
+    *, quick: bool, device: str = "cpu", threads: int, progress: Progress, record: Record = lambda case: None
+) -> dict[str, Any]:
+    """Measures the engine beside its peers.
+
+    Args:
+        quick: the summary's cases only, in minutes.
+        threads: torch threads for everybody.
+        progress: called with the name of each case before it runs.
+        record: called with the result of each case when it is there; a long run that is cut off has lost nothing.
+
+    Returns:
+        {"setup", "cases", "summary"}, ready for JSON. Every ratio is a median over interleaved rounds.
+    """
+    options = quick_options() if quick else full_options()
+    if device.startswith("cuda"):
+        options = replace(options, steps=gpu_steps(quick))
+    return run_bench(options, device=device, threads=threads, progress=progress, record=record)
+
+
+def run_bench(
+    options: BenchOptions, *, device: str, threads: int, progress: Progress, record: Record = lambda case: None
+) -> dict[str, Any]:
+    """The same for any sizes."""
+    place = torch.device(device)
+    cases: list[dict[str, Any]] = []
+
+    def measure(run: Callable[[Any, torch.device], dict[str, Any]], case: Any) -> dict[str, Any]:
+        progress(f"{len(cases) + 1} of {options.num_cases}: {case.name}")
+        cases.append(run(case, place))
+        record(cases[-1])
+        return cases[-1]
+
+    with torch_threads(threads):
+        k1, k3, idle = (measure(run_engine_case, case) for case in (options.k1, options.k3, options.idle))
+        guards = measure(run_guard_case, options.guards)
+        prefill, decode = (measure(run_module_case, case) for case in (options.prefill, options.decode))
+        gains = [measure(run_module_case, case)[GAIN] for case in options.overheads]
+        slots = measure(run_slot_case, options.slots)
+        for engine_case in options.more_engines:
+            measure(run_engine_case, engine_case)
+        for module_case in options.more_modules:
+            measure(run_module_case, module_case)
+        for slot_case in options.more_slots:
+            measure(run_slot_case, slot_case)
+        for step_case in options.steps:
+            measure(run_step_case, step_case)
+    summary = {
+        "k1_p32_vs_peft_mixed": ratio(k1["times"], Peer.PEFT_MIXED, OURS),
+        "k1_p32_vs_no_adapters": ratio(k1["times"], Peer.NO_ADAPTERS, OURS),
+        "k3_p32_vs_no_adapters_h1024": ratio(k3["times"], Peer.NO_ADAPTERS, OURS),
+        "prefill_vs_masked_einsum": ratio(prefill["times"], EINSUM, OURS),
+        "decode_vs_masked_einsum": ratio(decode["times"], EINSUM, OURS),
+        "no_adapters_vs_plain": ratio(idle["times"], Peer.PLAIN, Peer.NO_ADAPTERS),
+        "guarded_vs_unguarded": guards["unguarded_over_guarded"],
+        GAIN: min((gain for gain in gains if isinstance(gain, float)), default=None),
+        "ttft_2x_slots": slots["ttft_ratio"],
+    }
+    return {"setup": _setup(place, threads), "cases": cases, "summary": summary}
+
+
+def _setup(device: torch.device, threads: int) -> dict[str, Any]:
+    import peft
+    import transformers
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "cpu": cpu_name(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": threads,
+        "dtype": "float32",
+    }

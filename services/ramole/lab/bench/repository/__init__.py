@@ -1,0 +1,1 @@
+"""The adapter repository beside its rivals: search, start, memory, traffic, uploads."""

@@ -1,0 +1,162 @@
+"""One retriever from a folder of adapters to an artefact that carries its own figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ramole.core.errors import InvalidInput
+from ramole.core.settings import PAPER_INSTRUCTION
+from ramole.embedding.encoder import MINILM, Encoder, digest_of, locate, open_model
+from ramole.embedding.fingerprint import Fingerprint
+from ramole.embedding.retriever import MANIFEST, FingerprintOf, LinearMap, Mode, Retriever
+from ramole.lab.evaluation.retrieval import Scoring, bm25_scores, compare, score, tfidf_scores
+from ramole.lab.training.retriever import RetrieverRecipe, save, train_encoder
+from ramole.lab.training.texts import AdapterTexts, choose, read_texts
+from ramole.lab.training.whitening import fit_whitening
+
+Floats = npt.NDArray[np.float32]
+Progress = Callable[[str, float], None]
+
+_BATCH = 64
+ZERO_SHOT = "zero_shot"
+FINAL = "trained"
+"""Of the figures: the retriever as it is saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieverJob:
+    """What to train.
+
+    Attributes:
+        adapters: folder of PEFT folders with their texts, see `training.texts`.
+        share: of the adapters to train with; the others are the unseen ones.
+        is_whitened: whether the artefact gets a linear map.
+        fingerprint: folder or hub id of the base model, to read its hidden states as well; '' = the encoder alone.
+    """
+
+    adapters: Path
+    out: Path
+    base: str = MINILM
+    recipe: RetrieverRecipe = field(default_factory=RetrieverRecipe)
+    share: float = 0.4
+    is_whitened: bool = False
+    fingerprint: str = ""
+    instruction: str = PAPER_INSTRUCTION
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Of all adapters' samples, N x [m, d], and of all queries, [n, d]."""
+
+    samples: list[Floats]
+    queries: Floats
+
+    def mapped(self, linear_map: LinearMap) -> Vectors:
+        """The same under another metric."""
+        return Vectors([linear_map(one) for one in self.samples], linear_map(self.queries))
+
+
+def run_retriever_job(job: RetrieverJob, *, progress: Progress = lambda what, fraction: None) -> Retriever:
+    """Trains, measures, saves.
+
+    Raises:
+        NotFound, InvalidInput: the texts can not be used, or `out` holds a retriever.
+        WrongState: the base can not be trained like this, or `out` holds checkpoints of another training.
+    """
+    if (job.out / MANIFEST).exists():
+        raise InvalidInput(f"there is a retriever in {str(job.out)!r}", field="--out", remedy="give another folder")
+    if job.recipe.mode is Mode.NONE and not job.is_whitened:
+        raise InvalidInput("nothing is left to train", field="--mode", remedy="train the encoder, or whiten")
+    if job.fingerprint and not job.is_whitened:
+        raise InvalidInput("two views without a common metric", field="--no-whiten", remedy="leave it out")
+    texts = read_texts(job.adapters)
+    tasks = choose(texts, job.share, seed=job.seed)
+    names = {task.name for task in tasks}
+    is_seen = np.array([one.name in names for one in texts])
+    model = train_encoder(
+        job.base,
+        tasks,
+        job.recipe,
+        instruction=job.instruction,
+        seed=job.seed,
+        out_dir=job.out,
+        device=job.device,
+        progress=lambda fraction: progress("training", fraction),
+    )
+    plain = open_model(job.base, locate(job.base))
+    vectors = {
+        name: embed(Encoder(one, "", job.instruction), texts, lambda fraction: progress("measuring", fraction))
+        for name, one in ((ZERO_SHOT, plain), ("tuned", model))
+        if name == ZERO_SHOT or job.recipe.mode is not Mode.NONE
+    }
+    mark: FingerprintOf | None = None
+    if job.fingerprint:
+        folder = locate(job.fingerprint)
+        base = Fingerprint.open(folder)
+        mark = FingerprintOf(digest_of(folder), base.layers)
+        both = Encoder(model, "", job.instruction, fingerprint=base)
+        vectors["fingerprint"] = embed(both, texts, lambda fraction: progress("measuring", fraction))
+    maps = {
+        name: fit_whitening([one for one, seen in zip(v.samples, is_seen, strict=True) if seen])
+        for name, v in vectors.items()
+    }
+    last = list(vectors)[-1]
+    linear_map = maps[last] if job.is_whitened else None
+    figures = retriever_figures(texts, is_seen, vectors, maps, final=f"{last}_whitened" if job.is_whitened else last)
+    return save(
+        job.out,
+        model,
+        linear_map,
+        base=job.base,
+        instruction=job.instruction,
+        recipe=job.recipe,
+        tasks=tasks,
+        seed=job.seed,
+        figures=figures,
+        fingerprint=mark,
+    )
+
+
+def embed(encoder: Encoder, texts: Sequence[AdapterTexts], progress: Callable[[float], None]) -> Vectors:
+    """All texts, each different one once."""
+    parts = [*(one.samples for one in texts), *(one.queries for one in texts)]
+    # By length: a batch is as long as its longest text.
+    distinct = sorted({text for part in parts for text in part}, key=len)
+    row = {text: i for i, text in enumerate(distinct)}
+    blocks = []
+    for start in range(0, len(distinct), _BATCH):
+        blocks.append(encoder.encode(distinct[start : start + _BATCH]))
+        progress(min(1.0, (start + _BATCH) / len(distinct)))
+    table = np.concatenate(blocks)
+    rows = [table[[row[text] for text in part]] for part in parts]
+    return Vectors(rows[: len(texts)], np.concatenate(rows[len(texts) :]))
+
+
+def retriever_figures(
+    texts: Sequence[AdapterTexts],
+    is_seen: npt.NDArray[np.bool_],
+    vectors: dict[str, Vectors],
+    maps: dict[str, LinearMap],
+    *,
+    final: str,
+) -> dict[str, Any]:
+    """See `retrieval.compare`: with and without training, with and without the map, every scoring of the final one."""
+    queries = [query for one in texts for query in one.queries]
+    own = np.repeat(np.arange(len(texts)), [len(one.queries) for one in texts])
+    samples = [one.samples for one in texts]
+    every = {**vectors, **{f"{name}_whitened": vectors[name].mapped(one) for name, one in maps.items()}}
+    scores = {name: score(one.queries, one.samples) for name, one in every.items()}
+    scores |= {FINAL: scores[final], "bm25": bm25_scores(queries, samples), "tfidf": tfidf_scores(queries, samples)}
+    for scoring in Scoring:
+        if scoring is not Scoring.MEAN:
+            scores[f"{FINAL}_{scoring}"] = score(every[final].queries, every[final].samples, scoring)
+    clusters = [one.cluster for one in texts]
+    return compare(scores, own, is_seen=is_seen, clusters=clusters, reference=ZERO_SHOT)
