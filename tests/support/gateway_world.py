@@ -6,17 +6,18 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import grpc
 
+from ramole.app.services import SERVICES
 from ramole.client.client import RamoleClient
-from ramole.core.call import current_call
+from ramole.core.call import Principal, current_call
 from ramole.core.errors import NotFound, WrongState
 from ramole.core.names import AdapterName
 from ramole.core.settings import GatewaySettings, PublicServerSettings, RetrievalSettings, ServerSettings, Settings
-from ramole.gateway.servicer import GatewayService
-from ramole.transport.peers import Addresses, Peers
+from ramole.transport.peers import Peers
 from ramole.transport.picker import DirectoryPicker
 from ramole.transport.server import GrpcServer
 from ramole.transport.service import Service
@@ -59,15 +60,13 @@ class Neighbour(Service):
     def full_name(self) -> str:
         return f"ramole.v1.{type(self).__name__}"
 
+    @property
+    def name(self) -> str:
+        return type(self).__name__.lower()
+
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
-
-    def routing_stats(self) -> dict[str, object]:
-        return {}
-
-    def load(self) -> float:
-        return 0.0
 
     async def begin(self, method: str) -> None:
         self.log.append(method)
@@ -94,10 +93,10 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         self.removals: list[adapters_pb2.DeleteAdapterRequest] = []
         self.revoked: list[common_pb2.AdapterRef] = []
         self.comment = "c"
-        self.callers: dict[str, str] = {}
+        self.callers: dict[str, Principal] = {}
 
     async def begin(self, method: str) -> None:
-        self.callers[method] = current_call().principal.name
+        self.callers[method] = current_call().principal
         await super().begin(method)
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -350,7 +349,9 @@ class World:
         self.settings = Settings(
             base_model=BASE,
             base_id=BASE,
-            gateway=GatewaySettings(server=PublicServerSettings(port=0), preset="mixture", max_prompt_chars=100),
+            gateway=GatewaySettings(
+                server=PublicServerSettings(port=0), preset="mixture", max_prompt_chars=100, deadline_s=30.0
+            ),
             retrieval=RetrievalSettings(timeout_s=2.0),
         )
         self._directory: dict[str, str] = {}
@@ -360,11 +361,11 @@ class World:
 
     async def start_neighbours(self) -> None:
         """All four."""
-        for room in Addresses.rooms():
-            server = self.servers[room] = GrpcServer(getattr(self, room), ServerSettings())
+        for service in (self.adapters, self.embedding, self.retrieval, self.executor):
+            server = self.servers[service.name] = GrpcServer(service, ServerSettings())
             await server.start()
             self._stack.push_async_callback(server.stop)
-            self._directory[room] = server.address
+            self._directory[service.name] = server.address
 
     async def start_gateway(self) -> None:
         """Starts the gateway and connects the client."""
@@ -374,7 +375,7 @@ class World:
     async def add_gateway(self) -> RamoleClient:
         """One more gateway before the same neighbours; a client of it."""
         peers = self.peers()
-        server = GrpcServer(GatewayService(self.settings, peers), self.settings.gateway.server, default_timeout_s=30.0)
+        server = SERVICES["gateway"].server(self.settings, lambda: peers)
         self.servers.setdefault("gateway", server)
         self._stack.push_async_callback(server.stop)
         await server.start()
@@ -384,7 +385,7 @@ class World:
 
     def peers(self) -> Peers:
         """The neighbours, for a gateway or a part of one."""
-        peers = Peers(Addresses(*(DirectoryPicker(self._directory, room) for room in Addresses.rooms())))
+        peers = Peers(partial(DirectoryPicker, self._directory))
         self._stack.push_async_callback(peers.close)
         return peers
 

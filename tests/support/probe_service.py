@@ -11,8 +11,10 @@ import grpc
 
 from ramole.core.call import current_call
 from ramole.core.errors import RamoleError
-from ramole.transport.peers import Addresses, Peers
+from ramole.core.settings import ServerSettings
+from ramole.transport.peers import Peers
 from ramole.transport.picker import Picker, StaticPicker
+from ramole.transport.server import GrpcServer
 from ramole.transport.service import Service
 from ramole.v1 import adapters_pb2, adapters_pb2_grpc
 
@@ -29,6 +31,7 @@ class ProbeService(adapters_pb2_grpc.AdaptersServicer, Service):
         seen: request id and remaining seconds of each call.
     """
 
+    name = "adapters"
     full_name = "ramole.v1.Adapters"
 
     def __init__(self, failure: Exception | None = None) -> None:
@@ -64,9 +67,6 @@ class ProbeService(adapters_pb2_grpc.AdaptersServicer, Service):
 
     def routing_stats(self) -> dict[str, object]:
         return {"adapters": ["a"]}
-
-    def load(self) -> float:
-        return 2.0
 
     async def GetAdapter(
         self, request: adapters_pb2.GetAdapterRequest, context: Context
@@ -135,10 +135,15 @@ class RelayService(ProbeService):
         return await self._peers.adapters.Put(request_iterator)
 
 
+def probe_server() -> GrpcServer:
+    """For replicas, which import what makes their server."""
+    return GrpcServer(ProbeService(), ServerSettings())
+
+
 def peers_at(picker: Picker | str) -> Peers:
     """Peers whose every service is behind one picker or address."""
     one = StaticPicker(picker) if isinstance(picker, str) else picker
-    return Peers(Addresses(one, one, one, one))
+    return Peers(lambda _: one)
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[adapters_pb2.UploadRequest]:

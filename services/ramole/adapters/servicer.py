@@ -60,6 +60,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         base: shapes of the served base model; read from `settings.base_model` at start when absent.
     """
 
+    name = "adapters"
     full_name = "ramole.v1.Adapters"
 
     def __init__(self, settings: Settings, base: BaseShapes | None = None) -> None:
@@ -70,7 +71,6 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         self._machine = machine_id()
         self._opened: _Opened | None = None
         self._keeping_house: asyncio.Task[None] | None = None
-        self._inflight = 0
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds this servicer to a server."""
@@ -106,33 +106,25 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
                 await asyncio.to_thread(store.save_catalog)
             store.close()
 
-    def load(self) -> float:
-        """Uploads and downloads in flight."""
-        return float(self._inflight)
-
     async def Put(
         self, request_iterator: AsyncIterator[adapters_pb2.UploadRequest], context: Context
     ) -> adapters_pb2.PutResponse:
         """Receives, admits and stages one upload."""
         opened = self._ready()
-        self._inflight += 1
-        try:
-            with ExitStack() as places, opened.ingest.begin() as upload:
-                async with self._audit.entry("upload", "") as entry:
-                    async for request in request_iterator:
-                        if request.HasField("header"):
-                            entry.adapter = request.header.adapter[:200]
-                            places.enter_context(opened.ingest.place(request.header.adapter))
-                            opened.ingest.check_quota(request.header.adapter)
-                        await _receive(upload, request)
-                    if upload.source:
-                        entry.detail = upload.source[: TEXTS["header.source"].high]
-                        await opened.ingest.fetch(upload)
-                        entry.detail = upload.source
-                    record, is_created = await opened.ingest.stage(upload)
-                    entry.refs = [record.ref]
-        finally:
-            self._inflight -= 1
+        with ExitStack() as places, opened.ingest.begin() as upload:
+            async with self._audit.entry("upload", "") as entry:
+                async for request in request_iterator:
+                    if request.HasField("header"):
+                        entry.adapter = request.header.adapter[:200]
+                        places.enter_context(opened.ingest.place(request.header.adapter))
+                        opened.ingest.check_quota(request.header.adapter)
+                    await _receive(upload, request)
+                if upload.source:
+                    entry.detail = upload.source[: TEXTS["header.source"].high]
+                    await opened.ingest.fetch(upload)
+                    entry.detail = upload.source
+                record, is_created = await opened.ingest.stage(upload)
+                entry.refs = [record.ref]
         return adapters_pb2.PutResponse(record=record_to_pb(record), created=is_created)
 
     async def Restage(self, request: adapters_pb2.RollbackAdapterRequest, context: Context) -> adapters_pb2.PutResponse:
@@ -250,20 +242,16 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         digest = check_digest(request.digest)
         if not opened.store.has_digest(digest):
             raise NotFound(f"no adapter has digest {digest}", field="digest", remedy="it may have been deleted")
-        self._inflight += 1
-        try:
-            is_near = request.machine == self._machine != ""
-            folder = await opened.contents.folder(digest) if is_near else None
-            if folder is not None:
-                yield adapters_pb2.FetchResponse(folder=str(folder))
-                return
-            content = await opened.contents.get(digest)
-            header = adapters_pb2.WeightsHeader(config_json=content.config_json, size=len(content.tensors))
-            yield adapters_pb2.FetchResponse(header=header)
-            for start in range(0, len(content.tensors), CHUNK_BYTES):
-                yield adapters_pb2.FetchResponse(data=bytes(content.tensors[start : start + CHUNK_BYTES]))
-        finally:
-            self._inflight -= 1
+        is_near = request.machine == self._machine != ""
+        folder = await opened.contents.folder(digest) if is_near else None
+        if folder is not None:
+            yield adapters_pb2.FetchResponse(folder=str(folder))
+            return
+        content = await opened.contents.get(digest)
+        header = adapters_pb2.WeightsHeader(config_json=content.config_json, size=len(content.tensors))
+        yield adapters_pb2.FetchResponse(header=header)
+        for start in range(0, len(content.tensors), CHUNK_BYTES):
+            yield adapters_pb2.FetchResponse(data=bytes(content.tensors[start : start + CHUNK_BYTES]))
 
     def _ready(self) -> _Opened:
         if self._opened is None:

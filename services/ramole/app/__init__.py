@@ -1,6 +1,7 @@
 """The composition root: all five services as one running system, on Ray or in this process.
 
-Also the import path of Serve configurations and of KubeRay, e.g. ``import_path: ramole.app:build_gateway``.
+Also the import path of Serve configurations and of KubeRay: ``import_path: ramole.app:build`` with
+``args: {service: gateway, settings: {...}}`` for each service.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from ramole.app.resolution import resolve
 from ramole.app.system import System, run
-from ramole.core.errors import RamoleError, Unavailable
+from ramole.core.errors import RamoleError, Unavailable, WrongState
 from ramole.core.setting_errors import load_settings
 from ramole.core.settings import Settings
 
 if TYPE_CHECKING:
     from ray import serve
 
-__all__ = ["System", "load_settings", "resolve", "run", "start", "start_local"]
+__all__ = ["System", "build", "load_settings", "resolve", "run", "start", "start_local"]
 
 _ALL_INTERFACES = "0.0.0.0"  # where Ray's agent answers
 
@@ -36,8 +37,10 @@ async def start(settings: Settings) -> System:
     with _every_error_is_ours():
         from ramole.app.cluster import RaySystem
         from ramole.app.preflight import preflight
+        from ramole.app.services import check_replicas
 
         settings = resolve(settings)
+        check_replicas(settings, "machine")
         await asyncio.to_thread(preflight, settings, metrics_host=_ALL_INTERFACES)
         system = RaySystem()
         await system.start(settings)
@@ -49,8 +52,10 @@ async def start_local(settings: Settings) -> System:
     with _every_error_is_ours():
         from ramole.app.local import LocalSystem
         from ramole.app.preflight import check_device, preflight
+        from ramole.app.services import check_replicas
 
         settings = resolve(settings)
+        check_replicas(settings, "process")
         await asyncio.to_thread(preflight, settings, metrics_host=settings.metrics.host)
         if settings.executor.device != "cpu":
             import torch
@@ -61,35 +66,34 @@ async def start_local(settings: Settings) -> System:
         return system
 
 
-def build_embedding(args: dict[str, Any]) -> serve.Application:
-    """The encoder's application; `args` override the settings, as in all builders below."""
-    return _build("embedding", args)
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application of one service, for Serve configurations and KubeRay.
 
+    Args:
+        args: ``service``, its name, and ``settings``, as in the YAML file; they come before the environment and the
+            file. All applications of one system have the same settings.
 
-def build_retrieval(args: dict[str, Any]) -> serve.Application:
-    """The index's application."""
-    return _build("retrieval", args)
+    Raises:
+        WrongState: something else is given, there is no such service, or the settings are wrong.
+    """
+    from ramole.app.applications import application
+    from ramole.app.services import SERVICES, check_replicas
 
-
-def build_adapters(args: dict[str, Any]) -> serve.Application:
-    """The store's application."""
-    return _build("adapters", args)
-
-
-def build_executor(args: dict[str, Any]) -> serve.Application:
-    """The executor's application."""
-    return _build("executor", args)
-
-
-def build_gateway(args: dict[str, Any]) -> serve.Application:
-    """The gateway's application."""
-    return _build("gateway", args)
-
-
-def _build(room: str, args: dict[str, Any]) -> serve.Application:
-    from ramole.app.cluster import application
-
-    return application(room, resolve(load_settings(**args)))
+    for key in args:
+        if key not in ("service", "settings"):
+            raise WrongState("no argument has this name", field=str(key), remedy="there are: service, settings")
+    name, given = args.get("service"), args.get("settings", {})
+    if name not in SERVICES:
+        raise WrongState(f"{name!r} is no service", field="service", remedy=f"name one of: {', '.join(SERVICES)}")
+    if not isinstance(given, dict):
+        raise WrongState(f"{given!r} is no mapping", field="settings", remedy="write keys and values, as in the file")
+    for key in given:
+        if key not in Settings.model_fields:  # an argument of pydantic's perhaps, which would take it
+            known = ", ".join(Settings.model_fields)
+            raise WrongState("no setting has this name", field=f"settings.{key}", remedy=f"there are: {known}")
+    settings = resolve(load_settings(**given))
+    check_replicas(settings, "cluster")
+    return application(SERVICES[name], settings)
 
 
 @contextmanager

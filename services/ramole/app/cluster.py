@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import os
 import re
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ramole.app.preflight import check_device
 from ramole.app.ray_thread import RayThread
 from ramole.app.replica_logs import ReplicaLogs
 from ramole.app.scratch import MARK, Scratch
+from ramole.app.services import PUBLIC, SERVICES
 from ramole.core import errors
 from ramole.core.errors import RamoleError, Unavailable, WrongState
 from ramole.core.settings import Settings
 from ramole.transport.picker import ServePicker
 
-if TYPE_CHECKING:
-    from ray import serve
-
-ROOMS = ("adapters", "embedding", "retrieval", "executor", "gateway")
-
 _POLL_S = 0.25
 _OURS = re.compile(rf"^{re.escape(errors.__name__)}\.(\w+): ", re.MULTILINE)
 
 _log = logging.getLogger(__name__)
-
-
-def application(room: str, settings: Settings) -> serve.Application:
-    """The Serve application of one service."""
-    return importlib.import_module(f"ramole.{room}.deployment").build(settings)
 
 
 class RaySystem:
@@ -121,9 +110,9 @@ def _start_ray(settings: Settings, folder: Path) -> None:
     ray.init(
         address="local",
         _temp_dir=str(folder),
-        num_cpus=8,  # logical: the services bring their own thread limits
+        num_cpus=settings.ray.num_cpus,
         include_dashboard=False,
-        object_store_memory=100 * 2**20,
+        object_store_memory=settings.ray.object_store_bytes,
         _metrics_export_port=settings.metrics.port or None,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -135,9 +124,13 @@ def _start_ray(settings: Settings, folder: Path) -> None:
 def _deploy(settings: Settings) -> None:
     from ray import serve
 
+    from ramole.app.applications import application
+
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled")
-    targets = [serve.RunTarget(application(room, settings), name=room, route_prefix=None) for room in ROOMS]
+    targets = [
+        serve.RunTarget(application(spec, settings), name=name, route_prefix=None) for name, spec in SERVICES.items()
+    ]
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
@@ -147,18 +140,18 @@ def _are_running() -> bool:
 
     applications = serve.status().applications
     failed = []
-    for room in ROOMS:
-        found = applications.get(room)
+    for name in SERVICES:
+        found = applications.get(name)
         for deployment in found.deployments.values() if found else ():
             error = _error_in(deployment.message)
             is_final = error is not None and not issubclass(error, Unavailable)
             if is_final or (found and found.status.name == "DEPLOY_FAILED"):
-                failed.append(f"{room}: {_last_words(deployment.message) or deployment.status.name}")
+                failed.append(f"{name}: {_last_words(deployment.message) or deployment.status.name}")
         if found and found.status.name == "DEPLOY_FAILED" and not found.deployments:
-            failed.append(f"{room}: {_last_words(found.message)}")
+            failed.append(f"{name}: {_last_words(found.message)}")
     if failed:
         raise Unavailable(f"the system did not start: {'; '.join(failed)}")
-    return all(room in applications and applications[room].status.name == "RUNNING" for room in ROOMS)
+    return all(name in applications and applications[name].status.name == "RUNNING" for name in SERVICES)
 
 
 def _error_in(message: str) -> type[RamoleError] | None:
@@ -178,7 +171,7 @@ def _last_words(message: str) -> str:
 
 
 async def _gateway_address() -> str:
-    async with ServePicker("Gateway", "gateway").pick() as address:
+    async with ServePicker(PUBLIC).pick() as address:
         return address
 
 
@@ -192,7 +185,7 @@ def _stop_ray(*, drains: bool) -> None:
             # The gateway first, and not serve.shutdown(): it kills the controller under its own open calls, and Ray
             # prints an error for each of them.
             with suppress(RayServeException):  # Serve itself had not come up
-                for room in reversed(ROOMS):
-                    serve.delete(room)
+                for name in reversed(SERVICES):
+                    serve.delete(name)
     finally:
         ray.shutdown()

@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 
+from ramole.app.services import PUBLIC, SERVICES
 from ramole.core.errors import RamoleError
 from ramole.core.settings import Settings
 from ramole.observability.export import Exposition, serve_metrics
-from ramole.transport.peers import Addresses, Peers
+from ramole.transport.peers import Peers
 from ramole.transport.picker import DirectoryPicker
 from ramole.transport.server import GrpcServer
 
@@ -35,7 +37,7 @@ class LocalSystem:
     @property
     def address(self) -> str:
         """``host:port`` of the public gateway."""
-        return self._directory["gateway"]
+        return self._directory[PUBLIC]
 
     async def start(self, settings: Settings) -> None:
         """Starts one service after the other: their libraries cannot be imported from two threads at once.
@@ -46,14 +48,15 @@ class LocalSystem:
         Raises:
             RamoleError: a service cannot start; nothing is left running then.
         """
-        peers = Peers(Addresses(*(DirectoryPicker(self._directory, room) for room in Addresses.rooms())))
+        peers = Peers(partial(DirectoryPicker, self._directory))
         self._stack.push_async_callback(peers.close)
         try:
             self._stack.callback(serve_metrics(self._exposition, settings.metrics))
-            for room, make in _factories(settings, peers).items():
-                await self._begin(room, make)
-                self._stack.push_async_callback(self._end, room)
-                watching = asyncio.create_task(self._replace_when_failed(room, make))
+            for name, spec in SERVICES.items():
+                make = partial(spec.server, settings, lambda: peers)
+                await self._begin(name, make)
+                self._stack.push_async_callback(self._end, name)
+                watching = asyncio.create_task(self._replace_when_failed(name, make))
                 self._stack.push_async_callback(_cancelled, watching)
         except BaseException:
             await self.stop()
@@ -63,38 +66,38 @@ class LocalSystem:
         """Stops the gateway first, then what is behind it."""
         await self._stack.aclose()
 
-    async def _begin(self, room: str, make: Callable[[], GrpcServer]) -> None:
+    async def _begin(self, name: str, make: Callable[[], GrpcServer]) -> None:
         server = make()
         await server.start()
-        self._servers[room] = server
-        self._directory[room] = server.address
-        self._exposition.add(room, server.registry)
+        self._servers[name] = server
+        self._directory[name] = server.address
+        self._exposition.add(name, server.registry)
 
-    async def _end(self, room: str) -> None:
-        server = self._servers.pop(room, None)
+    async def _end(self, name: str) -> None:
+        server = self._servers.pop(name, None)
         if server is not None:
             await server.stop()
 
-    async def _replace_when_failed(self, room: str, make: Callable[[], GrpcServer]) -> None:
+    async def _replace_when_failed(self, name: str, make: Callable[[], GrpcServer]) -> None:
         while True:
             await asyncio.sleep(_WATCH_S)
             try:
-                if room in self._servers:
-                    if self._is_well(room):
+                if name in self._servers:
+                    if self._is_well(name):
                         continue
-                    self._directory.pop(room, None)
-                    await self._end(room)
-                await self._begin(room, make)
-                _log.warning("%s was replaced", room)
+                    self._directory.pop(name, None)
+                    await self._end(name)
+                await self._begin(name, make)
+                _log.warning("%s was replaced", name)
             except Exception:
-                _log.exception("%s could not be replaced; trying again", room)
+                _log.exception("%s could not be replaced; trying again", name)
                 await asyncio.sleep(_RETRY_S)
 
-    def _is_well(self, room: str) -> bool:
+    def _is_well(self, name: str) -> bool:
         try:
-            self._servers[room].check_health()
+            self._servers[name].check_health()
         except RamoleError as error:
-            _log.error("%s has failed: %s", room, error)
+            _log.error("%s has failed: %s", name, error)
             return False
         return True
 
@@ -103,23 +106,3 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-def _factories(settings: Settings, peers: Peers) -> dict[str, Callable[[], GrpcServer]]:
-    """What makes a server for each service, in the order of their dependence."""
-    from ramole.adapters.servicer import AdaptersService
-    from ramole.embedding.servicer import EmbeddingService
-    from ramole.executor.servicer import ExecutorService
-    from ramole.gateway.servicer import GatewayService
-    from ramole.retrieval.servicer import RetrievalService
-
-    gateway = settings.gateway
-    return {
-        "adapters": lambda: GrpcServer(AdaptersService(settings), settings.adapters.server),
-        "embedding": lambda: GrpcServer(EmbeddingService(settings), settings.embedding.server),
-        "retrieval": lambda: GrpcServer(RetrievalService(settings), settings.retrieval.server),
-        "executor": lambda: GrpcServer(ExecutorService(settings, peers), settings.executor.server),
-        "gateway": lambda: GrpcServer(
-            GatewayService(settings, peers), gateway.server, default_timeout_s=gateway.deadline_s
-        ),
-    }

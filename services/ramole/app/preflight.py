@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ramole.adapters.store.writer import FolderLock
 from ramole.app.scratch import sweep
+from ramole.app.services import SERVICES
 from ramole.core.address import join_address
 from ramole.core.errors import WrongState
 from ramole.core.settings import Settings
@@ -44,10 +45,9 @@ def preflight(settings: Settings, *, metrics_host: str) -> None:
 
 def check_ports(settings: Settings, *, metrics_host: str) -> None:
     """Listens on every port that is given, for a moment and on all together. Raises WrongState."""
-    rooms = ("gateway", "embedding", "retrieval", "adapters", "executor")
-    wanted = [(f"{room}.server", getattr(settings, room).server) for room in rooms]
+    servers = {name: spec.section(settings).server for name, spec in SERVICES.items()}
     # Also those whose port is 0, any free one: the host may not be this machine's.
-    listeners = [(field, server.host, server.port) for field, server in wanted]
+    listeners = [(f"{name}.server", server.host, server.port) for name, server in servers.items()]
     if settings.metrics.port:
         listeners.append(("metrics", metrics_host, settings.metrics.port))
     with ExitStack() as held:

@@ -77,9 +77,9 @@ def current_call() -> CallContext:
     return _current.get() or CallContext.begin()
 
 
-def enter_call(call: CallContext) -> None:
-    """Makes `call` current for the rest of this task: each call runs in a task of its own."""
-    _current.set(call)
+def entered_call() -> CallContext | None:
+    """The call that this task works for; None outside of any call."""
+    return _current.get()
 
 
 @contextmanager

@@ -108,7 +108,14 @@ class PublicServerSettings(ServerSettings):
     )
 
 
-class GatewaySettings(_Section):
+class ServiceSettings(_Section):
+    """What every service has."""
+
+    server: ServerSettings = ServerSettings()
+    replicas: int = Field(default=1, ge=1, description="on Ray; of a service with one writer there is one")
+
+
+class GatewaySettings(ServiceSettings):
     """The public port."""
 
     server: PublicServerSettings = PublicServerSettings()
@@ -133,10 +140,9 @@ class PreviousEncoder(_Section):
     instruction: str = PAPER_INSTRUCTION
 
 
-class EmbeddingSettings(_Section):
+class EmbeddingSettings(ServiceSettings):
     """The LoRARetriever's encoder."""
 
-    server: ServerSettings = ServerSettings()
     encoder: PathOrName = Field(default="minilm", description="'minilm' (shipped by a package) or any path or model id")
     retriever: PathOrName = Field(
         default="auto",
@@ -152,10 +158,9 @@ class EmbeddingSettings(_Section):
     threads: int = Field(default=1, ge=1)
 
 
-class RetrievalSettings(_Section):
+class RetrievalSettings(ServiceSettings):
     """Milvus: a Lite file inside `data_dir` when `uri` is empty, else a server."""
 
-    server: ServerSettings = ServerSettings()
     uri: PathOrName = ""
     token: str = Field(default="", description="user:password or API key of the server", repr=False)
     ca_file: PathOrName = Field(
@@ -180,10 +185,9 @@ class QuotaSettings(_Section):
     uploads_at_once: int = Field(default=32, ge=0)
 
 
-class AdapterSettings(_Section):
+class AdapterSettings(ServiceSettings):
     """Admission limits and store."""
 
-    server: ServerSettings = ServerSettings()
     max_upload_bytes: int = Field(default=512 * 2**20, ge=1024)
     max_spool_bytes: int = Field(default=4 * 2**30, ge=1024, description="of all uploads in flight together")
     max_samples: int = Field(default=64, ge=1)
@@ -230,10 +234,9 @@ class MetricsSettings(_Section):
     port: int = Field(default=0, ge=0, le=65535, description="of /metrics over HTTP; 0 = none")
 
 
-class ExecutorSettings(_Section):
+class ExecutorSettings(ServiceSettings):
     """The engine."""
 
-    server: ServerSettings = ServerSettings()
     num_slots: int = Field(default=64, ge=2, description="adapter slots on the device, the empty slot included")
     slot_rank: int = Field(default=16, ge=1)
     max_rows: int = Field(default=32, ge=1, description="requests that run at once")
@@ -268,6 +271,12 @@ class RaySettings(_Section):
     """The private Ray instance of `ramole serve`; an own cluster has settings of its own."""
 
     niceness: int = Field(default=0, ge=0, le=19, description="of the replicas; Ray's own default is 15")
+    num_cpus: int = Field(
+        default=8, ge=1, description="logical ones, of which each replica takes a tenth: it limits its own threads"
+    )
+    object_store_bytes: int = Field(
+        default=100 * 2**20, ge=75 * 2**20, description="of Ray's shared memory, which no call passes through"
+    )
     stop_s: float = Field(default=10.0, gt=0, description="how long an orderly end may take; then processes are killed")
 
 

@@ -20,12 +20,12 @@ MAX_TEXTS = 1024
 class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
     """The encoder of the settings and, until the index is rebuilt, the one before it; each with its batcher."""
 
+    name = "embedding"
     full_name = "ramole.v1.Embedding"
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._encoders: list[tuple[Encoder, MicroBatcher]] = []
-        self._inflight = 0
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds this servicer to a server."""
@@ -54,10 +54,6 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
         for _, batcher in encoders:
             await batcher.close()
 
-    def load(self) -> float:
-        """Requests in flight."""
-        return float(self._inflight)
-
     async def Embed(
         self, request: embedding_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> embedding_pb2.EmbedResponse:
@@ -65,11 +61,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
         encoder, batcher = self._ready(request.encoder_id)
         texts = list(request.texts)
         _check_texts(texts)
-        self._inflight += 1
-        try:
-            vectors = await batcher.submit(texts)
-        finally:
-            self._inflight -= 1
+        vectors = await batcher.submit(texts)
         return embedding_pb2.EmbedResponse(
             vectors=[embedding_pb2.Vector(values=vector) for vector in vectors.tolist()], encoder_id=encoder.encoder_id
         )

@@ -30,12 +30,11 @@ from ramole.v1 import executor_pb2, executor_pb2_grpc
 # How long a digest that the store does not know is not asked for again: it may come at any moment.
 _MISSING_S = 1.0
 
-_FULL = 1e6
-
 
 class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
     """One base model, its engine, and the adapters at hand: on the device, in host memory, on local disk."""
 
+    name = "executor"
     full_name = "ramole.v1.Executor"
 
     def __init__(self, settings: Settings, peers: Peers) -> None:
@@ -43,7 +42,6 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         self._peers = peers
         self._worker: EngineWorker | None = None
         self._engine: Engine | None = None
-        self._inflight = 0
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds this servicer to a server."""
@@ -103,14 +101,6 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         resident = list(self._engine.resident) if self._engine else []
         return {"adapters": resident}
 
-    def load(self) -> float:
-        """Requests in flight; so many that nobody comes here by choice, once the engine has failed."""
-        try:
-            self.check_health()
-        except Unavailable:
-            return _FULL
-        return float(self._inflight)
-
     async def Execute(
         self, request: executor_pb2.ExecuteRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[executor_pb2.ExecuteEvent]:
@@ -120,12 +110,10 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         worker = self._ready()
         self._prefetch(expert.digest for expert in experts)
         events = worker.generate(request.prompt, experts, composition, sampling_from_pb(request.sampling))
-        self._inflight += 1
         try:
             async for event in events:
                 yield event_to_pb(event)
         finally:
-            self._inflight -= 1
             await events.aclose()
 
     async def Evict(

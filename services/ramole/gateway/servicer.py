@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, ClassVar
 
 import grpc
 
-from ramole.core.call import current_call, enter_call
+from ramole.core.call import current_call
 from ramole.core.errors import NotFound, WrongState
 from ramole.core.names import DEFAULT_TENANT, AdapterName
 from ramole.core.settings import Settings
@@ -32,7 +31,7 @@ from ramole.gateway.routing import Router
 from ramole.gateway.stages import Stages
 from ramole.gateway.upkeep import Upkeep, until_available
 from ramole.gateway.uploads import Uploads
-from ramole.transport.admission import Kind
+from ramole.transport.call_limit import Kind
 from ramole.transport.peers import Peers
 from ramole.transport.service import Service
 from ramole.transport.values import ref_to_pb
@@ -48,6 +47,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         peers: the internal services; closed by whoever opened them.
     """
 
+    name = "gateway"
     full_name = "ramole.v1.Gateway"
     kinds: ClassVar[Mapping[str, Kind]] = {"DownloadAdapter": Kind.TRANSFER, "Reindex": Kind.WATCH}
 
@@ -63,7 +63,6 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self._uploads = Uploads(self._backends, self._finisher, self._upkeep)
         self._removals = Removals(self._backends, self._uploads, self._finisher, self._upkeep)
         self._reindexing = Reindexing(self._backends)
-        self._inflight = 0
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds this servicer to a server."""
@@ -83,10 +82,6 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         """Raises Unavailable while no executor serves: this gateway is well, but no prompt would be answered here."""
         await self._peers.executor.check_any_serves("ramole.v1.Executor")
 
-    def load(self) -> float:
-        """Generations in flight."""
-        return float(self._inflight)
-
     async def Generate(
         self, request: gateway_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.GenerateEvent]:
@@ -97,13 +92,9 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
             )
         order = order_from_pb(request, self._settings)
         request_id = current_call().request_id
-        self._inflight += 1
-        try:
-            async with aclosing(self._generation.run(order)) as events:
-                async for event in events:
-                    yield event_to_pb(event, request_id=request_id, base_model=self._base_id)
-        finally:
-            self._inflight -= 1
+        async with aclosing(self._generation.run(order)) as events:
+            async for event in events:
+                yield event_to_pb(event, request_id=request_id, base_model=self._base_id)
 
     async def Route(self, request: gateway_pb2.RouteRequest, context: Context) -> gateway_pb2.RouteResponse:
         """What Generate would use."""
@@ -120,7 +111,6 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self, request_iterator: AsyncIterator[adapters_pb2.UploadRequest], context: Context
     ) -> gateway_pb2.UploadAdapterResponse:
         """Uploads one adapter."""
-        _identify(context)
         stored = await self._uploads.upload(request_iterator)
         return gateway_pb2.UploadAdapterResponse(record=record_to_pb(stored.record), created=stored.is_created)
 
@@ -163,7 +153,6 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self, request: adapters_pb2.RollbackAdapterRequest, context: Context
     ) -> gateway_pb2.UploadAdapterResponse:
         """Makes an older version the latest again."""
-        _identify(context)
         stored = await self._uploads.roll_back_to(AdapterName.parse(request.adapter), _expected(request))
         return gateway_pb2.UploadAdapterResponse(record=record_to_pb(stored.record), created=stored.is_created)
 
@@ -171,7 +160,6 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self, request: adapters_pb2.DeleteAdapterRequest, context: Context
     ) -> adapters_pb2.DeleteAdapterResponse:
         """Removes versions; running requests finish."""
-        _identify(context)
         name, expected = AdapterName.parse(request.adapter), _expected(request)
         removed = await self._removals.delete(name, comment=request.comment, expected_version=expected)
         return adapters_pb2.DeleteAdapterResponse(removed=[ref_to_pb(ref) for ref in removed.refs])
@@ -180,7 +168,6 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self, request: gateway_pb2.RevokeAdapterRequest, context: Context
     ) -> gateway_pb2.RevokeAdapterResponse:
         """Removes versions; running requests that use them are aborted."""
-        _identify(context)
         name, expected = AdapterName.parse(request.adapter), _expected(request)
         removed = await self._removals.revoke(name, comment=request.comment, expected_version=expected)
         refs = [ref_to_pb(ref) for ref in removed.refs]
@@ -211,11 +198,3 @@ _Conditional = (
 
 def _expected(request: _Conditional) -> int | None:
     return request.expected_version if request.HasField("expected_version") else None
-
-
-def _identify(context: Context) -> None:
-    """Notes who asks, for the audit log: the client certificate's names, else the address. No client can forge it."""
-    identities = context.peer_identities() or ()
-    names = ",".join(sorted(name.decode("ascii", "backslashreplace") for name in identities))
-    call = current_call()
-    enter_call(replace(call, principal=replace(call.principal, name=names or context.peer())))

@@ -7,6 +7,7 @@ import logging
 from datetime import UTC, datetime
 from typing import TextIO
 
+from ramole.core.call import entered_call
 from ramole.core.texts import visible_json
 
 ROOT_LOGGER = "ramole"
@@ -14,7 +15,10 @@ ACCESS_LOGGER = "ramole.access"
 
 
 class JsonLines(logging.Formatter):
-    """Formats a record with its message, its `extra={"fields": {...}}` and its traceback."""
+    """Formats a record with its message, its `extra={"fields": {...}}` and its traceback.
+
+    A line that is written while this task works for a call carries the request id by itself.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, never more: control codes inside values are escaped, so that none reaches a terminal."""
@@ -24,6 +28,9 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        call = entered_call()
+        if call is not None:
+            line["request_id"] = call.request_id
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
             line.update(fields)

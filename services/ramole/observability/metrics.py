@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 
@@ -15,7 +15,6 @@ class RpcMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
         self._calls = Counter(
             "ramole_rpc_calls", "Calls that ended, by method and status code.", ["method", "code"], registry=registry
         )
@@ -37,7 +36,3 @@ class RpcMetrics:
         self._inflight.labels(method).dec()
         self._calls.labels(method, code).inc()
         self._seconds.labels(method).observe(seconds)
-
-    def render(self) -> bytes:
-        """Everything in the Prometheus text format."""
-        return generate_latest(self._registry)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -37,6 +38,7 @@ _log = logging.getLogger(__name__)
 class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
     """The vector index of one installation. Several replicas may share a Milvus server; one owns a Lite folder."""
 
+    name = "retrieval"
     full_name = "ramole.v1.Retrieval"
     max_message_bytes = 16 * 2**20  # the 64 samples of one adapter, in as many dimensions as Milvus takes
 
@@ -48,7 +50,6 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
         self._readers = ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="retrieval-read")
         # Writes wait for each other here, not in the readers' threads.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="retrieval-write")
-        self._inflight = 0
         self._keeping: asyncio.Task[None] | None = None
         self._outage = Unavailable("the vector index is not open", remedy="retry in a moment")
 
@@ -76,10 +77,6 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
         if self._index is not None:
             await asyncio.to_thread(self._index.close)
             self._index = None
-
-    def load(self) -> float:
-        """Requests in flight."""
-        return float(self._inflight)
 
     async def Search(
         self, request: retrieval_pb2.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -215,11 +212,8 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
         return self._index
 
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
-        self._inflight += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(pool, call)
-        finally:
-            self._inflight -= 1
+        # With the context, so that lines logged there carry the request id.
+        return await asyncio.get_running_loop().run_in_executor(pool, copy_context().run, call)
 
 
 def _generations_to_pb(generations: Iterable[Generation]) -> list[retrieval_pb2.Generation]:

@@ -148,7 +148,7 @@ class Caller:
                     sending.result()
                 return await rpc
             except grpc.aio.AioRpcError as error:
-                raise self._raised(error, address, call) from None
+                raise self._raised(error, address) from None
             finally:
                 rpc.cancel()
                 waiting.cancel()
@@ -211,7 +211,7 @@ class Caller:
         try:
             return await stub(request, timeout=_timeout(call, timeout_s), metadata=_metadata(call))
         except grpc.aio.AioRpcError as error:
-            raise self._raised(error, address, call) from None
+            raise self._raised(error, address) from None
 
     async def _stream_at(
         self,
@@ -227,15 +227,15 @@ class Caller:
             async for answer in rpc:
                 yield answer
         except grpc.aio.AioRpcError as error:
-            raise self._raised(error, address, call) from None
+            raise self._raised(error, address) from None
         finally:
             # Closing this generator does not end the call by itself: the server would go on for nobody.
             rpc.cancel()
 
-    def _raised(self, error: grpc.aio.AioRpcError, address: str, call: CallContext) -> RamoleError:
+    def _raised(self, error: grpc.aio.AioRpcError, address: str) -> RamoleError:
         """What the server raised. What the connection says goes to the log: it is full of our own addresses."""
         if self._part and is_of_connection(error):
-            fields = {"request_id": call.request_id, "address": address, "code": error.code().name}
+            fields = {"address": address, "code": error.code().name}
             _log.warning("a call to %s failed: %s", self._part, error.details(), extra={"fields": fields})
         return from_rpc_error(error, self._part, unreachable=self._channels.remedy(address))
 

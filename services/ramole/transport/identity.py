@@ -1,8 +1,10 @@
-"""The principal of a call in gRPC metadata, between services. A public server never reads it: it looks for itself."""
+"""Who asks, as a server finds it out: at the edge from the connection, behind it from what another service says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
 from urllib.parse import quote, unquote
 
 from ramole.core.call import ANONYMOUS, Principal
@@ -10,16 +12,41 @@ from ramole.core.call import ANONYMOUS, Principal
 _TENANT, _NAME, _ROLES = "x-ramole-tenant", "x-ramole-name", "x-ramole-roles"
 
 
-def principal_to_metadata(principal: Principal) -> tuple[tuple[str, str], ...]:
-    """Pairs for the metadata of a call, ASCII whatever the name holds."""
-    pairs = ((_TENANT, principal.tenant), (_NAME, principal.name), (_ROLES, " ".join(sorted(principal.roles))))
-    return tuple((key, quote(value, safe=" :/@[],=")) for key, value in pairs if value)
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other side of a call.
+
+    Attributes:
+        address: where it calls from, e.g. ``ipv4:10.0.0.7:40112``.
+        names: of its certificate, if it has shown one.
+        metadata: what it says: gRPC's metadata or HTTP's headers, keys in small letters.
+    """
+
+    address: str
+    names: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def principal_from_metadata(metadata: Mapping[str, str]) -> Principal:
-    """Who another service says that asks."""
+Identify: TypeAlias = Callable[[Peer], Principal]
+
+
+def seen_principal(peer: Peer) -> Principal:
+    """At the edge: the names of its certificate, else its address. No client can forge it; what it says counts for
+    nothing."""
+    return Principal(name=",".join(sorted(peer.names)) or peer.address)
+
+
+def told_principal(peer: Peer) -> Principal:
+    """Between services: who the other one says that asks."""
+    metadata = peer.metadata
     return Principal(
         tenant=unquote(metadata.get(_TENANT, "")) or ANONYMOUS.tenant,
         name=unquote(metadata.get(_NAME, "")),
         roles=frozenset(unquote(metadata.get(_ROLES, "")).split()),
     )
+
+
+def principal_to_metadata(principal: Principal) -> tuple[tuple[str, str], ...]:
+    """Pairs for the metadata of a call between services, ASCII whatever the name holds."""
+    pairs = ((_TENANT, principal.tenant), (_NAME, principal.name), (_ROLES, " ".join(sorted(principal.roles))))
+    return tuple((key, quote(value, safe=" :/@[],=")) for key, value in pairs if value)

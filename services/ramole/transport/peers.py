@@ -6,8 +6,7 @@ RamoleError.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 
 from ramole.transport.caller import Caller, Retries
 from ramole.transport.channels import Channels
@@ -191,30 +190,19 @@ class ExecutorPeer(Caller):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """How to reach each service."""
-
-    embedding: Picker
-    retrieval: Picker
-    adapters: Picker
-    executor: Picker
-
-    @classmethod
-    def rooms(cls) -> tuple[str, ...]:
-        """Names of the services, in the order of the fields."""
-        return tuple(field.name for field in fields(cls))
-
-
 class Peers:
-    """The internal services, seen from another service. Belongs to one event loop; close it at the end."""
+    """The internal services, seen from another service. Belongs to one event loop; close it at the end.
 
-    def __init__(self, pickers: Addresses) -> None:
+    Args:
+        picker_of: how to reach a service, by its name.
+    """
+
+    def __init__(self, picker_of: Callable[[str], Picker]) -> None:
         self._channels = Channels()
-        self.embedding = EmbeddingPeer(pickers.embedding, self._channels, "embedding")
-        self.retrieval = RetrievalPeer(pickers.retrieval, self._channels, "retrieval")
-        self.adapters = AdaptersPeer(pickers.adapters, self._channels, "adapters")
-        self.executor = ExecutorPeer(pickers.executor, self._channels, "executor")
+        self.embedding = EmbeddingPeer(picker_of("embedding"), self._channels, "embedding")
+        self.retrieval = RetrievalPeer(picker_of("retrieval"), self._channels, "retrieval")
+        self.adapters = AdaptersPeer(picker_of("adapters"), self._channels, "adapters")
+        self.executor = ExecutorPeer(picker_of("executor"), self._channels, "executor")
 
     async def close(self) -> None:
         """Closes all connections."""

@@ -58,6 +58,7 @@ class DirectoryPicker:
 
     Args:
         directory: service -> ``host:port``; filled by whoever starts the servers.
+        service: name of one of them.
     """
 
     def __init__(self, directory: Mapping[str, str], service: str) -> None:
@@ -86,14 +87,12 @@ class ServePicker:
     The replicas are never called through Serve: they publish the address of their own gRPC server, see `replica.py`.
 
     Args:
-        deployment: name of the deployment.
-        app: name of its application.
+        service: name of the deployment and of its application.
         max_wait_s: how long a call waits for the first replica to appear.
     """
 
-    def __init__(self, deployment: str, app: str, *, max_wait_s: float = 30.0) -> None:
-        self._deployment = deployment
-        self._app = app
+    def __init__(self, service: str, *, max_wait_s: float = 30.0) -> None:
+        self._service = service
         self._max_wait_s = max_wait_s
         self._handle: DeploymentHandle | None = None
 
@@ -134,11 +133,11 @@ class ServePicker:
         if self._handle is None:
             from ray.serve.handle import DeploymentHandle
 
-            self._handle = DeploymentHandle(self._deployment, self._app)
+            self._handle = DeploymentHandle(self._service, self._service)
         return self._handle
 
     def _unavailable(self) -> Unavailable:
-        return Unavailable(f"no replica of {self._app} runs", remedy="retry with back-off")
+        return Unavailable(f"no replica of {self._service} runs", remedy="retry with back-off")
 
 
 def _not_yet() -> tuple[type[Exception], ...]:

@@ -13,12 +13,15 @@ from ramole.core.address import join_address
 from ramole.core.errors import RamoleError, Unavailable, WrongState
 from ramole.core.settings import ServerSettings
 from ramole.observability.metrics import RpcMetrics
-from ramole.transport.admission import Admission
+from ramole.transport.call_bracket import CallBracket
+from ramole.transport.call_limit import CallLimit
+from ramole.transport.identity import Identify, told_principal
 from ramole.transport.interceptors import ServerInterceptor
 from ramole.transport.poller import keep_poller
 from ramole.transport.service import Service
 
 _WATCH_S = 0.3
+_FULL = 1e6
 
 _log = logging.getLogger(__name__)
 
@@ -39,11 +42,10 @@ class GrpcServer:
     """Runs `service` on a port of its own.
 
     Args:
-        service: what to serve; started and closed by this server. Its `kinds`, if it has them, say which of its methods
-            are no plain calls; its `max_message_bytes` what one message may hold.
+        service: what to serve; started and closed by this server.
         settings: host, port, limits.
-        metrics: receives every call; by default into the service's `registry` if it has one, else into one of its own.
         default_timeout_s: deadline of calls whose client set none; None = no limit.
+        identify: finds out who asks. The default believes what callers say: at the edge give another.
 
     Attributes:
         registry: the service's metrics and those of its calls.
@@ -54,15 +56,14 @@ class GrpcServer:
         service: Service,
         settings: ServerSettings,
         *,
-        metrics: RpcMetrics | None = None,
         default_timeout_s: float | None = None,
+        identify: Identify = told_principal,
     ) -> None:
         self._service = service
         self._settings = settings
-        self._admission = Admission(settings)
+        self._limit = CallLimit(settings)
         self.registry = service.registry
-        self._metrics = metrics or RpcMetrics(self.registry)
-        self._default_timeout_s = default_timeout_s
+        self._bracket = CallBracket(self._limit, RpcMetrics(self.registry), identify, default_timeout_s)
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._port = 0
@@ -80,25 +81,42 @@ class GrpcServer:
         return self._port
 
     @property
-    def room(self) -> str:
-        """Short name of the service: ``embedding`` of ``ramole.v1.Embedding``."""
-        return self._service.full_name.rpartition(".")[2].lower()
+    def host(self) -> str:
+        """Where it listens."""
+        return self._settings.host
+
+    @property
+    def name(self) -> str:
+        """Short name of the service: ``embedding``."""
+        return self._service.name
 
     @property
     def is_serving(self) -> bool:
         """Whether calls are taken."""
-        return self._admission.is_open
+        return self._limit.is_open
 
     def check_health(self) -> None:
         """Raises RamoleError when this server must be replaced: it has stopped, or its service says so."""
         if not self.is_serving:
-            raise Unavailable(f"the server of {self.room} has stopped", remedy="start another")
+            raise Unavailable(f"the server of {self.name} has stopped", remedy="start another")
         self._service.check_health()
 
     @property
     def inflight(self) -> int:
         """Calls that run now."""
-        return self._admission.inflight
+        return self._limit.inflight
+
+    def load(self) -> float:
+        """Work in progress, in calls; so much that nobody comes here by choice, once the service has failed."""
+        try:
+            self._service.check_health()
+        except RamoleError:
+            return _FULL
+        return float(self._limit.load)
+
+    def routing_stats(self) -> dict[str, object]:
+        """What pickers of Ray's get to know: the service's own report and its load."""
+        return {**self._service.routing_stats(), "load": self.load()}
 
     async def start(self) -> None:
         """Binds the port, then starts the service. Health turns SERVING at the very end.
@@ -109,11 +127,11 @@ class GrpcServer:
         """
         keep_poller()
         kinds = {f"/{self._service.full_name}/{name}": kind for name, kind in self._service.kinds.items()}
-        interceptor = ServerInterceptor(self._admission, self._metrics, self._settings, self._default_timeout_s, kinds)
+        interceptor = ServerInterceptor(self._bracket, self._settings.idle_s, kinds)
         limits = (
             ("grpc.max_receive_message_length", self._service.max_message_bytes),
             # Of one connection. Calls without a request yet, and refused ones, hold no place, but some memory.
-            ("grpc.max_concurrent_streams", 2 * self._admission.num_places),
+            ("grpc.max_concurrent_streams", 2 * self._limit.num_places),
         )
         server = grpc.aio.server(interceptors=[interceptor], options=(*limits, *_OPTIONS))
         self._service.register(server)
@@ -129,7 +147,7 @@ class GrpcServer:
         except BaseException:
             await self.stop()
             raise
-        self._admission.is_open = True
+        self._limit.is_open = True
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         self._watching = asyncio.create_task(self._watch())
 
@@ -143,7 +161,7 @@ class GrpcServer:
         await asyncio.shield(self._stopping)
 
     async def _drain(self) -> None:
-        self._admission.is_open = False
+        self._limit.is_open = False
         if self._watching is not None:
             self._watching.cancel()
         await self._health.enter_graceful_shutdown()
@@ -158,7 +176,7 @@ class GrpcServer:
             await asyncio.sleep(_WATCH_S)
             now = await self._judge()
             if now != shown:
-                _log.warning("health of %s: %s", self.room, health_pb2.HealthCheckResponse.ServingStatus.Name(now))
+                _log.warning("health of %s: %s", self.name, health_pb2.HealthCheckResponse.ServingStatus.Name(now))
                 await self._set_health(now)
                 shown = now
 
@@ -177,7 +195,7 @@ class GrpcServer:
         except RuntimeError as error:
             raise WrongState(
                 f"cannot listen on {address}: the port is taken or the host is not this machine's",
-                field=f"{self.room}.server.port",
+                field=f"{self.name}.server.port",
                 remedy="choose another port, or 0 for any free one",
             ) from error
 

@@ -10,18 +10,20 @@ from typing import ClassVar
 import grpc
 from prometheus_client import CollectorRegistry
 
-from ramole.transport.admission import Kind
+from ramole.transport.call_limit import Kind
 
 
 class Service(ABC):
     """One of the five services. Runs the same inside a Ray Serve replica and in a plain process.
 
     Attributes:
+        name: short name: of its settings, its application on Ray and its metrics.
         full_name: protobuf name, for example ``ramole.v1.Embedding``: used by health and reflection.
         kinds: which of its methods are no plain calls. What streams in is a transfer anyway.
         max_message_bytes: what one message to it may hold. Weights travel in chunks.
     """
 
+    name: str
     full_name: str
     kinds: ClassVar[Mapping[str, Kind]] = {}
     max_message_bytes: ClassVar[int] = 4 * 2**20
@@ -52,7 +54,3 @@ class Service(ABC):
     def routing_stats(self) -> dict[str, object]:
         """What a picker may want to know about this replica, e.g. resident adapters."""
         return {}
-
-    def load(self) -> float:
-        """Work in progress, in requests: what autoscaling looks at."""
-        return 0.0

@@ -20,7 +20,7 @@ from ramole.core.settings import CacheSettings, ExecutorSettings, ServerSettings
 from ramole.executor.servicer import ExecutorService
 from ramole.lora.config import CONFIG_FILE
 from ramole.lora.header import TENSORS_FILE
-from ramole.transport.peers import Addresses, Peers
+from ramole.transport.peers import Peers
 from ramole.transport.picker import StaticPicker
 from ramole.transport.server import GrpcServer
 from ramole.transport.values import composition_to_pb, sampling_to_pb
@@ -67,7 +67,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     adapters = AdaptersService(settings)
     store = GrpcServer(adapters, ServerSettings(grace_s=0.5))
     await store.start()
-    peers = Peers(Addresses(*(StaticPicker(store.address) for _ in Addresses.rooms())))
+    peers = Peers(lambda _: StaticPicker(store.address))
     executor = ExecutorService(settings, peers)
     server = GrpcServer(executor, ServerSettings(grace_s=0.5))
     await server.start()

@@ -15,6 +15,7 @@ from ramole.client.client import RamoleClient
 from ramole.core.errors import InvalidInput, Unavailable
 from ramole.core.settings import ServerSettings
 from ramole.transport.replica import Replica
+from ramole.transport.server import GrpcServer
 from support.probe_service import ProbeService, call_unary
 
 DEAD_PROXY = "http://127.0.0.1:9"
@@ -71,8 +72,8 @@ async def test_an_ipv6_server_is_found_where_it_says(net: Any, ipv6: None, host:
 async def test_an_ipv6_replica_is_found_where_it_says(net: Any, ipv6: None) -> None:
     for host, node in (("::1", "unused"), ("::", "::1")):
         replica = Replica.__new__(Replica)
-        settings = ServerSettings(host=host)
-        await replica.__init__(ProbeService, settings, lambda node=node: node, Nowhere)  # type: ignore[misc]
+        server = GrpcServer(ProbeService(), ServerSettings(host=host))
+        await replica.__init__(lambda made=server: made, lambda node=node: node, Nowhere)  # type: ignore[misc]
         address = replica.record_replica_metadata()["address"]
         assert address.startswith("[::1]:")
         assert await call_unary(net.peers(address)) == "x"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from ramole.core.call import CallContext, call_scope
 from ramole.core.errors import AdapterRefused, DeadlineExceeded, Internal, InvalidInput, RamoleError, Unavailable
+from ramole.observability.logs import JsonLines
 from ramole.transport.caller import Retries
 from ramole.v1 import adapters_pb2
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
@@ -230,13 +232,17 @@ async def test_work_that_may_bring_a_replica_down_does_not_meet_it_twice(net: An
 @pytest.mark.parametrize("cardinality", CALLS)
 async def test_a_client_hears_no_address_of_ours(net: Any, cardinality: str, caplog: pytest.LogCaptureFixture) -> None:
     near = await net.serve(RelayService(net.peers("127.0.0.1:1")))
+    caplog.handler.setFormatter(JsonLines())
     with call_scope(CallContext.begin("req-9")), pytest.raises(Unavailable) as caught:
         await CALLS[cardinality][0](net.peers(near.address))
     assert caught.value.message == "adapters is not reachable"
     assert "back-off" in caught.value.remedy
     assert caught.value.retry_after_s
-    logged = [record.fields for record in caplog.records if hasattr(record, "fields")]
-    assert {"request_id": "req-9", "address": "127.0.0.1:1", "code": "UNAVAILABLE"} in logged
+    logged = [json.loads(line) for line in caplog.text.splitlines()]
+    told = [line for line in logged if line["message"].startswith("a call to adapters failed")]
+    assert {(line["request_id"], line["address"], line["code"]) for line in told} == {
+        ("req-9", "127.0.0.1:1", "UNAVAILABLE")
+    }
 
 
 async def test_a_stream_that_has_begun_is_not_retried(net: Any) -> None:

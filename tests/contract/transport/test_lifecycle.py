@@ -11,11 +11,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from prometheus_client import CollectorRegistry
 
 from ramole.core.errors import LimitExceeded, RamoleError, Unavailable, WrongState
 from ramole.core.settings import ServerSettings
-from ramole.observability.metrics import RpcMetrics
 from ramole.transport.server import GrpcServer
 from support.probe_service import CALLS, ProbeService, peers_at
 
@@ -157,9 +155,8 @@ async def test_a_failed_start_leaves_the_port_free() -> None:
 
 
 async def test_metrics_count_calls_by_method_and_code() -> None:
-    registry = CollectorRegistry()
     probe = ProbeService()
-    server = GrpcServer(probe, ServerSettings(), metrics=RpcMetrics(registry))
+    server = GrpcServer(probe, ServerSettings())
     await server.start()
     peers = peers_at(server.address)
     try:
@@ -173,7 +170,7 @@ async def test_metrics_count_calls_by_method_and_code() -> None:
         await server.stop()
 
     def value(name: str, **labels: str) -> float | None:
-        return registry.get_sample_value(name, {"method": GET, **labels})
+        return server.registry.get_sample_value(name, {"method": GET, **labels})
 
     assert value("ramole_rpc_calls_total", code="OK") == 1
     assert value("ramole_rpc_calls_total", code="FAILED_PRECONDITION") == 2

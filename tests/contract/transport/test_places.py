@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ramole.core.errors import AdapterRefused
 from ramole.core.settings import ServerSettings
-from ramole.transport.admission import Kind
+from ramole.transport.call_limit import Kind
 from ramole.v1 import adapters_pb2
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
 from support.probe_service import CALLS, ProbeService, RelayService, call_unary, chunks

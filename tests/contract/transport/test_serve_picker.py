@@ -16,11 +16,11 @@ from ramole.core.call import CallContext, call_scope
 from ramole.core.errors import Unavailable
 from ramole.core.settings import ServerSettings
 from ramole.transport.picker import ServePicker
-from support.probe_service import ProbeService, call_unary, peers_at
+from support.probe_service import call_unary, peers_at, probe_server
 
 pytestmark = pytest.mark.slow
 
-APP, DEPLOYMENT = "probe", "Probe"
+PROBE = "probe"
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,9 @@ def replicas() -> Iterator[None]:
             request_router_class="ramole.transport.affinity_router:AdapterAffinityRouter",
             request_routing_stats_period_s=0.5,
         )
-        options = deployment_options(DEPLOYMENT, ServerSettings(grace_s=1.0))
+        options = deployment_options(PROBE, ServerSettings(grace_s=1.0))
         deployment = serve.deployment(**options, num_replicas=2, request_router_config=router)(Replica)
-        serve.run(deployment.bind(ProbeService, ServerSettings(), str, RayMetrics), name=APP, route_prefix=None)
+        serve.run(deployment.bind(probe_server, str, RayMetrics), name=PROBE, route_prefix=None)
         yield
     finally:
         ray.shutdown()
@@ -65,7 +65,7 @@ async def pick(picker: ServePicker, *wanted: str) -> str:
 
 
 async def test_picks_reach_the_servers_that_the_replicas_run_themselves(replicas: None) -> None:
-    picker = ServePicker(DEPLOYMENT, APP)
+    picker = ServePicker(PROBE)
     addresses = set(await picker.everyone())
     assert len(addresses) == 2
     assert {await pick(picker, str(i)) for i in range(20)} == addresses
@@ -76,7 +76,7 @@ async def test_picks_reach_the_servers_that_the_replicas_run_themselves(replicas
 
 
 async def test_a_set_of_adapters_stays_where_it_is_and_cold_sets_spread(replicas: None) -> None:
-    picker = ServePicker(DEPLOYMENT, APP)
+    picker = ServePicker(PROBE)
     sets = [(f"p{i}", f"q{i}", f"r{i}") for i in range(40)]
     first = [await pick(picker, *wanted) for wanted in sets]
     again = [await pick(picker, *wanted) for wanted in sets]
@@ -85,7 +85,7 @@ async def test_a_set_of_adapters_stays_where_it_is_and_cold_sets_spread(replicas
 
 
 async def test_calls_in_flight_push_the_next_one_to_the_other_replica(replicas: None) -> None:
-    picker = ServePicker(DEPLOYMENT, APP)
+    picker = ServePicker(PROBE)
     home = await pick(picker, "hot")
     release = asyncio.Event()
 
@@ -107,7 +107,7 @@ async def test_calls_in_flight_push_the_next_one_to_the_other_replica(replicas: 
 
 
 async def test_a_replica_that_has_just_failed_is_avoided_even_by_its_own_adapters(replicas: None) -> None:
-    picker = ServePicker(DEPLOYMENT, APP)
+    picker = ServePicker(PROBE)
     for i in range(20):
         home = await pick(picker, f"p{i}")
         async with picker.pick([f"p{i}"], avoid=home) as other:
@@ -116,7 +116,7 @@ async def test_a_replica_that_has_just_failed_is_avoided_even_by_its_own_adapter
 
 
 async def test_a_pick_costs_about_as_much_as_was_measured(replicas: None) -> None:
-    picker = ServePicker(DEPLOYMENT, APP)
+    picker = ServePicker(PROBE)
     await pick(picker)
     started = time.perf_counter()
     for _ in range(100):
@@ -125,6 +125,6 @@ async def test_a_pick_costs_about_as_much_as_was_measured(replicas: None) -> Non
 
 
 async def test_a_service_without_replicas_is_unavailable_within_the_deadline(replicas: None) -> None:
-    picker = ServePicker("Nobody", "nobody")
+    picker = ServePicker("nobody")
     with call_scope(CallContext.begin(timeout_s=0.5)), pytest.raises(Unavailable, match="nobody"):
         await pick(picker)

@@ -20,7 +20,7 @@ def test_troubles_are_copied_once_and_whole(tmp_path: Path) -> None:
     stream = io.StringIO()
     logs = ReplicaLogs(tmp_path, stream)
     logs.copy()  # before there is any file
-    failed = line(logging.ERROR, "ramole.transport.interceptors", "/x/Generate failed", request_id="r-1")
+    failed = line(logging.ERROR, "ramole.transport.call_bracket", "/x/Generate failed", request_id="r-1")
     warned = line(logging.WARNING, "ramole.retrieval.index", "cannot connect to Milvus: ü")
     first, second = tmp_path / "worker-a.err", tmp_path / "worker-b.err"
     first.write_text(

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from ramole.core.call import CallContext, call_scope, current_call, enter_call
+from ramole.core.call import CallContext, call_scope, current_call, entered_call
 from ramole.core.errors import Unavailable
 from ramole.transport.picker import DirectoryPicker, StaticPicker
 
@@ -21,14 +21,15 @@ def test_the_budget_is_the_smaller_of_limit_and_rest() -> None:
 
 async def test_a_call_is_current_in_its_own_task_only() -> None:
     async def inner() -> str:
-        enter_call(CallContext.begin("inner"))
-        await asyncio.sleep(0)
-        return current_call().request_id
+        with call_scope(CallContext.begin("inner")):
+            await asyncio.sleep(0)
+            return current_call().request_id
 
     with call_scope(CallContext.begin("outer")):
         assert await asyncio.gather(*(asyncio.create_task(inner()) for _ in range(3))) == ["inner"] * 3
         assert current_call().request_id == "outer"
     assert current_call().request_id != "outer"
+    assert entered_call() is None
 
 
 async def test_a_static_picker_always_gives_its_address() -> None:

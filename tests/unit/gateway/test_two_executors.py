@@ -15,7 +15,7 @@ from ramole.gateway.backends import Backends
 from ramole.gateway.generation import Generation
 from ramole.gateway.routing import Router
 from ramole.gateway.values import Order, Piece
-from ramole.transport.peers import Addresses, Peers
+from ramole.transport.peers import Peers
 from ramole.transport.picker import StaticPicker
 from ramole.transport.server import GrpcServer
 from support.gateway_world import BASE, Executor, World
@@ -54,9 +54,8 @@ async def two(world: World) -> AsyncIterator[Two]:
     second = Executor([])
     server = GrpcServer(second, ServerSettings())
     await server.start()
-    rooms = {room: StaticPicker(world.servers[room].address) for room in ("embedding", "retrieval", "adapters")}
     executors = FirstThatIsNotAvoided(world.servers["executor"].address, server.address)
-    peers = Peers(Addresses(**rooms, executor=executors))
+    peers = Peers(lambda name: executors if name == "executor" else StaticPicker(world.servers[name].address))
     backends = Backends(peers, base_id=BASE, tenant="default")
     generation = Generation(backends, Router(backends, base_id=BASE, timeout_s=10.0))
     yield Two(generation, world.executor, second)

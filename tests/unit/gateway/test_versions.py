@@ -62,8 +62,13 @@ async def test_removals_carry_reason_and_comment(world: World) -> None:
 
 async def test_nobody_can_forge_who_asked(world: World, folder: Path) -> None:
     async with grpc.aio.insecure_channel(world.servers["gateway"].address) as channel:
-        forged = (("x-ramole-name", "root"),)
-        await GatewayStub(channel).DeleteAdapter(adapters_pb2.DeleteAdapterRequest(adapter="b"), metadata=forged)
+        forged = (("x-ramole-name", "root"), ("x-ramole-tenant", "acme"), ("x-ramole-roles", "admin"))
+        stub = GatewayStub(channel)
+        await stub.GetAdapter(adapters_pb2.GetAdapterRequest(adapter="b"), metadata=forged)
+        await stub.ListAdapters(adapters_pb2.ListAdaptersRequest(), metadata=forged)
+        await stub.DeleteAdapter(adapters_pb2.DeleteAdapterRequest(adapter="b"), metadata=forged)
     await world.client.upload(folder, ["sample"])
-    for method in ("DeleteAdapter", "Put", "Publish"):
-        assert world.adapters.callers[method].startswith("ipv4:127.0.0.1:"), method
+    for method in ("GetAdapter", "ListAdapters", "DeleteAdapter", "Put", "Publish"):
+        caller = world.adapters.callers[method]
+        assert (caller.tenant, caller.roles) == ("default", frozenset()), method
+        assert caller.name.startswith("ipv4:127.0.0.1:"), method

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ramole.core.errors import Unavailable
 from ramole.core.settings import ServerSettings
 from ramole.transport.replica import Replica, deployment_options
-from support.probe_service import ProbeService, call_unary, peers_at
+from ramole.transport.server import GrpcServer
+from support.probe_service import ProbeService, call_unary, call_upload, peers_at
 
 
 class Sick(ProbeService):
@@ -33,7 +36,7 @@ class Sink:
 async def replica_of(service: ProbeService, host: str = "127.0.0.1", sink: Sink | None = None) -> Replica:
     replica = Replica.__new__(Replica)
     await replica.__init__(  # type: ignore[misc]
-        lambda: service, ServerSettings(host=host), lambda: "127.0.0.1", lambda: sink or Sink()
+        lambda: GrpcServer(service, ServerSettings(host=host)), lambda: "127.0.0.1", lambda: sink or Sink()
     )
     return replica
 
@@ -61,10 +64,28 @@ async def test_a_replica_on_all_interfaces_publishes_the_address_of_its_node() -
     await drain
 
 
-async def test_a_replica_reports_load_and_residents(replica: Replica) -> None:
-    assert replica.record_routing_stats() == {"adapters": ["a"], "load": 2.0}
-    assert replica.record_autoscaling_stats() == {"load": 2.0}
-    replica.check_health()
+async def test_a_replica_reports_residents_and_the_calls_that_run() -> None:
+    service = ProbeService()
+    service.gate.clear()
+    replica = await replica_of(service)
+    peers = peers_at(replica.address())
+    running = [asyncio.create_task(call(peers)) for call in (call_unary, call_upload)]
+    async with asyncio.timeout(20), grpc.aio.insecure_channel(replica.address()) as channel:
+        # Who watches is no work.
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        while len(service.seen) < 2:  # noqa: ASYNC110  # no event tells of the second
+            await asyncio.sleep(0.01)
+        assert replica.record_routing_stats() == {"adapters": ["a"], "load": 2.0}
+        assert replica.record_autoscaling_stats() == {"load": 2.0}
+        replica.check_health()
+        service.gate.set()
+        await asyncio.gather(*running)
+        assert replica.record_autoscaling_stats() == {"load": 0.0}
+    await peers.close()
+    drain = replica.__del__()
+    assert drain is not None
+    await drain
 
 
 async def test_a_replica_hands_its_metrics_over() -> None:
@@ -100,10 +121,16 @@ async def test_a_failed_engine_makes_the_replica_unhealthy() -> None:
     replica = await replica_of(Sick())
     with pytest.raises(Unavailable, match="engine"):
         replica.check_health()
+    assert replica.record_autoscaling_stats()["load"] > 1000, "nobody comes here by choice"
     drain = replica.__del__()
     assert drain is not None
     await drain
 
 
 def test_serve_waits_longer_than_the_server_drains() -> None:
-    assert deployment_options("X", ServerSettings(grace_s=7))["graceful_shutdown_timeout_s"] > 7
+    assert deployment_options("x", ServerSettings(grace_s=7))["graceful_shutdown_timeout_s"] > 7
+
+
+def test_a_port_that_is_given_is_listened_on_once_on_each_machine() -> None:
+    assert deployment_options("x", ServerSettings(port=7))["max_replicas_per_node"] == 1
+    assert "max_replicas_per_node" not in deployment_options("x", ServerSettings(port=0))

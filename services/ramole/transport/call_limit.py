@@ -22,7 +22,7 @@ class Kind(Enum):
     """Streams that tell news or progress for as long as somebody listens."""
 
 
-class Admission:
+class CallLimit:
     """Whether this server takes one more call. Belongs to one event loop.
 
     Args:
@@ -47,6 +47,11 @@ class Admission:
         return self._held.total()
 
     @property
+    def load(self) -> int:
+        """Those of them that are work; who only watches is none."""
+        return self.inflight - self._held[Kind.WATCH]
+
+    @property
     def num_places(self) -> int:
         """Calls of all classes that may run at once."""
         return sum(self._limits.values())
@@ -55,7 +60,7 @@ class Admission:
         """Counts a call in.
 
         Args:
-            peer: as gRPC names it, e.g. ``ipv4:10.0.0.7:40112``.
+            peer: its address and port, e.g. ``ipv4:10.0.0.7:40112``.
             even_if_closed: for what must answer while the server starts or drains.
 
         Raises:
@@ -84,7 +89,7 @@ class Admission:
         self._held_by[kind, self._of(peer)] += 1
 
     def leave(self, kind: Kind, peer: str) -> None:
-        """Counts an admitted call out."""
+        """Counts a call out."""
         self._held[kind] -= 1
         key = kind, self._of(peer)
         self._held_by[key] -= 1

@@ -1,0 +1,173 @@
+"""The five services, each described once: what starts, finds, places or scales them is made from this table."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal
+
+from ramole.core.errors import WrongState
+from ramole.core.settings import ServiceSettings, Settings
+from ramole.transport.identity import seen_principal, told_principal
+from ramole.transport.peers import Peers
+from ramole.transport.server import GrpcServer
+
+
+class Replicas(Enum):
+    """How many of a service may run at once."""
+
+    ONE_WRITER = "one"
+    MANY = "many"
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How far a service scales.
+
+    Attributes:
+        why: the reason, for whoever asks for more replicas.
+        remedy: what to do instead.
+    """
+
+    replicas: Replicas
+    why: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSpec:
+    """One service.
+
+    Attributes:
+        name: also of its section of the settings, of its application and deployment on Ray, and of its metrics.
+        factory: ``module:Class`` of the `Service`; heavy, and so imported only in the process that runs it. Takes the
+            settings and, if `needs_peers`, the `Peers`.
+        scaling: under these settings.
+        needs_peers: whether it calls the other services.
+        is_public: whether it is the edge: what its callers say of themselves is not believed.
+        default_timeout_s: deadline of calls whose client set none; None = no limit.
+        num_cpus: that Ray sets aside for a replica: the services bring their own thread limits.
+        needs_gpu: whether a replica needs a GPU.
+        request_router: ``module:Class`` that ranks its replicas on Ray; '' = Serve's own.
+    """
+
+    name: str
+    factory: str
+    scaling: Callable[[Settings], Scaling]
+    needs_peers: bool = False
+    is_public: bool = False
+    default_timeout_s: Callable[[Settings], float | None] = lambda _: None
+    num_cpus: float = 0.1
+    needs_gpu: Callable[[Settings], bool] = lambda _: False
+    request_router: str = ""
+
+    def section(self, settings: Settings) -> ServiceSettings:
+        """Its part of the settings."""
+        section: ServiceSettings = getattr(settings, self.name)
+        return section
+
+    def server(self, settings: Settings, peers: Callable[[], Peers]) -> GrpcServer:
+        """Its server, not yet started. Imports the service.
+
+        Args:
+            settings: resolved.
+            peers: gives the other services; asked only if it needs them.
+        """
+        module, _, name = self.factory.partition(":")
+        make: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return GrpcServer(
+            make(settings, peers()) if self.needs_peers else make(settings),
+            self.section(settings).server,
+            default_timeout_s=self.default_timeout_s(settings),
+            identify=seen_principal if self.is_public else told_principal,
+        )
+
+
+def _store_scaling(_: Settings) -> Scaling:
+    return Scaling(
+        Replicas.ONE_WRITER,
+        "the store has one writer, which owns its folder and numbers its versions",
+        "leave it at 1; what many executors read comes from their own disks and memory",
+    )
+
+
+def _index_scaling(settings: Settings) -> Scaling:
+    if "://" in settings.retrieval.uri:
+        return Scaling(Replicas.MANY, "the Milvus server orders what its clients write")
+    return Scaling(
+        Replicas.ONE_WRITER,
+        "an index in a local folder (Milvus Lite) is open in one process only",
+        "leave it at 1, or set retrieval.uri to a Milvus server",
+    )
+
+
+def _many(why: str) -> Callable[[Settings], Scaling]:
+    return lambda _: Scaling(Replicas.MANY, why)
+
+
+_IN_ORDER = (
+    ServiceSpec(name="adapters", factory="ramole.adapters.servicer:AdaptersService", scaling=_store_scaling),
+    ServiceSpec(
+        name="embedding",
+        factory="ramole.embedding.servicer:EmbeddingService",
+        scaling=_many("an encoder keeps nothing between two calls"),
+    ),
+    ServiceSpec(name="retrieval", factory="ramole.retrieval.servicer:RetrievalService", scaling=_index_scaling),
+    ServiceSpec(
+        name="executor",
+        factory="ramole.executor.servicer:ExecutorService",
+        needs_peers=True,
+        scaling=_many("each has an engine and adapters of its own"),
+        needs_gpu=lambda settings: settings.executor.device.startswith("cuda"),
+        request_router="ramole.transport.affinity_router:AdapterAffinityRouter",
+    ),
+    ServiceSpec(
+        name="gateway",
+        factory="ramole.gateway.servicer:GatewayService",
+        needs_peers=True,
+        is_public=True,
+        scaling=_many("what it decides is in the store and the index"),
+        default_timeout_s=lambda settings: settings.gateway.deadline_s,
+    ),
+)
+
+SERVICES = {spec.name: spec for spec in _IN_ORDER}
+"""By name, in the order of their start: each needs those before it at most."""
+
+PUBLIC = next(spec.name for spec in _IN_ORDER if spec.is_public)
+"""The one whose address is that of the system."""
+
+
+def check_replicas(settings: Settings, place: Literal["process", "machine", "cluster"]) -> None:
+    """Raises WrongState if a service is asked for more often than it can run.
+
+    Args:
+        settings: resolved.
+        place: where the system is to run. One process holds one of each. On one machine a port is listened on once; in
+            a cluster, of which nothing is known here, Ray puts replicas with a port of their own on different machines.
+    """
+    for spec in SERVICES.values():
+        section, scaling = spec.section(settings), spec.scaling(settings)
+        field = f"{spec.name}.replicas"
+        if section.replicas == 1:
+            continue
+        if scaling.replicas is Replicas.ONE_WRITER:
+            raise WrongState(
+                f"{section.replicas} replicas of a service that can have one only: {scaling.why}",
+                field=field,
+                remedy=scaling.remedy,
+            )
+        if place == "process":
+            raise WrongState(
+                f"{section.replicas} replicas, but one process runs one of each service",
+                field=field,
+                remedy="leave it at 1, or serve on Ray, without --local",
+            )
+        if place == "machine" and section.server.port:
+            raise WrongState(
+                f"{section.replicas} replicas cannot listen on one port of one machine, {section.server.port}",
+                field=field,
+                remedy=f"leave it at 1, or set {spec.name}.server.port to 0, any free one",
+            )

@@ -1,0 +1,116 @@
+"""One table makes all systems, and refuses more of a service than there may be."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ramole.app import build
+from ramole.app.resolution import resolve
+from ramole.app.services import PUBLIC, SERVICES, Replicas, check_replicas
+from ramole.core.errors import WrongState
+from ramole.core.setting_errors import load_settings
+from ramole.core.settings import ServiceSettings, Settings
+from ramole.transport.peers import Peers
+from ramole.transport.picker import StaticPicker
+from ramole.transport.service import Service
+
+SERVER = {"uri": "http://127.0.0.1:19530"}
+
+
+def settings(**given: Any) -> Settings:
+    return resolve(load_settings(**given))
+
+
+async def test_the_table_and_what_it_speaks_of_have_the_same_names() -> None:
+    sections = [name for name, field in Settings.model_fields.items() if isinstance(field.default, ServiceSettings)]
+    assert sorted(SERVICES) == sorted(sections)
+    for name, spec in SERVICES.items():
+        module, _, kind = spec.factory.partition(":")
+        service = getattr(importlib.import_module(module), kind)
+        assert issubclass(service, Service)
+        assert (spec.name, service.name, service.full_name) == (name, name, f"ramole.v1.{name.capitalize()}")
+    asked: list[str] = []
+
+    def picker_of(name: str) -> StaticPicker:
+        asked.append(name)
+        return StaticPicker("h:1")
+
+    await Peers(picker_of).close()
+    assert sorted([*asked, PUBLIC]) == sorted(SERVICES)
+    assert [name for name, spec in SERVICES.items() if spec.is_public] == ["gateway"]
+
+
+@pytest.mark.parametrize("place", ["process", "machine", "cluster"])
+@pytest.mark.parametrize(("name", "why"), [("adapters", "one writer"), ("retrieval", "Milvus Lite")])
+def test_a_service_with_one_writer_cannot_be_scaled(name: str, why: str, place: Any) -> None:
+    with pytest.raises(WrongState) as refused:
+        check_replicas(settings(**{name: {"replicas": 2}}), place)
+    assert refused.value.field == f"{name}.replicas"
+    assert why in refused.value.message
+    assert "leave it at 1" in refused.value.remedy
+
+
+def test_an_index_on_a_server_scales() -> None:
+    asked = settings(retrieval={"replicas": 3, **SERVER})
+    check_replicas(asked, "machine")
+    assert SERVICES["retrieval"].scaling(asked).replicas is Replicas.MANY
+
+
+@pytest.mark.parametrize("name", ["embedding", "executor", "gateway"])
+def test_one_process_runs_one_of_each(name: str) -> None:
+    asked = settings(**{name: {"replicas": 2, "server": {"port": 0}}})
+    check_replicas(asked, "machine")
+    with pytest.raises(WrongState, match="one process") as refused:
+        check_replicas(asked, "process")
+    assert refused.value.field == f"{name}.replicas"
+    assert "--local" in refused.value.remedy
+
+
+def test_a_port_is_listened_on_once_on_one_machine() -> None:
+    asked = settings(gateway={"replicas": 2})
+    check_replicas(asked, "cluster")
+    with pytest.raises(WrongState, match="50051") as refused:
+        check_replicas(asked, "machine")
+    assert refused.value.field == "gateway.replicas"
+    assert "gateway.server.port" in refused.value.remedy
+
+
+def test_every_service_is_an_application_as_kuberay_asks_for_it(tmp_path: Path) -> None:
+    given = {"data_dir": str(tmp_path), "embedding": {"replicas": 2}, "executor": {"device": "cuda"}}
+    for name in SERVICES:
+        deployment = build({"service": name, "settings": given})._bound_deployment
+        assert deployment.name == name
+        assert deployment.num_replicas == (2 if name == "embedding" else 1)
+        options = deployment.ray_actor_options
+        assert options.get("num_gpus", 0) == (1 if name == "executor" else 0)
+        assert options["num_cpus"] == 0.1
+        assert (deployment._replica_config.max_replicas_per_node == 1) == (name == "gateway")
+        router = deployment._deployment_config.request_router_config.request_router_class
+        assert ("AdapterAffinityRouter" in str(router)) == (name == "executor")
+
+
+@pytest.mark.parametrize(
+    ("args", "field", "remedy"),
+    [
+        ({"service": "embedding", "setings": {}}, "setings", "settings"),
+        ({"settings": {}}, "service", "embedding"),
+        ({"service": "embeding"}, "service", "embedding"),
+        ({"service": "embedding", "settings": {"embeding": {}}}, "settings.embeding", "embedding"),
+        ({"service": "embedding", "settings": {"_env_prefix": "X"}}, "settings._env_prefix", "embedding"),
+        ({"service": "embedding", "settings": {1: 2}}, "settings.1", "embedding"),
+        ({"service": "embedding", "settings": {"embedding": {"thread": 1}}}, "embedding.thread", "threads"),
+        ({"service": "embedding", "settings": {"embedding": {"replicas": 0}}}, "embedding.replicas", "on Ray"),
+        ({"service": "embedding", "settings": None}, "settings", "keys"),
+        ({"service": "embedding", "settings": ["a"]}, "settings", "keys"),
+        ({"service": "embedding", "settings": {"adapters": {"replicas": 2}}}, "adapters.replicas", "leave it at 1"),
+    ],
+)
+def test_what_kuberays_arguments_cannot_mean_is_refused(args: dict[str, Any], field: str, remedy: str) -> None:
+    with pytest.raises(WrongState) as refused:
+        build(args)
+    assert refused.value.field == field
+    assert remedy in refused.value.remedy
