@@ -19,6 +19,7 @@ from ramole.core.composition import Composition, Weighting
 from ramole.core.errors import Unavailable
 from ramole.core.sampling import Sampling
 from ramole.core.settings import ExecutorSettings, GatewaySettings, PublicServerSettings, Settings
+from ramole.executor.servicer import ExecutorService
 
 BARE = Composition(Weighting.UNIFORM, k=0)
 SHORT = Sampling(max_tokens=6)
@@ -52,8 +53,16 @@ def break_engine(system: LocalSystem, how: str, release: threading.Event) -> Non
     engine._runner.check_device = lost
 
 
-async def test_an_engine_that_fails_is_replaced(system: LocalSystem) -> None:
-    release = threading.Event()
+async def test_an_engine_that_fails_is_replaced(system: LocalSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, may_start = threading.Event(), asyncio.Event()
+    start = ExecutorService.start
+
+    async def start_when_told(service: ExecutorService) -> None:
+        """A machine on which the replacement comes sooner than the gateway looks shows no gap between the two."""
+        await may_start.wait()
+        await start(service)
+
+    monkeypatch.setattr(ExecutorService, "start", start_when_told)
     async with (
         RamoleClient(system.address) as client,
         grpc.aio.insecure_channel(system.address) as channel,
@@ -64,6 +73,7 @@ async def test_an_engine_that_fails_is_replaced(system: LocalSystem) -> None:
         assert (await anext(health)).status == SERVING
         want = (await client.complete("the dog", composition=BARE, sampling=SHORT)).text
         for how in ("ends", "hangs"):
+            may_start.clear()
             break_engine(system, how, release)
             failed = await asyncio.gather(
                 *(client.complete(f"the dog {i}", composition=BARE, sampling=SHORT) for i in range(3)),
@@ -71,6 +81,7 @@ async def test_an_engine_that_fails_is_replaced(system: LocalSystem) -> None:
             )
             assert all(isinstance(error, Unavailable) for error in failed), failed
             assert (await anext(health)).status == NOT_SERVING
+            may_start.set()
             assert (await anext(health)).status == SERVING
             assert (await client.complete("the dog", composition=BARE, sampling=SHORT)).text == want
         watch.cancel()

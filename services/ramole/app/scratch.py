@@ -7,9 +7,12 @@ those of a dead owner are found, and never those of a living one.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +25,12 @@ MARK = "RAY_RAMOLE_FOLDER"
 
 _OWNER = "owner"
 _KILL_WAIT_S = 5.0
+_REMOVE_S = 20.0
+_PAUSE_S = 0.05
+_NUM_QUIET = 3
+"""How often in a row nothing must be there."""
+
+_log = logging.getLogger(__name__)
 
 
 class Scratch:
@@ -83,14 +92,23 @@ def members(path: Path) -> list[psutil.Process]:
 
 
 def _remove(path: Path) -> None:
-    for _ in range(3):  # one that dies may just have started another
+    """Until nothing is left of both and nothing comes again, but not for ever.
+
+    A process that was just forked is seen as a member only once it runs its own program, and a start that was cut off
+    goes on for a moment in its thread: either may write again what has just been removed.
+    """
+    end = time.monotonic() + _REMOVE_S
+    num_quiet = 0
+    while num_quiet < _NUM_QUIET:
         alive = members(path)
         for process in alive:
-            try:
+            with suppress(psutil.Error):
                 process.kill()
-            except psutil.Error:
-                continue
         psutil.wait_procs(alive, timeout=_KILL_WAIT_S)
-        if not alive:
-            break
-    shutil.rmtree(path, ignore_errors=True)
+        num_quiet = 0 if alive or path.exists() else num_quiet + 1
+        shutil.rmtree(path, ignore_errors=True)
+        if time.monotonic() > end:
+            _log.warning("%s cannot be removed", path)
+            return
+        if num_quiet < _NUM_QUIET:
+            time.sleep(_PAUSE_S)

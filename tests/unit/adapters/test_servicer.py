@@ -46,12 +46,17 @@ def service(tmp_path: Path, base: BaseShapes) -> AdaptersService:
 
 
 @pytest.fixture
-async def stub(service: AdaptersService) -> AsyncIterator[Any]:
+async def server(service: AdaptersService) -> AsyncIterator[GrpcServer]:
     server = GrpcServer(service, ServerSettings(grace_s=0.5))
     await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def stub(server: GrpcServer) -> AsyncIterator[Any]:
     async with grpc.aio.insecure_channel(server.address) as channel:
         yield adapters_pb2_grpc.AdaptersStub(channel)
-    await server.stop()
 
 
 def messages(files: Files, adapter: str = "math", *, step: int = 1000, **header: Any) -> list[pb.UploadRequest]:
@@ -97,9 +102,9 @@ async def fetch(stub: Any, digest: str) -> tuple[bytes, bytes, int]:
     return config, data, size
 
 
-async def until_idle(service: AdaptersService) -> None:
+async def until_idle(server: GrpcServer) -> None:
     async with asyncio.timeout(10):
-        while service.load() > 0:  # noqa: ASYNC110 - the service tells nobody when a broken call has been cleaned up
+        while server.load() > 0:  # noqa: ASYNC110 - the server tells nobody when a broken call has been cleaned up
             await asyncio.sleep(0.01)
 
 
@@ -261,7 +266,7 @@ async def test_a_page_never_outgrows_a_message(stub: Any, make_files: MakeFiles)
 
 
 async def test_a_client_that_hangs_up_commits_nothing(
-    stub: Any, service: AdaptersService, make_files: MakeFiles, tmp_path: Path
+    stub: Any, server: GrpcServer, make_files: MakeFiles, tmp_path: Path
 ) -> None:
     parts = messages(make_files())
     is_sent, never = asyncio.Event(), asyncio.Event()
@@ -277,7 +282,7 @@ async def test_a_client_that_hangs_up_commits_nothing(
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await until_idle(service)
+    await until_idle(server)
     assert scratch(tmp_path) == []
     assert (await put(stub, make_files())).record.adapter.version == 1
 
@@ -423,7 +428,7 @@ async def test_half_open_uploads_of_one_tenant_are_few(tmp_path: Path, base: Bas
         assert (await put(stub, make_files(), "other/math")).created
         calls[0].cancel()
         async with asyncio.timeout(10):
-            while service.load() > 1:  # noqa: ASYNC110 - as above
+            while server.load() > 1:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.01)
         assert (await put(stub, make_files(), "hoarder/math")).created
     await server.stop()
@@ -458,7 +463,7 @@ async def test_hanging_up_during_admission_commits_nothing(
         with pytest.raises(asyncio.CancelledError):
             await running
         modules.gate.set()
-        await until_idle(service)
+        await until_idle(server)
         assert scratch(tmp_path) == []
         assert list((tmp_path / "store" / "objects").glob("*/*")) == []
         await fails(stub.GetAdapter(pb.GetAdapterRequest(adapter="math@1")), NotFound, "adapter")

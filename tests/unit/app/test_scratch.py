@@ -77,6 +77,44 @@ def test_an_owner_that_ends_in_order_leaves_nothing(tmp_path: Path) -> None:
         assert not psutil.pid_exists(helper.pid) or helper.status() == psutil.STATUS_ZOMBIE
 
 
+_LATECOMER = """
+import os, sys, time
+from pathlib import Path
+
+folder, mark, is_member = Path(sys.argv[1]), sys.argv[2], len(sys.argv) > 3
+end = time.monotonic() + (600 if is_member else 0.5)
+for i in range(10**9):
+    (folder / "session").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "session" / str(i % 50)).write_text("x")
+    except FileNotFoundError:
+        pass
+    if i == 0:
+        print("writes", flush=True)
+    if time.monotonic() > end:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:], "member"], os.environ | {mark: str(folder)})
+    time.sleep(0.001)
+"""
+
+
+def test_who_writes_while_the_folder_goes_and_is_seen_late_goes_too(tmp_path: Path) -> None:
+    """As a process between its fork and its own program is: it writes, and nothing tells whose it is yet."""
+    scratch = Scratch.make(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", _LATECOMER, str(scratch.path), MARK], stdout=subprocess.PIPE, text=True
+    ) as latecomer:
+        try:
+            assert latecomer.stdout is not None
+            assert latecomer.stdout.readline() == "writes\n"
+            assert not members(scratch.path)
+            scratch.remove()
+            assert not scratch.path.exists()
+            assert latecomer.wait(10) is not None  # which signal it was, only psutil has heard
+            assert not scratch.path.exists()
+        finally:
+            latecomer.kill()
+
+
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
