@@ -127,7 +127,7 @@ def test_a_killed_server_is_cleared_away_by_the_next(tmp_path: Path, zoo: Zoo) -
     assert left.exists()
 
     hosts = ("GATEWAY", "EMBEDDING", "RETRIEVAL", "ADAPTERS", "EXECUTOR")
-    on_ipv6 = {f"RAMOLE_{room}__SERVER__HOST": "::1" for room in hosts}
+    on_ipv6 = {f"RAMOLE_{service}__SERVER__HOST": "::1" for service in hosts}
     server = ServerProcess(tmp_path / "data", env={**on_ipv6, **DEAD_PROXY}, host="[::1]").wait_until_serving()
     assert not left.exists()
     assert not members(left)

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from ramole.core.call import current_call
+from ramole.core.call import Principal, current_call
 from ramole.core.errors import RamoleError
 from ramole.core.settings import ServerSettings
 from ramole.transport.peers import Peers
@@ -29,6 +29,7 @@ class ProbeService(adapters_pb2_grpc.AdaptersServicer, Service):
         gate: methods wait for it.
         entered, closed: set when a call begins and when it has ended in whatever way.
         seen: request id and remaining seconds of each call.
+        principals: who asked, of each call.
     """
 
     name = "adapters"
@@ -48,6 +49,7 @@ class ProbeService(adapters_pb2_grpc.AdaptersServicer, Service):
         self.is_open = False
         self.num_messages = 3
         self.seen: list[tuple[str, float | None]] = []
+        self.principals: list[Principal] = []
 
     def register(self, server: grpc.aio.Server) -> None:
         adapters_pb2_grpc.add_AdaptersServicer_to_server(self, server)
@@ -102,6 +104,7 @@ class ProbeService(adapters_pb2_grpc.AdaptersServicer, Service):
     async def _begin(self) -> None:
         call = current_call()
         self.seen.append((call.request_id, call.remaining_s()))
+        self.principals.append(call.principal)
         self.entered.set()
         await self.gate.wait()
         if self.failure is not None:

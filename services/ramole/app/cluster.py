@@ -118,7 +118,14 @@ def _start_ray(settings: Settings, folder: Path) -> None:
         logging_level=logging.ERROR,
     )
     # Serve would wait for a GPU for ever. A replica sees one.
-    check_device(settings.executor.device, min(1, int(ray.cluster_resources().get("GPU", 0))))
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    check_device(settings.executor.device, min(1, num_gpus))
+    if SERVICES["executor"].needs_gpu(settings) and settings.executor.replicas > num_gpus:
+        raise WrongState(
+            f"{settings.executor.replicas} replicas need a GPU each; this machine has {num_gpus}",
+            field="executor.replicas",
+            remedy=f"set it to at most {num_gpus}",
+        )
 
 
 def _deploy(settings: Settings) -> None:

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from ramole.core.settings import ServerSettings
+from ramole.transport.identity import Identify, told_principal
 from ramole.transport.peers import Peers
 from ramole.transport.picker import Picker
 from ramole.transport.server import GrpcServer
@@ -20,9 +21,15 @@ class Net:
         self._stack = stack
 
     async def serve(
-        self, service: Service, settings: ServerSettings | None = None, default_timeout_s: float | None = None
+        self,
+        service: Service,
+        settings: ServerSettings | None = None,
+        default_timeout_s: float | None = None,
+        identify: Identify = told_principal,
     ) -> GrpcServer:
-        server = GrpcServer(service, settings or ServerSettings(), default_timeout_s=default_timeout_s)
+        server = GrpcServer(
+            service, settings or ServerSettings(), default_timeout_s=default_timeout_s, identify=identify
+        )
         self._stack.push_async_callback(server.stop)
         await server.start()
         return server

@@ -11,10 +11,11 @@ from typing import Any
 import grpc
 import pytest
 
-from ramole.core.call import CallContext, call_scope
+from ramole.core.call import CallContext, Principal, call_scope
 from ramole.core.errors import AdapterRefused, DeadlineExceeded, Internal, InvalidInput, RamoleError, Unavailable
 from ramole.observability.logs import JsonLines
 from ramole.transport.caller import Retries
+from ramole.transport.identity import seen_principal
 from ramole.v1 import adapters_pb2
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
 from support.probe_service import CALLS, ProbeService, RelayService, chunks
@@ -107,6 +108,28 @@ async def test_the_request_id_is_honoured_or_replaced_and_echoed(net: Any, given
         echoed = dict(await call.trailing_metadata())["x-request-id"]
     assert (echoed == given) == (given == "ok-1.2:3_4")
     assert echoed
+
+
+@pytest.mark.parametrize("cardinality", CALLS)
+async def test_who_asks_is_told_from_service_to_service(net: Any, cardinality: str) -> None:
+    probe = ProbeService()
+    near = await net.serve(RelayService(net.peers((await net.serve(probe)).address)))
+    asked = Principal("acme", "Zoë", frozenset({"admin"}))
+    with call_scope(CallContext.begin(principal=asked)):
+        await CALLS[cardinality][0](net.peers(near.address))
+    assert probe.principals == [asked]
+
+
+@pytest.mark.parametrize("cardinality", CALLS)
+async def test_at_the_edge_what_a_client_says_of_itself_counts_for_nothing(net: Any, cardinality: str) -> None:
+    probe = ProbeService()
+    relay = RelayService(net.peers((await net.serve(probe)).address))
+    edge = await net.serve(relay, identify=seen_principal)
+    with call_scope(CallContext.begin(principal=Principal("acme", "root", frozenset({"admin"})))):
+        await CALLS[cardinality][0](net.peers(edge.address))
+    (principal,) = probe.principals
+    assert principal == Principal("default", principal.name)
+    assert principal.name.startswith("ipv4:127.0.0.1:")
 
 
 class Alternating:

@@ -67,8 +67,8 @@ async def test_a_search_that_had_no_time_left_is_not_blamed(world: World) -> Non
     ],
 )
 async def test_the_part_that_hangs_is_named(world: World, method: str, order: Order, part: str) -> None:
-    rooms = {"Embed": world.embedding, "Search": world.retrieval, "Execute": world.executor}
-    rooms.get(method, world.adapters).gates[method] = asyncio.Event()
+    neighbours = {"Embed": world.embedding, "Search": world.retrieval, "Execute": world.executor}
+    neighbours.get(method, world.adapters).gates[method] = asyncio.Event()
     with call_scope(CallContext.begin(timeout_s=0.5)), pytest.raises(DeadlineExceeded) as caught:
         await run(generation(world), order)
     assert f": {part} was slow (" in caught.value.message

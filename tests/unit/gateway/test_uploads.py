@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 from contextlib import suppress
 from pathlib import Path
 
 import grpc
 import pytest
 
+from ramole.core.call import CallContext, call_scope
 from ramole.core.errors import AdapterRefused, DeadlineExceeded, NotFound, RamoleError, Unavailable
 from ramole.core.names import AdapterName
 from ramole.core.settings import Settings
@@ -14,6 +17,7 @@ from ramole.gateway.backends import Backends
 from ramole.gateway.finisher import Finisher
 from ramole.gateway.upkeep import Upkeep
 from ramole.gateway.uploads import Uploads
+from ramole.observability.logs import JsonLines
 from ramole.v1 import adapters_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayStub
 from support.gateway_world import BASE, World
@@ -60,8 +64,8 @@ async def test_a_failure_at_any_later_step_leaves_nothing_behind(
     world: World, folder: Path, method: str, adapter: str
 ) -> None:
     before = world.stored, world.findable
-    room = {"Embed": world.embedding, "Upsert": world.retrieval, "Publish": world.adapters}[method]
-    room.failures[method] = [Unavailable("down")] * 2  # the second one meets the retry
+    neighbour = {"Embed": world.embedding, "Upsert": world.retrieval, "Publish": world.adapters}[method]
+    neighbour.failures[method] = [Unavailable("down")] * 2  # the second one meets the retry
     with pytest.raises(Unavailable, match="down"):
         await upload(world, folder, adapter)
     assert (world.stored, world.findable) == before
@@ -149,10 +153,10 @@ async def test_a_client_that_leaves_while_sending_leaves_nothing_behind(world: W
 
 @pytest.mark.parametrize("method", ["Embed", "Upsert", "Publish"])
 async def test_a_client_that_leaves_later_has_uploaded_everything(world: World, folder: Path, method: str) -> None:
-    room = {"Embed": world.embedding, "Upsert": world.retrieval, "Publish": world.adapters}[method]
-    gate = room.gates[method] = asyncio.Event()
+    neighbour = {"Embed": world.embedding, "Upsert": world.retrieval, "Publish": world.adapters}[method]
+    gate = neighbour.gates[method] = asyncio.Event()
     task = asyncio.create_task(upload(world, folder))
-    await room.until(method)
+    await neighbour.until(method)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -171,6 +175,24 @@ async def test_a_stopping_gateway_finishes_the_uploads_that_have_begun(world: Wo
     await stopping
     assert await task == "default/mine@1"
     assert "mine@1" in world.live & world.findable
+
+
+async def test_work_that_outlives_its_call_logs_under_its_id(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.handler.setFormatter(JsonLines())
+    finisher, gate = Finisher(), asyncio.Event()
+
+    async def work() -> None:
+        await gate.wait()
+        logging.getLogger("ramole.x").warning("late")
+
+    with call_scope(CallContext.begin("r-1", timeout_s=0.01)):
+        waiting = asyncio.create_task(finisher.finish(work()))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    gate.set()
+    await finisher.close()
+    (line,) = [json.loads(line) for line in caplog.text.splitlines()]
+    assert (line["message"], line["request_id"]) == ("late", "r-1")
 
 
 async def test_undoing_has_a_time_of_its_own(world: World) -> None:

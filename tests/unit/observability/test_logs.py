@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ramole.core.call import CallContext, call_scope
 from ramole.observability.logs import ACCESS_LOGGER, ROOT_LOGGER, setup_logging
 
 
@@ -32,6 +34,20 @@ def test_a_record_is_one_line_of_json_whatever_it_holds(stream: io.StringIO) -> 
     assert line["request_id"] == "r"
     assert (line["level"], line["logger"]) == ("error", "ramole.x")
     assert "ValueError: two\nlines" in line["traceback"]
+
+
+async def test_a_line_carries_the_id_of_the_call_that_it_is_written_for(stream: io.StringIO) -> None:
+    setup_logging(stream)
+    log = logging.getLogger("ramole.x")
+    log.warning("before")
+    with call_scope(CallContext.begin("r-1")):
+        log.warning("here")
+        later = asyncio.create_task(asyncio.to_thread(log.warning, "in its thread"))
+    log.warning("after")
+    await later
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    found = {line["message"]: line.get("request_id") for line in lines}
+    assert found == {"before": None, "here": "r-1", "in its thread": "r-1", "after": None}
 
 
 def test_no_code_of_what_users_wrote_reaches_a_terminal(stream: io.StringIO) -> None:
