@@ -56,14 +56,6 @@ class Neighbour(Service):
         self.delays_s: dict[str, float] = {}
         self.entered: dict[str, asyncio.Event] = {}
 
-    @property
-    def full_name(self) -> str:
-        return f"ramole.v1.{type(self).__name__}"
-
-    @property
-    def name(self) -> str:
-        return type(self).__name__.lower()
-
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
@@ -87,6 +79,9 @@ def key_of(ref: common_pb2.AdapterRef) -> Key:
 
 
 class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
+    name = "adapters"
+    full_name = "ramole.v1.Adapters"
+
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)
         self.records: dict[Key, adapters_pb2.AdapterRecord] = {}
@@ -227,6 +222,9 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
 
 
 class Embedding(Neighbour, embedding_pb2_grpc.EmbeddingServicer):
+    name = "embedding"
+    full_name = "ramole.v1.Embedding"
+
     def register(self, server: grpc.aio.Server) -> None:
         embedding_pb2_grpc.add_EmbeddingServicer_to_server(self, server)
 
@@ -237,6 +235,9 @@ class Embedding(Neighbour, embedding_pb2_grpc.EmbeddingServicer):
 
 
 class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
+    name = "retrieval"
+    full_name = "ramole.v1.Retrieval"
+
     doubt: float | None = None
 
     def __init__(self, log: list[str]) -> None:
@@ -286,6 +287,9 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
 
 class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
     """Answers with the prompt, word by word."""
+
+    name = "executor"
+    full_name = "ramole.v1.Executor"
 
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)
