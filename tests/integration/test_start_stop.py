@@ -63,7 +63,12 @@ def broken_base(tmp_path: Path, zoo: Zoo) -> Path:
 @MODES
 def test_a_mistake_is_one_line_before_any_model_loads(tmp_path: Path, options: tuple[str, ...]) -> None:
     config = tmp_path / "ramole.yaml"
-    for text, says in (("gateway: {\n", f"{config} line 2"), ("executor: {device: gpu0}\n", "executor.device")):
+    mistakes = (
+        ("gateway: {\n", f"{config} line 2"),
+        ("executor: {device: gpu0}\n", "executor.device"),
+        ("adapters: {replicas: 2}\n", "adapters.replicas: 2 replicas of a service that can have one only"),
+    )
+    for text, says in mistakes:
         config.write_text(text)
         done = serve(tmp_path / "data", *options, RAMOLE_CONFIG=str(config))
         assert (done.returncode, done.stdout) == (1, "")
