@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 
 from ramole.client.client import RamoleClient
+from ramole.core import access
 from ramole.core.call import current_call
-from ramole.core.errors import NotFound, WrongState
+from ramole.core.errors import WrongState
 from ramole.core.names import AdapterName
 from ramole.core.settings import GatewaySettings, PublicServerSettings, RetrievalSettings, ServerSettings, Settings
 from ramole.gateway.servicer import GatewayService
@@ -87,6 +88,10 @@ def key_of(ref: common_pb2.AdapterRef) -> Key:
     return ref.tenant, ref.name, ref.version
 
 
+def position(record: adapters_pb2.AdapterRecord) -> str:
+    return f"{record.adapter.tenant}/{record.adapter.name}@{record.adapter.version:09}"
+
+
 class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)
@@ -103,10 +108,12 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
     def register(self, server: grpc.aio.Server) -> None:
         adapters_pb2_grpc.add_AdaptersServicer_to_server(self, server)
 
-    def add(self, name: str, version: int = 1, *, base: str = BASE, is_live: bool = True) -> common_pb2.AdapterRef:
+    def add(
+        self, name: str, version: int = 1, *, base: str = BASE, is_live: bool = True, tenant: str = "default"
+    ) -> common_pb2.AdapterRef:
         """A version that is there already."""
         digest = hashlib.sha256(f"{name}{version}".encode()).hexdigest()
-        ref = common_pb2.AdapterRef(tenant="default", name=name, version=version, digest=digest)
+        ref = common_pb2.AdapterRef(tenant=tenant, name=name, version=version, digest=digest)
         state = adapters_pb2.ADAPTER_STATE_LIVE if is_live else adapters_pb2.ADAPTER_STATE_STAGED
         self.records[key_of(ref)] = adapters_pb2.AdapterRecord(
             adapter=ref, base_model=base, state=state, samples=[f"sample of {name}"]
@@ -118,36 +125,32 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
     ) -> adapters_pb2.PutResponse:
         requests = [request async for request in request_iterator]
         await self.begin("Put")
-        return self.put(AdapterName.parse(requests[0].header.adapter).name)
+        return self.put(access.named_to_change(requests[0].header.adapter))
 
-    def put(self, name: str) -> adapters_pb2.PutResponse:
-        versions = [version for _, known, version in self.records if known == name]
-        ref = self.add(name, max(versions, default=0) + 1, is_live=False)
+    def put(self, name: AdapterName) -> adapters_pb2.PutResponse:
+        versions = [version for *known, version in self.records if known == [name.tenant, name.name]]
+        ref = self.add(name.name, max(versions, default=0) + 1, is_live=False, tenant=name.tenant)
         return adapters_pb2.PutResponse(record=self.records[key_of(ref)], created=True)
 
     async def Restage(self, request: adapters_pb2.RollbackAdapterRequest, context: Context) -> adapters_pb2.PutResponse:
         await self.begin("Restage")
-        old = AdapterName.parse(request.adapter)
-        versions = [version for _, known, version in self.records if known == old.name]
-        ref = self.add(old.name, max(versions) + 1, is_live=False)
-        record = self.records[key_of(ref)]
-        record.source = str(old)
-        return adapters_pb2.PutResponse(record=record, created=True)
+        old = access.named_to_change(request.adapter)
+        answer = self.put(old)
+        self.records[key_of(answer.record.adapter)].source = answer.record.source = str(old)
+        return answer
 
     async def GetHistory(
         self, request: adapters_pb2.GetHistoryRequest, context: Context
     ) -> adapters_pb2.GetHistoryResponse:
         await self.begin("GetHistory")
-        name = AdapterName.parse(request.adapter).name
-        entries = [
-            adapters_pb2.HistoryEntry(adapter=r.adapter, source=r.source) for r in self.live() if r.adapter.name == name
-        ]
+        name = access.named(request.adapter)
+        entries = [adapters_pb2.HistoryEntry(adapter=r.adapter, source=r.source) for r in self.versions(name)]
         for ref in self.revoked:
-            if ref.name == name:
+            if ref.name == name.name and access.may_see(ref.tenant, is_public=False):
                 entries.append(adapters_pb2.HistoryEntry(adapter=ref, removal="revoked", comment=self.comment))
                 entries[-1].removed_at.FromSeconds(10**9)
         if not entries:
-            raise NotFound(f"no {name}", field="adapter")
+            raise access.missing(name)
         return adapters_pb2.GetHistoryResponse(entries=entries)
 
     async def Fetch(
@@ -173,20 +176,32 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
 
     def live(self) -> list[adapters_pb2.AdapterRecord]:
         found = [r for r in self.records.values() if r.state == adapters_pb2.ADAPTER_STATE_LIVE]
-        return sorted(found, key=lambda r: f"{r.adapter.name}@{r.adapter.version:09}")
+        return sorted(found, key=position)
+
+    def versions(self, name: AdapterName) -> list[adapters_pb2.AdapterRecord]:
+        """Those of a name, or the pinned one, that are live and that the caller may see; oldest first."""
+        named = [r for r in self.live() if (r.adapter.tenant, r.adapter.name) == (name.tenant, name.name)]
+        return [r for r in named if name.version in (0, r.adapter.version) and self.is_visible(r)]
+
+    def is_visible(self, record: adapters_pb2.AdapterRecord) -> bool:
+        """As the real one: a version is public while the latest of its name is."""
+        ref = record.adapter
+        named = [r for r in self.live() if (r.adapter.tenant, r.adapter.name) == (ref.tenant, ref.name)]
+        is_public = record in named and record.is_public and named[-1].is_public
+        return access.may_see(ref.tenant, is_public=is_public)
 
     async def GetAdapter(
         self, request: adapters_pb2.GetAdapterRequest, context: Context
     ) -> adapters_pb2.GetAdapterResponse:
         await self.begin("GetAdapter")
-        return adapters_pb2.GetAdapterResponse(record=self.get(AdapterName.parse(request.adapter)))
+        return adapters_pb2.GetAdapterResponse(record=self.get(access.named(request.adapter)))
 
     def get(self, name: AdapterName) -> adapters_pb2.AdapterRecord:
         """As the real one: a pinned version in any state."""
-        known = [*self.records.values()] if name.version else self.live()
-        found = [r for r in known if r.adapter.name == name.name and name.version in (0, r.adapter.version)]
+        pinned = self.records.get((name.tenant, name.name, name.version))
+        found = [pinned] if pinned is not None and self.is_visible(pinned) else self.versions(name)
         if not found:
-            raise NotFound(f"no {name}", field="adapter")
+            raise access.missing(name)
         return found[-1]
 
     async def ListAdapters(
@@ -197,27 +212,26 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         behind = [
             r
             for r in self.live()
-            if f"{r.adapter.name}@{r.adapter.version:09}" > request.page_token
+            if position(r) > request.page_token
             and r.adapter.name.startswith(request.name_prefix)
+            and request.tenant in ("", r.adapter.tenant)
+            and self.is_visible(r)
         ]
         page = behind[:size]
-        last = page[-1].adapter if len(behind) > size else None
-        token = f"{last.name}@{last.version:09}" if last else ""
+        token = position(page[-1]) if len(behind) > size else ""
         return adapters_pb2.ListAdaptersResponse(records=page, next_page_token=token)
 
     async def DeleteAdapter(
         self, request: adapters_pb2.DeleteAdapterRequest, context: Context
     ) -> adapters_pb2.DeleteAdapterResponse:
         await self.begin("DeleteAdapter")
-        name = AdapterName.parse(request.adapter)
-        gone = [
-            r.adapter for r in self.live() if r.adapter.name == name.name and name.version in (0, r.adapter.version)
-        ]
+        name = access.named_to_change(request.adapter)
+        gone = [r.adapter for r in self.versions(name)]
         if not gone:
-            raise NotFound(f"no {name}", field="adapter")
+            raise access.missing(name)
         if request.is_revocation:
             digests = {ref.digest for ref in gone}
-            gone = [r.adapter for r in self.live() if r.adapter.digest in digests]
+            gone = [r.adapter for r in self.live() if r.adapter.digest in digests and r.adapter.tenant == name.tenant]
             self.revoked += gone
         self.removals.append(request)
         for ref in gone:
@@ -243,27 +257,32 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)
         self.rows: dict[Key, common_pb2.AdapterRef] = {}
+        self.public: set[Key] = set()
         self.generations = [retrieval_pb2.Generation(number=1, encoder_id="e")]
 
     def register(self, server: grpc.aio.Server) -> None:
         retrieval_pb2_grpc.add_RetrievalServicer_to_server(self, server)
 
-    def add(self, ref: common_pb2.AdapterRef) -> None:
+    def add(self, ref: common_pb2.AdapterRef, *, is_public: bool = False) -> None:
         """As the real index: a version takes the place of the older ones of its name."""
         self.rows = {
-            key: row for key, row in self.rows.items() if row.name != ref.name or row.version > ref.version
+            key: row
+            for key, row in self.rows.items()
+            if (row.tenant, row.name) != (ref.tenant, ref.name) or row.version > ref.version
         } | {key_of(ref): ref}
+        self.public = self.public - {key_of(ref)} | ({key_of(ref)} if is_public else set())
 
     async def Search(self, request: retrieval_pb2.SearchRequest, context: Context) -> retrieval_pb2.SearchResponse:
         await self.begin("Search")
-        rows = sorted(self.rows.values(), key=lambda row: row.name)[: request.k]
+        seen = [row for key, row in self.rows.items() if row.tenant == request.tenant or key in self.public]
+        rows = sorted(seen, key=lambda row: (row.name, row.tenant))[: request.k]
         hits = [retrieval_pb2.Hit(adapter=row, similarity=0.5 - 0.125 * i) for i, row in enumerate(rows)]
         return retrieval_pb2.SearchResponse(hits=hits, doubt=self.doubt)
 
     async def Upsert(self, request: retrieval_pb2.UpsertRequest, context: Context) -> retrieval_pb2.UpsertResponse:
         await self.begin("Upsert")
         for each in request.adapters:
-            self.add(each.adapter)
+            self.add(each.adapter, is_public=each.is_public)
         return retrieval_pb2.UpsertResponse(generations=self.generations)
 
     async def ListGenerations(

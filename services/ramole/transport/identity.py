@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import quote, unquote
 
 from ramole.core.call import ANONYMOUS, Principal
@@ -17,9 +18,8 @@ def principal_to_metadata(principal: Principal) -> tuple[tuple[str, str], ...]:
 
 
 def principal_from_metadata(metadata: Mapping[str, str]) -> Principal:
-    """Who another service says that asks."""
-    return Principal(
-        tenant=unquote(metadata.get(_TENANT, "")) or ANONYMOUS.tenant,
-        name=unquote(metadata.get(_NAME, "")),
-        roles=frozenset(unquote(metadata.get(_ROLES, "")).split()),
-    )
+    """Who another service says that asks; ANONYMOUS if it names no tenant."""
+    name = unquote(metadata.get(_NAME, ""))
+    if _TENANT not in metadata:
+        return replace(ANONYMOUS, name=name)
+    return Principal(unquote(metadata[_TENANT]), name, frozenset(unquote(metadata.get(_ROLES, "")).split()))

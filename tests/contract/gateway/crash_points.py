@@ -112,7 +112,7 @@ async def check(folder: Path, lines: Sequence[str]) -> None:
         assert after <= live <= before, (name, live)
     else:
         assert live in (before, after), (name, live)
-    backends = Backends(system.peers(), base_id=BASE, tenant="default")
+    backends = Backends(system.peers(), base_id=BASE)
     assert set(await backends.indexed()) == latest([ref async for ref in backends.live()]), name
     again = await system.client.upload(folder / "4", ["sample n4"], adapter="again")
     assert await system.find(4) == again.record.ref.name

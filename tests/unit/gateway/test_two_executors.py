@@ -57,7 +57,7 @@ async def two(world: World) -> AsyncIterator[Two]:
     rooms = {room: StaticPicker(world.servers[room].address) for room in ("embedding", "retrieval", "adapters")}
     executors = FirstThatIsNotAvoided(world.servers["executor"].address, server.address)
     peers = Peers(Addresses(**rooms, executor=executors))
-    backends = Backends(peers, base_id=BASE, tenant="default")
+    backends = Backends(peers, base_id=BASE)
     generation = Generation(backends, Router(backends, base_id=BASE, timeout_s=10.0))
     yield Two(generation, world.executor, second)
     await peers.close()

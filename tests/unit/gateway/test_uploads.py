@@ -174,7 +174,7 @@ async def test_a_stopping_gateway_finishes_the_uploads_that_have_begun(world: Wo
 
 
 async def test_undoing_has_a_time_of_its_own(world: World) -> None:
-    backends = Backends(world.peers(), base_id="zoo/base", tenant="default")
+    backends = Backends(world.peers(), base_id="zoo/base")
     finisher = Finisher(budget_s=0.5)
     uploads = Uploads(backends, finisher, Upkeep(backends, patience_s=0))
     before = world.live, world.findable
@@ -192,7 +192,7 @@ async def test_an_upload_whose_twin_fails_can_be_tried_again(world: World, folde
     world.adapters.failures["Publish"] = [NotFound("there is no mine@1")]
     put = world.adapters.put
 
-    def put_before(name: str) -> adapters_pb2.PutResponse:
+    def put_before(name: AdapterName) -> adapters_pb2.PutResponse:
         return adapters_pb2.PutResponse(record=put(name).record, created=False)
 
     world.adapters.put = put_before  # type: ignore[method-assign]
