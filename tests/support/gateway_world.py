@@ -393,13 +393,17 @@ class World:
     async def add_gateway(self) -> RamoleClient:
         """One more gateway before the same neighbours; a client of it."""
         peers = self.peers()
-        server = GrpcServer(GatewayService(self.settings, peers), self.settings.gateway.server, default_timeout_s=30.0)
+        server = self.serve(GatewayService(self.settings, peers))
         self.servers.setdefault("gateway", server)
         self._stack.push_async_callback(server.stop)
         await server.start()
         client = RamoleClient(server.address)
         self._stack.push_async_callback(client.close)
         return client
+
+    def serve(self, gateway: GatewayService) -> GrpcServer:
+        """The public server of a gateway."""
+        return GrpcServer(gateway, self.settings.gateway.server, default_timeout_s=30.0)
 
     def peers(self) -> Peers:
         """The neighbours, for a gateway or a part of one."""
