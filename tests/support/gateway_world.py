@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,7 +15,7 @@ import grpc
 from ramole.client.client import RamoleClient
 from ramole.core import access
 from ramole.core.call import current_call
-from ramole.core.errors import WrongState
+from ramole.core.errors import NotFound, WrongState
 from ramole.core.names import AdapterName
 from ramole.core.settings import GatewaySettings, PublicServerSettings, RetrievalSettings, ServerSettings, Settings
 from ramole.gateway.servicer import GatewayService
@@ -93,12 +95,18 @@ def position(record: adapters_pb2.AdapterRecord) -> str:
 
 
 class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
+    """Takes any bytes as an adapter, each as new content; for the rest like the real one, as a contract test proves.
+
+    Attributes:
+        gone: reason and comment of versions that were removed.
+    """
+
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)
         self.records: dict[Key, adapters_pb2.AdapterRecord] = {}
         self.removals: list[adapters_pb2.DeleteAdapterRequest] = []
-        self.revoked: list[common_pb2.AdapterRef] = []
-        self.comment = "c"
+        self.gone: list[adapters_pb2.HistoryEntry] = []
+        self.last: Counter[tuple[str, str]] = Counter()
         self.callers: dict[str, str] = {}
 
     async def begin(self, method: str) -> None:
@@ -112,8 +120,9 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         self, name: str, version: int = 1, *, base: str = BASE, is_live: bool = True, tenant: str = "default"
     ) -> common_pb2.AdapterRef:
         """A version that is there already."""
-        digest = hashlib.sha256(f"{name}{version}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{tenant}/{name}@{version}".encode()).hexdigest()
         ref = common_pb2.AdapterRef(tenant=tenant, name=name, version=version, digest=digest)
+        self.last[tenant, name] = max(version, self.last[tenant, name])
         state = adapters_pb2.ADAPTER_STATE_LIVE if is_live else adapters_pb2.ADAPTER_STATE_STAGED
         self.records[key_of(ref)] = adapters_pb2.AdapterRecord(
             adapter=ref, base_model=base, state=state, samples=[f"sample of {name}"]
@@ -125,33 +134,48 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
     ) -> adapters_pb2.PutResponse:
         requests = [request async for request in request_iterator]
         await self.begin("Put")
-        return self.put(access.named_to_change(requests[0].header.adapter))
+        header = requests[0].header
+        answer = self.put(access.named_to_change(header.adapter, field="header.adapter"))
+        self.records[key_of(answer.record.adapter)].is_public = answer.record.is_public = header.is_public
+        return answer
 
     def put(self, name: AdapterName) -> adapters_pb2.PutResponse:
-        versions = [version for *known, version in self.records if known == [name.tenant, name.name]]
-        ref = self.add(name.name, max(versions, default=0) + 1, is_live=False, tenant=name.tenant)
+        ref = self.add(name.name, self.last[name.tenant, name.name] + 1, is_live=False, tenant=name.tenant)
         return adapters_pb2.PutResponse(record=self.records[key_of(ref)], created=True)
 
     async def Restage(self, request: adapters_pb2.RollbackAdapterRequest, context: Context) -> adapters_pb2.PutResponse:
         await self.begin("Restage")
-        old = access.named_to_change(request.adapter)
-        answer = self.put(old)
-        self.records[key_of(answer.record.adapter)].source = answer.record.source = str(old)
-        return answer
+        name = access.named_to_change(request.adapter)
+        old = next(iter(self.versions(name)), None)
+        if old is None:
+            raise access.missing(name)
+        latest = self.versions(replace(name, version=0))[-1]
+        if (old.adapter.digest, old.is_public) == (latest.adapter.digest, latest.is_public):
+            return adapters_pb2.PutResponse(record=latest, created=False)
+        record = self.put(name).record
+        record.MergeFrom(adapters_pb2.AdapterRecord(source=str(name), is_public=old.is_public))
+        record.adapter.digest = old.adapter.digest
+        self.records[key_of(record.adapter)] = record
+        return adapters_pb2.PutResponse(record=record, created=True)
 
     async def GetHistory(
         self, request: adapters_pb2.GetHistoryRequest, context: Context
     ) -> adapters_pb2.GetHistoryResponse:
         await self.begin("GetHistory")
-        name = access.named(request.adapter)
+        name = replace(access.named(request.adapter), version=0)
         entries = [adapters_pb2.HistoryEntry(adapter=r.adapter, source=r.source) for r in self.versions(name)]
-        for ref in self.revoked:
-            if ref.name == name.name and access.may_see(ref.tenant, is_public=False):
-                entries.append(adapters_pb2.HistoryEntry(adapter=ref, removal="revoked", comment=self.comment))
-                entries[-1].removed_at.FromSeconds(10**9)
+        if access.may_see(name.tenant, is_public=False):
+            gone = [entry for entry in self.gone if key_of(entry.adapter)[:2] == (name.tenant, name.name)]
+            entries = sorted(entries + gone, key=lambda entry: entry.adapter.version)
         if not entries:
             raise access.missing(name)
-        return adapters_pb2.GetHistoryResponse(entries=entries)
+        return adapters_pb2.GetHistoryResponse(entries=entries[::-1])
+
+    def remove(self, ref: common_pb2.AdapterRef, removal: str, comment: str = "") -> None:
+        """What the history keeps of a version."""
+        self.records.pop(key_of(ref))
+        self.gone.append(adapters_pb2.HistoryEntry(adapter=ref, removal=removal, comment=comment))
+        self.gone[-1].removed_at.FromSeconds(10**9)
 
     async def Fetch(
         self, request: adapters_pb2.FetchRequest, context: Context
@@ -163,15 +187,21 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
 
     async def Publish(self, request: adapters_pb2.PublishRequest, context: Context) -> adapters_pb2.PublishResponse:
         await self.begin("Publish")
-        record = self.records[key_of(request.adapter)]
+        record = self.records.get(key_of(request.adapter))
+        if record is None:
+            raise NotFound("there is no such version", field="adapter")
+        ref = record.adapter
+        if (ref.tenant, ref.digest, "revoked") in {(e.adapter.tenant, e.adapter.digest, e.removal) for e in self.gone}:
+            raise WrongState("it is revoked")
         record.state = adapters_pb2.ADAPTER_STATE_LIVE
         return adapters_pb2.PublishResponse(record=record)
 
     async def Discard(self, request: adapters_pb2.DiscardRequest, context: Context) -> adapters_pb2.DiscardResponse:
         await self.begin("Discard")
-        if self.records[key_of(request.adapter)].state == adapters_pb2.ADAPTER_STATE_LIVE:
+        record = self.records.get(key_of(request.adapter))
+        if record is not None and record.state == adapters_pb2.ADAPTER_STATE_LIVE:
             raise WrongState("it is live")
-        del self.records[key_of(request.adapter)]
+        self.records.pop(key_of(request.adapter), None)
         return adapters_pb2.DiscardResponse()
 
     def live(self) -> list[adapters_pb2.AdapterRecord]:
@@ -232,10 +262,9 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         if request.is_revocation:
             digests = {ref.digest for ref in gone}
             gone = [r.adapter for r in self.live() if r.adapter.digest in digests and r.adapter.tenant == name.tenant]
-            self.revoked += gone
         self.removals.append(request)
         for ref in gone:
-            del self.records[key_of(ref)]
+            self.remove(ref, "revoked" if request.is_revocation else "deleted", request.comment)
         used = {record.adapter.digest for record in self.records.values()}
         freed = {ref.digest for ref in gone} - used
         return adapters_pb2.DeleteAdapterResponse(removed=gone, freed_digests=freed)

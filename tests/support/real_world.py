@@ -17,11 +17,11 @@ SHAPES = BaseShapes(BASE, {"m.q": (32, 16)})
 
 
 class RealWorld(LiveWorld):
-    """Store and index lie in `folder`."""
+    """Store and index lie below `folder`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("", num=0)
-        self.settings = self.settings.model_copy(update={"data_dir": folder / "data", "cache_dir": folder / "cache"})
+        self.settings = self.settings.model_copy(update={"data_dir": folder / "data"})
         self.adapters = AdaptersService(self.settings, SHAPES)  # type: ignore[assignment]
         self.retrieval = type(self.retrieval)(self.settings)
 

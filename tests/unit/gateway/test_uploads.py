@@ -174,6 +174,7 @@ async def test_a_stopping_gateway_finishes_the_uploads_that_have_begun(world: Wo
 
 
 async def test_undoing_has_a_time_of_its_own(world: World) -> None:
+    world.retrieval.add(world.adapters.add("a", 2))
     backends = Backends(world.peers(), base_id="zoo/base")
     finisher = Finisher(budget_s=0.5)
     uploads = Uploads(backends, finisher, Upkeep(backends, patience_s=0))
@@ -185,7 +186,7 @@ async def test_undoing_has_a_time_of_its_own(world: World) -> None:
     await finisher.close()
     await settled(world)
     assert (world.live, world.findable) == before
-    assert "a@2" not in world.stored
+    assert "a@3" not in world.stored
 
 
 async def test_an_upload_whose_twin_fails_can_be_tried_again(world: World, folder: Path) -> None:

@@ -34,8 +34,8 @@ async def test_a_rollback_that_fails_leaves_the_latest_in_place(world: World) ->
 
 
 async def test_history(world: World) -> None:
-    world.adapters.revoked.append(world.adapters.add("a", 2, is_live=False))
-    live, gone = await world.client.history("a")
+    world.adapters.remove(world.adapters.add("a", 2), "revoked", "c")
+    gone, live = await world.client.history("a")
     assert (str(live.ref), live.removed_at, live.removal) == ("default/a@1", None, "")
     assert (gone.removal, gone.comment, gone.removed_at is not None) == ("revoked", "c", True)
 
