@@ -43,10 +43,14 @@ class TenantWorld(RealWorld):
         channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(self.servers["gateway"].address))
         self._stub = GatewayStub(channel)
 
-    async def ask(self, who: Principal, rpc: str, request: Any) -> list[Any]:
-        """All answers; `request` is a list of messages where the call streams in. Raises RamoleError."""
+    async def ask(self, who: Principal | None, rpc: str, request: Any) -> list[Any]:
+        """All answers; `request` is a list of messages where the call streams in. Raises RamoleError.
+
+        Args:
+            who: None = does not say.
+        """
         sent = iter(request) if RPCS[rpc].client_streaming else request
-        call = getattr(self._stub, rpc)(sent, metadata=principal_to_metadata(who))
+        call = getattr(self._stub, rpc)(sent, metadata=principal_to_metadata(who) if who else ())
         try:
             return [answer async for answer in call] if RPCS[rpc].server_streaming else [await call]
         except grpc.aio.AioRpcError as error:
@@ -66,7 +70,7 @@ class TenantWorld(RealWorld):
         record: adapters_pb2.AdapterRecord = answer.record
         return record
 
-    async def listed(self, who: Principal, **asked: Any) -> list[str]:
+    async def listed(self, who: Principal | None, **asked: Any) -> list[str]:
         """All pages of a listing; no page but the only one may be empty."""
         found: list[str] = []
         request = adapters_pb2.ListAdaptersRequest(**asked)

@@ -226,6 +226,15 @@ async def test_an_rpc_keeps_tenants_apart(world: TenantWorld, rpc: str) -> None:
     await CHECKS[rpc](world)
 
 
+async def test_whoever_does_not_say_may_do_everything(world: TenantWorld) -> None:
+    """There are no keys yet."""
+    assert await world.listed(None) == ["a/hidden@1", "a/mixed@1", "a/mixed@2", "a/shared@1", "b/own@1"]
+    [answer] = await world.ask(None, "UploadAdapter", upload("mine", 5))
+    assert names([answer.record.adapter]) == ["default/mine@1"]
+    await world.ask(None, "DeleteAdapter", adapters.DeleteAdapterRequest(adapter="a/hidden"))
+    assert len(await world.listed(None)) == 5
+
+
 async def test_the_audit_log_says_who_tried_and_who_did(world: TenantWorld) -> None:
     await world.refusal(BOB, "UploadAdapter", upload("a/hidden", 5))
     await world.ask(BOB, "DeleteAdapter", adapters.DeleteAdapterRequest(adapter="own"))
