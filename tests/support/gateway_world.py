@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +15,7 @@ import grpc
 
 from ramole.app.services import SERVICES
 from ramole.client.client import RamoleClient
+from ramole.core import access
 from ramole.core.call import Principal, current_call
 from ramole.core.errors import NotFound, WrongState
 from ramole.core.names import AdapterName
@@ -78,7 +81,17 @@ def key_of(ref: common_pb2.AdapterRef) -> Key:
     return ref.tenant, ref.name, ref.version
 
 
+def position(record: adapters_pb2.AdapterRecord) -> str:
+    return f"{record.adapter.tenant}/{record.adapter.name}@{record.adapter.version:09}"
+
+
 class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
+    """Takes any bytes as an adapter, each as new content; for the rest like the real one, as a contract test proves.
+
+    Attributes:
+        gone: reason and comment of versions that were removed.
+    """
+
     name = "adapters"
     full_name = "ramole.v1.Adapters"
 
@@ -86,8 +99,8 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         super().__init__(log)
         self.records: dict[Key, adapters_pb2.AdapterRecord] = {}
         self.removals: list[adapters_pb2.DeleteAdapterRequest] = []
-        self.revoked: list[common_pb2.AdapterRef] = []
-        self.comment = "c"
+        self.gone: list[adapters_pb2.HistoryEntry] = []
+        self.last: Counter[tuple[str, str]] = Counter()
         self.callers: dict[str, Principal] = {}
 
     async def begin(self, method: str) -> None:
@@ -97,10 +110,13 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
     def register(self, server: grpc.aio.Server) -> None:
         adapters_pb2_grpc.add_AdaptersServicer_to_server(self, server)
 
-    def add(self, name: str, version: int = 1, *, base: str = BASE, is_live: bool = True) -> common_pb2.AdapterRef:
+    def add(
+        self, name: str, version: int = 1, *, base: str = BASE, is_live: bool = True, tenant: str = "default"
+    ) -> common_pb2.AdapterRef:
         """A version that is there already."""
-        digest = hashlib.sha256(f"{name}{version}".encode()).hexdigest()
-        ref = common_pb2.AdapterRef(tenant="default", name=name, version=version, digest=digest)
+        digest = hashlib.sha256(f"{tenant}/{name}@{version}".encode()).hexdigest()
+        ref = common_pb2.AdapterRef(tenant=tenant, name=name, version=version, digest=digest)
+        self.last[tenant, name] = max(version, self.last[tenant, name])
         state = adapters_pb2.ADAPTER_STATE_LIVE if is_live else adapters_pb2.ADAPTER_STATE_STAGED
         self.records[key_of(ref)] = adapters_pb2.AdapterRecord(
             adapter=ref, base_model=base, state=state, samples=[f"sample of {name}"]
@@ -112,37 +128,48 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
     ) -> adapters_pb2.PutResponse:
         requests = [request async for request in request_iterator]
         await self.begin("Put")
-        return self.put(AdapterName.parse(requests[0].header.adapter).name)
+        header = requests[0].header
+        answer = self.put(access.named_to_change(header.adapter, field="header.adapter"))
+        self.records[key_of(answer.record.adapter)].is_public = answer.record.is_public = header.is_public
+        return answer
 
-    def put(self, name: str) -> adapters_pb2.PutResponse:
-        versions = [version for _, known, version in self.records if known == name]
-        ref = self.add(name, max(versions, default=0) + 1, is_live=False)
+    def put(self, name: AdapterName) -> adapters_pb2.PutResponse:
+        ref = self.add(name.name, self.last[name.tenant, name.name] + 1, is_live=False, tenant=name.tenant)
         return adapters_pb2.PutResponse(record=self.records[key_of(ref)], created=True)
 
     async def Restage(self, request: adapters_pb2.RollbackAdapterRequest, context: Context) -> adapters_pb2.PutResponse:
         await self.begin("Restage")
-        old = AdapterName.parse(request.adapter)
-        versions = [version for _, known, version in self.records if known == old.name]
-        ref = self.add(old.name, max(versions) + 1, is_live=False)
-        record = self.records[key_of(ref)]
-        record.source = str(old)
+        name = access.named_to_change(request.adapter)
+        old = next(iter(self.versions(name)), None)
+        if old is None:
+            raise access.missing(name)
+        latest = self.versions(replace(name, version=0))[-1]
+        if (old.adapter.digest, old.is_public) == (latest.adapter.digest, latest.is_public):
+            return adapters_pb2.PutResponse(record=latest, created=False)
+        record = self.put(name).record
+        record.MergeFrom(adapters_pb2.AdapterRecord(source=str(name), is_public=old.is_public))
+        record.adapter.digest = old.adapter.digest
+        self.records[key_of(record.adapter)] = record
         return adapters_pb2.PutResponse(record=record, created=True)
 
     async def GetHistory(
         self, request: adapters_pb2.GetHistoryRequest, context: Context
     ) -> adapters_pb2.GetHistoryResponse:
         await self.begin("GetHistory")
-        name = AdapterName.parse(request.adapter).name
-        entries = [
-            adapters_pb2.HistoryEntry(adapter=r.adapter, source=r.source) for r in self.live() if r.adapter.name == name
-        ]
-        for ref in self.revoked:
-            if ref.name == name:
-                entries.append(adapters_pb2.HistoryEntry(adapter=ref, removal="revoked", comment=self.comment))
-                entries[-1].removed_at.FromSeconds(10**9)
+        name = replace(access.named(request.adapter), version=0)
+        entries = [adapters_pb2.HistoryEntry(adapter=r.adapter, source=r.source) for r in self.versions(name)]
+        if access.may_see(name.tenant, is_public=False):
+            gone = [entry for entry in self.gone if key_of(entry.adapter)[:2] == (name.tenant, name.name)]
+            entries = sorted(entries + gone, key=lambda entry: entry.adapter.version)
         if not entries:
-            raise NotFound(f"no {name}", field="adapter")
-        return adapters_pb2.GetHistoryResponse(entries=entries)
+            raise access.missing(name)
+        return adapters_pb2.GetHistoryResponse(entries=entries[::-1])
+
+    def remove(self, ref: common_pb2.AdapterRef, removal: str, comment: str = "") -> None:
+        """What the history keeps of a version."""
+        self.records.pop(key_of(ref))
+        self.gone.append(adapters_pb2.HistoryEntry(adapter=ref, removal=removal, comment=comment))
+        self.gone[-1].removed_at.FromSeconds(10**9)
 
     async def Fetch(
         self, request: adapters_pb2.FetchRequest, context: Context
@@ -154,33 +181,51 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
 
     async def Publish(self, request: adapters_pb2.PublishRequest, context: Context) -> adapters_pb2.PublishResponse:
         await self.begin("Publish")
-        record = self.records[key_of(request.adapter)]
+        record = self.records.get(key_of(request.adapter))
+        if record is None:
+            raise NotFound("there is no such version", field="adapter")
+        ref = record.adapter
+        if (ref.tenant, ref.digest, "revoked") in {(e.adapter.tenant, e.adapter.digest, e.removal) for e in self.gone}:
+            raise WrongState("it is revoked")
         record.state = adapters_pb2.ADAPTER_STATE_LIVE
         return adapters_pb2.PublishResponse(record=record)
 
     async def Discard(self, request: adapters_pb2.DiscardRequest, context: Context) -> adapters_pb2.DiscardResponse:
         await self.begin("Discard")
-        if self.records[key_of(request.adapter)].state == adapters_pb2.ADAPTER_STATE_LIVE:
+        record = self.records.get(key_of(request.adapter))
+        if record is not None and record.state == adapters_pb2.ADAPTER_STATE_LIVE:
             raise WrongState("it is live")
-        del self.records[key_of(request.adapter)]
+        self.records.pop(key_of(request.adapter), None)
         return adapters_pb2.DiscardResponse()
 
     def live(self) -> list[adapters_pb2.AdapterRecord]:
         found = [r for r in self.records.values() if r.state == adapters_pb2.ADAPTER_STATE_LIVE]
-        return sorted(found, key=lambda r: f"{r.adapter.name}@{r.adapter.version:09}")
+        return sorted(found, key=position)
+
+    def versions(self, name: AdapterName) -> list[adapters_pb2.AdapterRecord]:
+        """Those of a name, or the pinned one, that are live and that the caller may see; oldest first."""
+        named = [r for r in self.live() if (r.adapter.tenant, r.adapter.name) == (name.tenant, name.name)]
+        return [r for r in named if name.version in (0, r.adapter.version) and self.is_visible(r)]
+
+    def is_visible(self, record: adapters_pb2.AdapterRecord) -> bool:
+        """As the real one: a version is public while the latest of its name is."""
+        ref = record.adapter
+        named = [r for r in self.live() if (r.adapter.tenant, r.adapter.name) == (ref.tenant, ref.name)]
+        is_public = record in named and record.is_public and named[-1].is_public
+        return access.may_see(ref.tenant, is_public=is_public)
 
     async def GetAdapter(
         self, request: adapters_pb2.GetAdapterRequest, context: Context
     ) -> adapters_pb2.GetAdapterResponse:
         await self.begin("GetAdapter")
-        return adapters_pb2.GetAdapterResponse(record=self.get(AdapterName.parse(request.adapter)))
+        return adapters_pb2.GetAdapterResponse(record=self.get(access.named(request.adapter)))
 
     def get(self, name: AdapterName) -> adapters_pb2.AdapterRecord:
         """As the real one: a pinned version in any state."""
-        known = [*self.records.values()] if name.version else self.live()
-        found = [r for r in known if r.adapter.name == name.name and name.version in (0, r.adapter.version)]
+        pinned = self.records.get((name.tenant, name.name, name.version))
+        found = [pinned] if pinned is not None and self.is_visible(pinned) else self.versions(name)
         if not found:
-            raise NotFound(f"no {name}", field="adapter")
+            raise access.missing(name)
         return found[-1]
 
     async def ListAdapters(
@@ -191,31 +236,29 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         behind = [
             r
             for r in self.live()
-            if f"{r.adapter.name}@{r.adapter.version:09}" > request.page_token
+            if position(r) > request.page_token
             and r.adapter.name.startswith(request.name_prefix)
+            and request.tenant in ("", r.adapter.tenant)
+            and self.is_visible(r)
         ]
         page = behind[:size]
-        last = page[-1].adapter if len(behind) > size else None
-        token = f"{last.name}@{last.version:09}" if last else ""
+        token = position(page[-1]) if len(behind) > size else ""
         return adapters_pb2.ListAdaptersResponse(records=page, next_page_token=token)
 
     async def DeleteAdapter(
         self, request: adapters_pb2.DeleteAdapterRequest, context: Context
     ) -> adapters_pb2.DeleteAdapterResponse:
         await self.begin("DeleteAdapter")
-        name = AdapterName.parse(request.adapter)
-        gone = [
-            r.adapter for r in self.live() if r.adapter.name == name.name and name.version in (0, r.adapter.version)
-        ]
+        name = access.named_to_change(request.adapter)
+        gone = [r.adapter for r in self.versions(name)]
         if not gone:
-            raise NotFound(f"no {name}", field="adapter")
+            raise access.missing(name)
         if request.is_revocation:
             digests = {ref.digest for ref in gone}
-            gone = [r.adapter for r in self.live() if r.adapter.digest in digests]
-            self.revoked += gone
+            gone = [r.adapter for r in self.live() if r.adapter.digest in digests and r.adapter.tenant == name.tenant]
         self.removals.append(request)
         for ref in gone:
-            del self.records[key_of(ref)]
+            self.remove(ref, "revoked" if request.is_revocation else "deleted", request.comment)
         used = {record.adapter.digest for record in self.records.values()}
         freed = {ref.digest for ref in gone} - used
         return adapters_pb2.DeleteAdapterResponse(removed=gone, freed_digests=freed)
@@ -243,27 +286,32 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)
         self.rows: dict[Key, common_pb2.AdapterRef] = {}
+        self.public: set[Key] = set()
         self.generations = [retrieval_pb2.Generation(number=1, encoder_id="e")]
 
     def register(self, server: grpc.aio.Server) -> None:
         retrieval_pb2_grpc.add_RetrievalServicer_to_server(self, server)
 
-    def add(self, ref: common_pb2.AdapterRef) -> None:
+    def add(self, ref: common_pb2.AdapterRef, *, is_public: bool = False) -> None:
         """As the real index: a version takes the place of the older ones of its name."""
         self.rows = {
-            key: row for key, row in self.rows.items() if row.name != ref.name or row.version > ref.version
+            key: row
+            for key, row in self.rows.items()
+            if (row.tenant, row.name) != (ref.tenant, ref.name) or row.version > ref.version
         } | {key_of(ref): ref}
+        self.public = self.public - {key_of(ref)} | ({key_of(ref)} if is_public else set())
 
     async def Search(self, request: retrieval_pb2.SearchRequest, context: Context) -> retrieval_pb2.SearchResponse:
         await self.begin("Search")
-        rows = sorted(self.rows.values(), key=lambda row: row.name)[: request.k]
+        seen = [row for key, row in self.rows.items() if row.tenant == request.tenant or key in self.public]
+        rows = sorted(seen, key=lambda row: (row.name, row.tenant))[: request.k]
         hits = [retrieval_pb2.Hit(adapter=row, similarity=0.5 - 0.125 * i) for i, row in enumerate(rows)]
         return retrieval_pb2.SearchResponse(hits=hits, doubt=self.doubt)
 
     async def Upsert(self, request: retrieval_pb2.UpsertRequest, context: Context) -> retrieval_pb2.UpsertResponse:
         await self.begin("Upsert")
         for each in request.adapters:
-            self.add(each.adapter)
+            self.add(each.adapter, is_public=each.is_public)
         return retrieval_pb2.UpsertResponse(generations=self.generations)
 
     async def ListGenerations(
@@ -379,13 +427,17 @@ class World:
     async def add_gateway(self) -> RamoleClient:
         """One more gateway before the same neighbours; a client of it."""
         peers = self.peers()
-        server = SERVICES["gateway"].server(self.settings, lambda: peers)
+        server = self.serve(peers)
         self.servers.setdefault("gateway", server)
         self._stack.push_async_callback(server.stop)
         await server.start()
         client = RamoleClient(server.address)
         self._stack.push_async_callback(client.close)
         return client
+
+    def serve(self, peers: Peers) -> GrpcServer:
+        """The public server of a gateway."""
+        return SERVICES["gateway"].server(self.settings, lambda: peers)
 
     def peers(self) -> Peers:
         """The neighbours, for a gateway or a part of one."""

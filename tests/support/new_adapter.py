@@ -21,7 +21,7 @@ def new_adapter(
 ) -> NewAdapter:
     """`path` holds `content`."""
     return NewAdapter(
-        name=AdapterName.parse(name),
+        name=AdapterName.parse(name, tenant="default"),
         base_model="tiny",
         is_public=False,
         samples=samples,

@@ -26,7 +26,7 @@ class Entry:
 
     Attributes:
         action: ``upload``, ``rollback``, ``publish``, ``discard``, ``delete``, ``revoke`` or ``expire``.
-        adapter: as the caller named it.
+        adapter: as the caller named it; without a tenant, one of its own.
         refs: the versions that it was done to; one line each, and none when it found nothing to do.
         detail: what else is worth knowing: source, comment.
     """
@@ -64,6 +64,7 @@ class AuditLog:
         call = current_call()
         common = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "tenant": call.principal.tenant,
             "who": call.principal.name,
             "request_id": call.request_id,
             "action": entry.action,

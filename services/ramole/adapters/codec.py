@@ -11,8 +11,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ramole.adapters.intake.upload import UploadHeader
 from ramole.adapters.store.catalog import Position
 from ramole.adapters.store.records import AdapterRecord, Removal, State
+from ramole.core import access
 from ramole.core.errors import InvalidInput
-from ramole.core.names import AdapterName, AdapterRef
+from ramole.core.names import AdapterRef
 from ramole.transport.values import ref_to_pb
 from ramole.v1 import adapters_pb2
 
@@ -20,9 +21,9 @@ _STATES = {State.STAGED: adapters_pb2.ADAPTER_STATE_STAGED, State.LIVE: adapters
 
 
 def header_from_pb(message: adapters_pb2.UploadHeader) -> UploadHeader:
-    """The header of an upload. Raises InvalidInput on a bad name."""
+    """The header of an upload. Raises InvalidInput on a bad name, PermissionDenied on another tenant's."""
     return UploadHeader(
-        name=AdapterName.parse(message.adapter, field="header.adapter"),
+        name=access.named_to_change(message.adapter, field="header.adapter"),
         # One typical input counts once: repeating it must not move the adapter in the retriever's space.
         samples=tuple(dict.fromkeys(message.samples)),
         base_model=message.base_model,

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -18,10 +19,11 @@ from ramole.adapters.housekeeping import Housekeeping
 from ramole.adapters.intake.ingest import Ingest
 from ramole.adapters.intake.upload import Upload
 from ramole.adapters.store.records import AdapterRecord
-from ramole.adapters.store.store import Store
+from ramole.adapters.store.store import Store, Version
+from ramole.core import access
 from ramole.core.bounds import TEXTS, check_number, check_text
 from ramole.core.errors import Corrupt, InvalidInput, NotFound, RamoleError, Unavailable
-from ramole.core.names import AdapterName, AdapterRef, check_digest
+from ramole.core.names import AdapterRef, check_digest
 from ramole.core.settings import Settings
 from ramole.lora.base import BaseShapes, read_base_shapes
 from ramole.observability.tiers import TierMetrics
@@ -116,9 +118,12 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
                 async for request in request_iterator:
                     if request.HasField("header"):
                         entry.adapter = request.header.adapter[:200]
-                        places.enter_context(opened.ingest.place(request.header.adapter))
-                        opened.ingest.check_quota(request.header.adapter)
-                    await _receive(upload, request)
+                        header = header_from_pb(request.header)
+                        places.enter_context(opened.ingest.place(header.name.tenant))
+                        opened.ingest.check_quota(header.name)
+                        upload.begin(header)
+                    else:
+                        await _receive(upload, request)
                 if upload.source:
                     entry.detail = upload.source[: TEXTS["header.source"].high]
                     await opened.ingest.fetch(upload)
@@ -131,8 +136,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         """Stages the content of an older version as the next one."""
         opened = self._ready()
         async with self._audit.entry("rollback", request.adapter) as entry:
-            name = AdapterName.parse(request.adapter)
-            opened.ingest.check_quota(request.adapter)
+            name = access.named_to_change(request.adapter)
+            opened.ingest.check_quota(name)
             record, is_created = await asyncio.to_thread(opened.store.restage, name, _expected(request))
             entry.refs, entry.detail = [record.ref], str(name)
         return adapters_pb2.PutResponse(record=record_to_pb(record), created=is_created)
@@ -166,7 +171,10 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
     ) -> adapters_pb2.GetAdapterResponse:
         """One version."""
         opened = self._ready()
-        record = opened.store.get(AdapterName.parse(request.adapter))
+        name = access.named(request.adapter)
+        record = opened.store.get(name)
+        if not _is_visible(opened.store, record):
+            raise access.missing(name)
         if not request.without_samples:
             record = await asyncio.to_thread(opened.store.with_samples, record)
         return adapters_pb2.GetAdapterResponse(record=record_to_pb(record))
@@ -182,7 +190,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
 
         def is_wanted(record: AdapterRecord) -> bool:
             return (
-                request.base_model in ("", record.base_model)
+                _is_visible(opened.store, record)
+                and request.base_model in ("", record.base_model)
                 and request.tenant in ("", record.ref.tenant)
                 and record.ref.name.startswith(request.name_prefix)
                 and (not request.latest_only or opened.store.is_latest(record))
@@ -209,7 +218,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
     ) -> adapters_pb2.GetHistoryResponse:
         """All versions of one name."""
         opened = self._ready()
-        versions = await asyncio.to_thread(opened.store.history, AdapterName.parse(request.adapter))
+        store, name = opened.store, access.named(request.adapter)
+        versions = await asyncio.to_thread(store.history, name, partial(_is_visible, store))
         return adapters_pb2.GetHistoryResponse(entries=[version_to_pb(version) for version in versions])
 
     async def DeleteAdapter(
@@ -222,7 +232,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         action, remove = ("revoke", store.revoke) if request.is_revocation else ("delete", store.delete)
         async with self._audit.entry(action, request.adapter) as entry:
             entry.detail = request.comment
-            name = AdapterName.parse(request.adapter)
+            name = access.named_to_change(request.adapter)
 
             def act() -> list[AdapterRef]:
                 with self._reserve.opened():
@@ -275,6 +285,11 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
             return Store.open(self._settings.data_dir / "store", options.store_uri, options.store_options)
 
 
+def _is_visible(store: Store, version: Version) -> bool:
+    """Whether it exists for the caller."""
+    return access.may_see(version.ref.tenant, is_public=store.is_public(version))
+
+
 def _with_samples(store: Store, record: AdapterRecord) -> AdapterRecord | None:
     """A record of a page; None if it was removed meanwhile. One with a damaged manifest has no samples to show."""
     try:
@@ -287,13 +302,9 @@ def _with_samples(store: Store, record: AdapterRecord) -> AdapterRecord | None:
 
 
 async def _receive(upload: Upload, request: adapters_pb2.UploadRequest) -> None:
-    match request.WhichOneof("part"):
-        case "header":
-            upload.begin(header_from_pb(request.header))
-        case "chunk":
-            await asyncio.to_thread(upload.write, request.chunk.file, request.chunk.data)
-        case _:
-            raise InvalidInput("an empty message", field="part", remedy="send a header or a chunk")
+    if not request.HasField("chunk"):
+        raise InvalidInput("an empty message", field="part", remedy="send a header or a chunk")
+    await asyncio.to_thread(upload.write, request.chunk.file, request.chunk.data)
 
 
 def _expected(request: adapters_pb2.RollbackAdapterRequest | adapters_pb2.DeleteAdapterRequest) -> int | None:

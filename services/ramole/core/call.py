@@ -8,11 +8,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-
-from ramole.core.names import DEFAULT_TENANT
+from dataclasses import dataclass
 
 REQUEST_ID_KEY = "x-request-id"
+
+ADMIN = "admin"
+"""The role that may act for every tenant; see `ramole.core.access`."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -27,13 +28,16 @@ class Principal:
         roles: what it may do beyond reading and writing what is its tenant's.
     """
 
-    tenant: str = DEFAULT_TENANT
+    tenant: str
     name: str = ""
     roles: frozenset[str] = frozenset()
 
 
-ANONYMOUS = Principal()
-"""Who asks when nothing tells."""
+ANONYMOUS = Principal("default", roles=frozenset({ADMIN}))
+"""Who asks when nothing tells: every caller of a server that knows no keys, and what a server does of its own accord.
+
+May do everything; this is the one place that leaves a server without keys open.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class CallContext:
 
     request_id: str
     deadline: float | None = None
-    principal: Principal = field(default=ANONYMOUS)
+    principal: Principal = ANONYMOUS
 
     @classmethod
     def begin(

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from ramole.core.errors import InvalidInput
 
-DEFAULT_TENANT = "default"
-
 MAX_NAME_CHARS = 64
 
 _MAX_VERSION_DIGITS = 9
@@ -30,8 +28,11 @@ class AdapterName:
         return f"{self.tenant}/{self.name}{suffix}"
 
     @classmethod
-    def parse(cls, text: str, *, field: str = "adapter", tenant: str = DEFAULT_TENANT) -> AdapterName:
+    def parse(cls, text: str, *, tenant: str, field: str = "adapter") -> AdapterName:
         """Reads ``name``, ``tenant/name`` or ``tenant/name@version``.
+
+        Args:
+            tenant: whose adapter a name without a tenant means; empty = a name needs one.
 
         Raises:
             InvalidInput: the text is none of these.

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from ramole.core.call import current_call
 from ramole.core.composition import Composition
 from ramole.core.errors import Corrupt, NotFound
 from ramole.core.names import AdapterName, AdapterRef
@@ -33,13 +34,11 @@ class Backends:
     Args:
         peers: the services.
         base_id: the served base model; adapters of other bases are invisible.
-        tenant: whose adapters may be retrieved besides the public ones.
     """
 
-    def __init__(self, peers: Peers, *, base_id: str, tenant: str) -> None:
+    def __init__(self, peers: Peers, *, base_id: str) -> None:
         self._peers = peers
         self._base_id = base_id
-        self._tenant = tenant
 
     async def embed(self, texts: Sequence[str], encoder_id: str = "", *, timeout_s: float | None = None) -> Embedded:
         """Vectors in the order of the texts; '' = of the encoder of the settings.
@@ -61,9 +60,14 @@ class Backends:
     async def search(
         self, vector: Sequence[float], encoder_id: str, k: int, *, timeout_s: float | None = None
     ) -> tuple[tuple[Choice, ...], float | None]:
-        """The k nearest adapters, best first, and how likely it is that none was made for the prompt."""
+        """The k nearest adapters, best first, and how likely it is that none was made for the prompt.
+
+        Of the caller's tenant and the public ones, whatever its roles: what an operator may look at in other tenants
+        shall not answer its prompts.
+        """
+        tenant = current_call().principal.tenant
         request = retrieval_pb2.SearchRequest(
-            vector=vector, encoder_id=encoder_id, base_model=self._base_id, tenant=self._tenant, k=k
+            vector=vector, encoder_id=encoder_id, base_model=self._base_id, tenant=tenant, k=k
         )
         answer = await self._peers.retrieval.Search(request, timeout_s=timeout_s)
         choices = tuple(Choice(ref_from_pb(hit.adapter), hit.similarity) for hit in answer.hits)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC
 
+from ramole.core import access
 from ramole.core.bounds import check_count, check_number
 from ramole.core.composition import Composition, Weighting
 from ramole.core.errors import InvalidInput
-from ramole.core.names import AdapterName
 from ramole.core.settings import GatewaySettings
 from ramole.gateway.values import (
     Choice,
@@ -71,7 +71,7 @@ def order_from_pb(message: gateway_pb2.GenerateRequest, settings: GatewaySetting
 def _named_from_pb(index: int, message: gateway_pb2.WeightedAdapter) -> NamedAdapter:
     field = f"adapters[{index}]"
     named = NamedAdapter(
-        AdapterName.parse(message.adapter, field=f"{field}.adapter"),
+        access.named(message.adapter, field=f"{field}.adapter"),
         message.weight if message.HasField("weight") else 1.0,
         message.scale if message.HasField("scale") else 1.0,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
+from ramole.core import access
 from ramole.core.errors import Conflict, NotFound, RamoleError
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.gateway.backends import Backends
@@ -115,5 +116,5 @@ class Removals:
         else:
             refs = [ref async for ref in self._backends.live(name)]
         if not refs:
-            raise NotFound(f"no adapter {name}", field="adapter", remedy="list what there is with ListAdapters")
+            raise access.missing(name)
         return refs

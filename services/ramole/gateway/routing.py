@@ -7,9 +7,10 @@ import time
 from collections.abc import Collection
 from dataclasses import replace
 
+from ramole.core import access
 from ramole.core.bounds import MAX_EXPERTS
 from ramole.core.call import current_call
-from ramole.core.errors import DeadlineExceeded, NotFound, Unavailable, WrongState
+from ramole.core.errors import DeadlineExceeded, Unavailable, WrongState
 from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.stages import Stages
@@ -36,7 +37,7 @@ class Router:
 
         Raises:
             DeadlineExceeded: the deadline of the call passed.
-            NotFound: a named adapter does not exist.
+            NotFound: a named adapter does not exist for the caller.
             WrongState: a named adapter belongs to another base model.
             Unavailable: retrieval is down and the order does not allow the base model to answer alone.
         """
@@ -105,7 +106,7 @@ class Router:
         field = f"adapters[{index}].adapter"
         record = await self._backends.find(named.name)
         if record is None or not record.is_live:
-            raise NotFound(f"no adapter {named.name}", field=field, remedy="list what there is with ListAdapters")
+            raise access.missing(named.name, field=field)
         if record.base_model != self._base_id:
             raise WrongState(
                 f"{record.ref} is made for {record.base_model}",

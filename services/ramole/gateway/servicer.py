@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import grpc
 
+from ramole.core import access
 from ramole.core.call import current_call
-from ramole.core.errors import NotFound, WrongState
-from ramole.core.names import DEFAULT_TENANT, AdapterName
+from ramole.core.errors import WrongState
 from ramole.core.settings import Settings
 from ramole.gateway.backends import Backends
 from ramole.gateway.codec import (
@@ -55,7 +55,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self._settings = settings.gateway
         self._peers = peers
         self._base_id = settings.base_id or settings.base_model
-        self._backends = Backends(peers, base_id=self._base_id, tenant=DEFAULT_TENANT)
+        self._backends = Backends(peers, base_id=self._base_id)
         self._router = Router(self._backends, base_id=self._base_id, timeout_s=settings.retrieval.timeout_s)
         self._generation = Generation(self._backends, self._router)
         self._finisher = Finisher()
@@ -120,9 +120,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         """One version."""
         answer = await self._peers.adapters.GetAdapter(request)
         if answer.record.state != adapters_pb2.ADAPTER_STATE_LIVE:  # an upload is under way, and may still fail
-            raise NotFound(
-                f"no adapter {request.adapter}", field="adapter", remedy="list what there is with ListAdapters"
-            )
+            raise access.missing(access.named(request.adapter))
         return answer
 
     async def ListAdapters(
@@ -153,14 +151,14 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self, request: adapters_pb2.RollbackAdapterRequest, context: Context
     ) -> gateway_pb2.UploadAdapterResponse:
         """Makes an older version the latest again."""
-        stored = await self._uploads.roll_back_to(AdapterName.parse(request.adapter), _expected(request))
+        stored = await self._uploads.roll_back_to(access.named_to_change(request.adapter), _expected(request))
         return gateway_pb2.UploadAdapterResponse(record=record_to_pb(stored.record), created=stored.is_created)
 
     async def DeleteAdapter(
         self, request: adapters_pb2.DeleteAdapterRequest, context: Context
     ) -> adapters_pb2.DeleteAdapterResponse:
         """Removes versions; running requests finish."""
-        name, expected = AdapterName.parse(request.adapter), _expected(request)
+        name, expected = access.named_to_change(request.adapter), _expected(request)
         removed = await self._removals.delete(name, comment=request.comment, expected_version=expected)
         return adapters_pb2.DeleteAdapterResponse(removed=[ref_to_pb(ref) for ref in removed.refs])
 
@@ -168,7 +166,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self, request: gateway_pb2.RevokeAdapterRequest, context: Context
     ) -> gateway_pb2.RevokeAdapterResponse:
         """Removes versions; running requests that use them are aborted."""
-        name, expected = AdapterName.parse(request.adapter), _expected(request)
+        name, expected = access.named_to_change(request.adapter), _expected(request)
         removed = await self._removals.revoke(name, comment=request.comment, expected_version=expected)
         refs = [ref_to_pb(ref) for ref in removed.refs]
         return gateway_pb2.RevokeAdapterResponse(removed=refs, aborted=removed.aborted)
@@ -177,6 +175,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self, request: gateway_pb2.ReindexRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.ReindexProgress]:
         """Rebuilds the index."""
+        access.check_operator()
         async with aclosing(self._reindexing.run()) as steps:
             async for step in steps:
                 yield gateway_pb2.ReindexProgress(
@@ -186,9 +185,12 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
     async def Describe(self, request: gateway_pb2.DescribeRequest, context: Context) -> gateway_pb2.DescribeResponse:
         """The served base model, limits and load."""
         statuses = await self._peers.executor.GetStatusEverywhere(executor_pb2.GetStatusRequest())
-        return describe_to_pb(
+        answer = describe_to_pb(
             statuses, version=version("ramole"), base_model=self._base_id, composition=self._settings.composition
         )
+        if not access.may_operate():
+            answer.ClearField("fullest_step")  # contents that other tenants use
+        return answer
 
 
 _Conditional = (

@@ -224,7 +224,7 @@ class VectorIndex:
             InvalidInput: a bad name.
             Unavailable: Milvus failed; the version may still be there.
         """
-        names = [AdapterName.parse(str(ref), field="adapters") for ref in refs]
+        names = [AdapterName.parse(str(ref), tenant="", field="adapters") for ref in refs]
         if not names:
             return
         with self._writing, self._calling():

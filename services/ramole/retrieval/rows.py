@@ -51,7 +51,7 @@ class Prepared:
         samples, means = [], []
         for entry in entries:
             ref = entry.row.ref
-            if AdapterName.parse(str(ref), field="adapter") != AdapterName(ref.tenant, ref.name, ref.version):
+            if AdapterName.parse(str(ref), tenant="") != AdapterName(ref.tenant, ref.name, ref.version):
                 raise InvalidInput(f"{str(ref)[:160]!r} is no version", field="adapter", remedy="pin a version")
             check_digest(ref.digest, field="adapter.digest")
             check_indexable(entry.row.base_model, field="base_model")

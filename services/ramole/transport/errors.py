@@ -30,6 +30,7 @@ from ramole.core.errors import (
     InvalidInput,
     LimitExceeded,
     NotFound,
+    PermissionDenied,
     RamoleError,
     Unavailable,
     WrongState,
@@ -48,6 +49,7 @@ _MAX_FIELD_BYTES = 120
 _CODES: dict[type[RamoleError], grpc.StatusCode] = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
     AdapterRefused: grpc.StatusCode.INVALID_ARGUMENT,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     WrongState: grpc.StatusCode.FAILED_PRECONDITION,

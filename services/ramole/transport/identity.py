@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 from urllib.parse import quote, unquote
 
@@ -33,17 +33,16 @@ Identify: TypeAlias = Callable[[Peer], Principal]
 def seen_principal(peer: Peer) -> Principal:
     """At the edge: the names of its certificate, else its address. No client can forge it; what it says counts for
     nothing."""
-    return Principal(name=",".join(sorted(peer.names)) or peer.address)
+    return replace(ANONYMOUS, name=",".join(sorted(peer.names)) or peer.address)
 
 
 def told_principal(peer: Peer) -> Principal:
-    """Between services: who the other one says that asks."""
-    metadata = peer.metadata
-    return Principal(
-        tenant=unquote(metadata.get(_TENANT, "")) or ANONYMOUS.tenant,
-        name=unquote(metadata.get(_NAME, "")),
-        roles=frozenset(unquote(metadata.get(_ROLES, "")).split()),
-    )
+    """Between services: who the other one says that asks; ANONYMOUS if it names no tenant."""
+    name = unquote(peer.metadata.get(_NAME, ""))
+    if _TENANT not in peer.metadata:
+        return replace(ANONYMOUS, name=name)
+    roles = unquote(peer.metadata.get(_ROLES, "")).split()
+    return Principal(unquote(peer.metadata[_TENANT]), name, frozenset(roles))
 
 
 def principal_to_metadata(principal: Principal) -> tuple[tuple[str, str], ...]:

@@ -113,7 +113,9 @@ class UploadHeader(_message.Message):
     expected_version: _builtins.int
     """Compare-and-swap: the upload succeeds only if this is the latest version of the name; 0 = the name must be new."""
     is_public: _builtins.bool
-    """Whether other tenants may retrieve it."""
+    """Whether other tenants may see it, with its samples, and use and download it; its older public versions too, but none of
+    them while the latest version of the name is private.
+    """
     source: _builtins.str
     """A PEFT folder to fetch instead of taking bytes: hf://org/repo@revision, or any fsspec URI that the server's setting
     adapters.sources allows; at most 1024 characters.
@@ -430,11 +432,11 @@ class ListAdaptersRequest(_message.Message):
     without_samples: _builtins.bool
     """Leaves the samples out of the records."""
     tenant: _builtins.str
-    """Only this tenant's. Empty = of all tenants: there is no check yet of who asks."""
+    """Only this tenant's. Empty = of all tenants."""
     name_prefix: _builtins.str
     """Only names that begin with this."""
     latest_only: _builtins.bool
-    """Only the latest version of each name: what retrieval finds."""
+    """Only the latest version of each name: what retrieval looks among."""
     def __init__(
         self,
         *,
@@ -572,7 +574,7 @@ class GetHistoryRequest(_message.Message):
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
-    """`name` or `tenant/name`."""
+    """`name` or `tenant/name`. A version is ignored."""
     def __init__(
         self,
         *,

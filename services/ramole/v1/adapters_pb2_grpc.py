@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class AdaptersStub:
-    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part.
+    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part. Names are read, and
+    what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only Publish, Discard and Fetch
+    ask nobody: they name what an earlier call of the same principal was shown.
 
     Life of a version: Put -> STAGED -> (embedded, indexed) -> Publish -> LIVE -> Delete or Revoke -> gone.
     """
@@ -85,7 +87,9 @@ class AdaptersStub:
 
 
 class AdaptersServicer:
-    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part.
+    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part. Names are read, and
+    what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only Publish, Discard and Fetch
+    ask nobody: they name what an earlier call of the same principal was shown.
 
     Life of a version: Put -> STAGED -> (embedded, indexed) -> Publish -> LIVE -> Delete or Revoke -> gone.
     """
@@ -211,7 +215,9 @@ def add_AdaptersServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Adapters:
-    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part.
+    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part. Names are read, and
+    what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only Publish, Discard and Fetch
+    ask nobody: they name what an earlier call of the same principal was shown.
 
     Life of a version: Put -> STAGED -> (embedded, indexed) -> Publish -> LIVE -> Delete or Revoke -> gone.
     """

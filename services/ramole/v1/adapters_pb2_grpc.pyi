@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdaptersStub:
-    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part.
+    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part. Names are read, and
+    what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only Publish, Discard and Fetch
+    ask nobody: they name what an earlier call of the same principal was shown.
 
     Life of a version: Put -> STAGED -> (embedded, indexed) -> Publish -> LIVE -> Delete or Revoke -> gone.
     """
@@ -59,7 +61,9 @@ class AdaptersStub:
 
 @_typing.type_check_only
 class AdaptersAsyncStub(AdaptersStub):
-    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part.
+    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part. Names are read, and
+    what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only Publish, Discard and Fetch
+    ask nobody: they name what an earlier call of the same principal was shown.
 
     Life of a version: Put -> STAGED -> (embedded, indexed) -> Publish -> LIVE -> Delete or Revoke -> gone.
     """
@@ -87,7 +91,9 @@ class AdaptersAsyncStub(AdaptersStub):
     """
 
 class AdaptersServicer(metaclass=_abc_1.ABCMeta):
-    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part.
+    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part. Names are read, and
+    what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only Publish, Discard and Fetch
+    ask nobody: they name what an earlier call of the same principal was shown.
 
     Life of a version: Put -> STAGED -> (embedded, indexed) -> Publish -> LIVE -> Delete or Revoke -> gone.
     """

@@ -162,7 +162,9 @@ class AdapterRef(_message.Message):
     The plain status message repeats field, problem and remedy for people.
 
       INVALID_ARGUMENT     the request is wrong: empty prompt, k out of range, an adapter that failed admission
-      NOT_FOUND            unknown adapter or version
+      PERMISSION_DENIED    the call changes adapters of another tenant, or is for operators; the words are the same whether
+                           such an adapter exists or not
+      NOT_FOUND            unknown adapter or version, or one that the caller may not see; the words are the same
       ALREADY_EXISTS       the idempotency key was used for other content
       FAILED_PRECONDITION  valid, but not on this server: adapter of another base model, revoked adapter
       ABORTED              compare-and-swap lost (expected_version); read again and retry

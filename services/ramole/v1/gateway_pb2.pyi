@@ -51,7 +51,7 @@ class WeightedAdapter(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     SCALE_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
-    """`name`, `tenant/name` or `tenant/name@version`."""
+    """`name`, `tenant/name` or `tenant/name@version`. It may be any that the caller sees."""
     weight: _builtins.float
     """For WEIGHTING_EXPLICIT, used exactly as given: 0, or 0.000001 to 100 in magnitude. Absent = 1."""
     scale: _builtins.float
@@ -499,7 +499,9 @@ class DescribeResponse(_message.Message):
 
     @_builtins.property
     def fullest_step(self) -> _common_pb2.StepSnapshot:
-        """The step with the most unique adapters (then requests) since the start."""
+        """The step with the most unique adapters (then requests) since the start. Absent without the role `admin`: its digests
+        are of contents that other tenants use.
+        """
 
     def __init__(
         self,

@@ -28,6 +28,11 @@ if _version_not_supported:
 
 class GatewayStub:
     """The public service. Default port 50051. Health: grpc.health.v1. Reflection is on.
+
+    Who asks is a principal: a tenant, a name, and roles. It sees its tenant's adapters and those that are public, changes its
+    tenant's only, and an adapter name without a tenant means its tenant's. The role `admin` sees and changes those of every
+    tenant. What a caller may not see does not exist for it. A server that knows no keys takes everyone for tenant `default`
+    with that role.
     """
 
     def __init__(self, channel):
@@ -100,6 +105,11 @@ class GatewayStub:
 
 class GatewayServicer:
     """The public service. Default port 50051. Health: grpc.health.v1. Reflection is on.
+
+    Who asks is a principal: a tenant, a name, and roles. It sees its tenant's adapters and those that are public, changes its
+    tenant's only, and an adapter name without a tenant means its tenant's. The role `admin` sees and changes those of every
+    tenant. What a caller may not see does not exist for it. A server that knows no keys takes everyone for tenant `default`
+    with that role.
     """
 
     def Generate(self, request, context):
@@ -111,7 +121,7 @@ class GatewayServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Route(self, request, context):
-        """What Generate would use, without generating.
+        """What Generate would use, without generating: of the caller's tenant's adapters and the public ones, whatever its roles.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,14 +142,14 @@ class GatewayServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAdapters(self, request, context):
-        """Live versions, ordered by name, paged.
+        """Live versions that the caller may see, ordered by name, paged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetHistory(self, request, context):
-        """All versions of one name, those that are gone too, newest first.
+        """All versions of one name, those that are gone too, newest first. Of another tenant's, the live and public versions only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,7 +186,8 @@ class GatewayServicer:
 
     def Reindex(self, request, context):
         """Embeds every adapter anew with the configured encoder, into a new generation of the index, while requests run.
-        The old generation serves until the last message. Cancelled or broken off, a later call goes on from there.
+        The old generation serves until the last message. Cancelled or broken off, a later call goes on from there. Needs the
+        role `admin`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -262,6 +273,11 @@ def add_GatewayServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Gateway:
     """The public service. Default port 50051. Health: grpc.health.v1. Reflection is on.
+
+    Who asks is a principal: a tenant, a name, and roles. It sees its tenant's adapters and those that are public, changes its
+    tenant's only, and an adapter name without a tenant means its tenant's. The role `admin` sees and changes those of every
+    tenant. What a caller may not see does not exist for it. A server that knows no keys takes everyone for tenant `default`
+    with that role.
     """
 
     @staticmethod

@@ -28,7 +28,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class GatewayStub:
-    """The public service. Default port 50051. Health: grpc.health.v1. Reflection is on."""
+    """The public service. Default port 50051. Health: grpc.health.v1. Reflection is on.
+
+    Who asks is a principal: a tenant, a name, and roles. It sees its tenant's adapters and those that are public, changes its
+    tenant's only, and an adapter name without a tenant means its tenant's. The role `admin` sees and changes those of every
+    tenant. What a caller may not see does not exist for it. A server that knows no keys takes everyone for tenant `default`
+    with that role.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,15 +45,15 @@ class GatewayStub:
     Streams GenerateEvent: one `routing`, then `chunk`*, then one `usage`.
     """
     Route: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.RouteRequest, _gateway_pb2.RouteResponse]
-    """What Generate would use, without generating."""
+    """What Generate would use, without generating: of the caller's tenant's adapters and the public ones, whatever its roles."""
     UploadAdapter: _grpc.StreamUnaryMultiCallable[_adapters_pb2.UploadRequest, _gateway_pb2.UploadAdapterResponse]
     """Uploads one adapter. When this returns, the adapter is durable, retrievable and used by the next fitting prompt."""
     GetAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.GetAdapterRequest, _adapters_pb2.GetAdapterResponse]
     """One version: the latest when none is pinned."""
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.ListAdaptersRequest, _adapters_pb2.ListAdaptersResponse]
-    """Live versions, ordered by name, paged."""
+    """Live versions that the caller may see, ordered by name, paged."""
     GetHistory: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.GetHistoryRequest, _adapters_pb2.GetHistoryResponse]
-    """All versions of one name, those that are gone too, newest first."""
+    """All versions of one name, those that are gone too, newest first. Of another tenant's, the live and public versions only."""
     DownloadAdapter: _grpc.UnaryStreamMultiCallable[_gateway_pb2.DownloadAdapterRequest, _adapters_pb2.FetchResponse]
     """Both files of one version: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB."""
     RollbackAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.RollbackAdapterRequest, _gateway_pb2.UploadAdapterResponse]
@@ -60,14 +66,21 @@ class GatewayStub:
     """
     Reindex: _grpc.UnaryStreamMultiCallable[_gateway_pb2.ReindexRequest, _gateway_pb2.ReindexProgress]
     """Embeds every adapter anew with the configured encoder, into a new generation of the index, while requests run.
-    The old generation serves until the last message. Cancelled or broken off, a later call goes on from there.
+    The old generation serves until the last message. Cancelled or broken off, a later call goes on from there. Needs the
+    role `admin`.
     """
     Describe: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.DescribeRequest, _gateway_pb2.DescribeResponse]
     """The served base model, limits and load."""
 
 @_typing.type_check_only
 class GatewayAsyncStub(GatewayStub):
-    """The public service. Default port 50051. Health: grpc.health.v1. Reflection is on."""
+    """The public service. Default port 50051. Health: grpc.health.v1. Reflection is on.
+
+    Who asks is a principal: a tenant, a name, and roles. It sees its tenant's adapters and those that are public, changes its
+    tenant's only, and an adapter name without a tenant means its tenant's. The role `admin` sees and changes those of every
+    tenant. What a caller may not see does not exist for it. A server that knows no keys takes everyone for tenant `default`
+    with that role.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_gateway_pb2.GenerateRequest, _gateway_pb2.GenerateEvent]  # type: ignore[assignment]
@@ -75,15 +88,15 @@ class GatewayAsyncStub(GatewayStub):
     Streams GenerateEvent: one `routing`, then `chunk`*, then one `usage`.
     """
     Route: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RouteRequest, _gateway_pb2.RouteResponse]  # type: ignore[assignment]
-    """What Generate would use, without generating."""
+    """What Generate would use, without generating: of the caller's tenant's adapters and the public ones, whatever its roles."""
     UploadAdapter: _aio.StreamUnaryMultiCallable[_adapters_pb2.UploadRequest, _gateway_pb2.UploadAdapterResponse]  # type: ignore[assignment]
     """Uploads one adapter. When this returns, the adapter is durable, retrievable and used by the next fitting prompt."""
     GetAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.GetAdapterRequest, _adapters_pb2.GetAdapterResponse]  # type: ignore[assignment]
     """One version: the latest when none is pinned."""
     ListAdapters: _aio.UnaryUnaryMultiCallable[_adapters_pb2.ListAdaptersRequest, _adapters_pb2.ListAdaptersResponse]  # type: ignore[assignment]
-    """Live versions, ordered by name, paged."""
+    """Live versions that the caller may see, ordered by name, paged."""
     GetHistory: _aio.UnaryUnaryMultiCallable[_adapters_pb2.GetHistoryRequest, _adapters_pb2.GetHistoryResponse]  # type: ignore[assignment]
-    """All versions of one name, those that are gone too, newest first."""
+    """All versions of one name, those that are gone too, newest first. Of another tenant's, the live and public versions only."""
     DownloadAdapter: _aio.UnaryStreamMultiCallable[_gateway_pb2.DownloadAdapterRequest, _adapters_pb2.FetchResponse]  # type: ignore[assignment]
     """Both files of one version: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB."""
     RollbackAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.RollbackAdapterRequest, _gateway_pb2.UploadAdapterResponse]  # type: ignore[assignment]
@@ -96,13 +109,20 @@ class GatewayAsyncStub(GatewayStub):
     """
     Reindex: _aio.UnaryStreamMultiCallable[_gateway_pb2.ReindexRequest, _gateway_pb2.ReindexProgress]  # type: ignore[assignment]
     """Embeds every adapter anew with the configured encoder, into a new generation of the index, while requests run.
-    The old generation serves until the last message. Cancelled or broken off, a later call goes on from there.
+    The old generation serves until the last message. Cancelled or broken off, a later call goes on from there. Needs the
+    role `admin`.
     """
     Describe: _aio.UnaryUnaryMultiCallable[_gateway_pb2.DescribeRequest, _gateway_pb2.DescribeResponse]  # type: ignore[assignment]
     """The served base model, limits and load."""
 
 class GatewayServicer(metaclass=_abc_1.ABCMeta):
-    """The public service. Default port 50051. Health: grpc.health.v1. Reflection is on."""
+    """The public service. Default port 50051. Health: grpc.health.v1. Reflection is on.
+
+    Who asks is a principal: a tenant, a name, and roles. It sees its tenant's adapters and those that are public, changes its
+    tenant's only, and an adapter name without a tenant means its tenant's. The role `admin` sees and changes those of every
+    tenant. What a caller may not see does not exist for it. A server that knows no keys takes everyone for tenant `default`
+    with that role.
+    """
 
     @_abc_1.abstractmethod
     def Generate(
@@ -120,7 +140,7 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.RouteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.RouteResponse, _abc.Awaitable[_gateway_pb2.RouteResponse]]:
-        """What Generate would use, without generating."""
+        """What Generate would use, without generating: of the caller's tenant's adapters and the public ones, whatever its roles."""
 
     @_abc_1.abstractmethod
     def UploadAdapter(
@@ -144,7 +164,7 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
         request: _adapters_pb2.ListAdaptersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapters_pb2.ListAdaptersResponse, _abc.Awaitable[_adapters_pb2.ListAdaptersResponse]]:
-        """Live versions, ordered by name, paged."""
+        """Live versions that the caller may see, ordered by name, paged."""
 
     @_abc_1.abstractmethod
     def GetHistory(
@@ -152,7 +172,7 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
         request: _adapters_pb2.GetHistoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapters_pb2.GetHistoryResponse, _abc.Awaitable[_adapters_pb2.GetHistoryResponse]]:
-        """All versions of one name, those that are gone too, newest first."""
+        """All versions of one name, those that are gone too, newest first. Of another tenant's, the live and public versions only."""
 
     @_abc_1.abstractmethod
     def DownloadAdapter(
@@ -195,7 +215,8 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_gateway_pb2.ReindexProgress], _abc.AsyncIterator[_gateway_pb2.ReindexProgress]]:
         """Embeds every adapter anew with the configured encoder, into a new generation of the index, while requests run.
-        The old generation serves until the last message. Cancelled or broken off, a later call goes on from there.
+        The old generation serves until the last message. Cancelled or broken off, a later call goes on from there. Needs the
+        role `admin`.
         """
 
     @_abc_1.abstractmethod

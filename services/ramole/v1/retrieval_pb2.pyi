@@ -33,7 +33,7 @@ class SearchRequest(_message.Message):
     base_model: _builtins.str
     """Adapters are only comparable on one base model."""
     tenant: _builtins.str
-    """Sees its own adapters and the public ones."""
+    """The principal's: it finds its own adapters and the public ones."""
     k: _builtins.int
     """1 to 8."""
     @_builtins.property

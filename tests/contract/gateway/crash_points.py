@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import shutil
 import signal
@@ -18,19 +17,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import save
-
-from ramole.adapters.servicer import AdaptersService
 from ramole.gateway.backends import Backends
 from ramole.gateway.reindex import latest
-from ramole.lora.base import BaseShapes
 from ramole.transport.picker import DirectoryPicker
 from support import gateway_world
 from support.gateway_world import BASE
-from support.index_world import LiveWorld
-
-SHAPES = BaseShapes(BASE, {"m.q": (32, 16)})
+from support.real_world import RealWorld, adapter_files
 
 Client = Any
 Step = tuple[str, Callable[[Client, Path], Awaitable[object]], set[str]]
@@ -52,16 +44,6 @@ SCENARIO: list[Step] = [
     ("delete", lambda client, _: client.delete("a"), set()),
     ("upload", upload("d", 3), {"d@1"}),
 ]
-
-
-class System(LiveWorld):
-    """A gateway on a real store and a real index, both in `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__("", num=0)
-        self.settings = self.settings.model_copy(update={"data_dir": folder / "data", "cache_dir": folder / "cache"})
-        self.adapters = AdaptersService(self.settings, SHAPES)  # type: ignore[assignment]
-        self.retrieval = type(self.retrieval)(self.settings)
 
 
 class Fatal(DirectoryPicker):
@@ -88,7 +70,7 @@ class Fatal(DirectoryPicker):
 async def run(folder: Path, number: int, log: Callable[[str], object]) -> None:
     """The scenario up to its `number`-th call."""
     gateway_world.DirectoryPicker = Fatal  # type: ignore[misc]
-    system = System(folder)
+    system = RealWorld(folder)
     await system.start_neighbours()
     await system.start_gateway()
     Fatal.left = number
@@ -100,7 +82,7 @@ async def run(folder: Path, number: int, log: Callable[[str], object]) -> None:
 
 async def check(folder: Path, lines: Sequence[str]) -> None:
     """What was acknowledged is true; the step that was under way is done or is not; the index fits the store."""
-    system = System(folder)
+    system = RealWorld(folder)
     await system.start_neighbours()
     await system.start_gateway()
     num_done = sum(line.startswith("done") for line in lines)
@@ -112,7 +94,7 @@ async def check(folder: Path, lines: Sequence[str]) -> None:
         assert after <= live <= before, (name, live)
     else:
         assert live in (before, after), (name, live)
-    backends = Backends(system.peers(), base_id=BASE, tenant="default")
+    backends = Backends(system.peers(), base_id=BASE)
     assert set(await backends.indexed()) == latest([ref async for ref in backends.live()]), name
     again = await system.client.upload(folder / "4", ["sample n4"], adapter="again")
     assert await system.find(4) == again.record.ref.name
@@ -120,20 +102,11 @@ async def check(folder: Path, lines: Sequence[str]) -> None:
 
 def make_adapters(folder: Path) -> None:
     """Folders 0, 1, ... with different contents."""
-    rng = np.random.default_rng(0)
     for number in range(5):
         path = folder / str(number)
         path.mkdir()
-        config = {
-            "peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": BASE, "target_modules": ["q"]
-        }  # fmt: skip
-        (path / "adapter_config.json").write_text(json.dumps(config))
-        shapes = {"lora_A": (2, 32), "lora_B": (16, 2)}
-        tensors = {
-            f"base_model.model.m.q.{half}.weight": 0.1 * rng.standard_normal(shape).astype(np.float32)
-            for half, shape in shapes.items()
-        }
-        (path / "adapter_model.safetensors").write_bytes(save(tensors))
+        for name, data in adapter_files(number).items():
+            (path / name).write_bytes(data)
 
 
 def forked(work: Callable[[], None]) -> int:

@@ -64,7 +64,7 @@ def run(store: Store, log: Callable[[str], object], scenario: Sequence[tuple[str
     for verb, name, content in scenario:
         if verb in ("delete", "revoke"):
             live = [r.ref for r in store.page(None, 99, lambda _: True)]
-            target = AdapterName.parse(name)
+            target = AdapterName.parse(name, tenant="default")
             doomed = [ref for ref in live if ref.name == target.name and target.version in (0, ref.version)]
             if verb == "revoke":
                 doomed = [ref for ref in live if ref.digest in {other.digest for other in doomed}]

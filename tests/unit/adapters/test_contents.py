@@ -20,7 +20,7 @@ from ramole.observability.tiers import TierMetrics
 from ramole.tiers.disk import DiskTier
 from support.new_adapter import new_adapter
 
-MATH = AdapterName.parse("math")
+MATH = AdapterName("default", "math")
 DIGEST = content_digest(b"{}", b"a")
 
 

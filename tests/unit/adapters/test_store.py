@@ -32,7 +32,7 @@ New = Callable[..., NewAdapter]
 
 
 def name(text: str) -> AdapterName:
-    return AdapterName.parse(text)
+    return AdapterName.parse(text, tenant="default")
 
 
 def publish(store: Store, upload: NewAdapter) -> AdapterRecord:

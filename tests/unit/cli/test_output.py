@@ -23,7 +23,6 @@ NAME = "[b]n:key:"
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     world = World()
-    world.adapters.comment = HOSTILE
     for name in ("plain", NAME):
         ref = world.adapters.add(name)
         world.retrieval.add(ref)
@@ -32,7 +31,7 @@ async def world() -> AsyncIterator[World]:
         record.samples[:] = [HOSTILE]
     await world.start_neighbours()
     await world.start_gateway()
-    world.adapters.revoked.append(world.adapters.add("plain", 2, is_live=False))
+    world.adapters.remove(world.adapters.add("plain", 2), "revoked", HOSTILE)
     yield world
     await world.stop()
 

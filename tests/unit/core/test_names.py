@@ -15,12 +15,15 @@ parts = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
 @given(parts, parts, st.integers(0, 10**9 - 1))
 def test_names_round_trip(tenant: str, name: str, version: int) -> None:
     adapter = AdapterName(tenant, name, version)
-    assert AdapterName.parse(str(adapter)) == adapter
+    assert AdapterName.parse(str(adapter), tenant="") == adapter
 
 
 def test_a_bare_name_belongs_to_the_caller() -> None:
     assert AdapterName.parse("sql", tenant="acme") == AdapterName("acme", "sql")
-    assert str(AdapterName.parse("sql@3")) == "default/sql@3"
+    assert str(AdapterName.parse("sql@3", tenant="beta")) == "beta/sql@3"
+    assert AdapterName.parse("beta/sql", tenant="acme") == AdapterName("beta", "sql")
+    with pytest.raises(InvalidInput, match="the tenant is empty"):
+        AdapterName.parse("sql", tenant="")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +50,7 @@ def test_a_bare_name_belongs_to_the_caller() -> None:
 )
 def test_everything_else_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput) as raised:
-        AdapterName.parse(text, field="adapters[0]")
+        AdapterName.parse(text, tenant="acme", field="adapters[0]")
     assert raised.value.field == "adapters[0]"
     assert raised.value.remedy
 
@@ -70,7 +73,7 @@ def test_everything_else_is_refused(text: str) -> None:
 )
 def test_the_broken_rule_and_the_value_are_named(text: str, rule: str) -> None:
     with pytest.raises(InvalidInput) as raised:
-        AdapterName.parse(text)
+        AdapterName.parse(text, tenant="acme")
     assert rule in raised.value.message
     assert repr(text[:20])[:-1] in raised.value.message
 

@@ -35,7 +35,7 @@ def test_stages_add_up_and_name_the_slowest() -> None:
 
 
 def generation(world: World, timeout_s: float = 20.0) -> Generation:
-    backends = Backends(world.peers(), base_id=BASE, tenant="default")
+    backends = Backends(world.peers(), base_id=BASE)
     return Generation(backends, Router(backends, base_id=BASE, timeout_s=timeout_s))
 
 

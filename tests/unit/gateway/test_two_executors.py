@@ -56,7 +56,7 @@ async def two(world: World) -> AsyncIterator[Two]:
     await server.start()
     executors = FirstThatIsNotAvoided(world.servers["executor"].address, server.address)
     peers = Peers(lambda name: executors if name == "executor" else StaticPicker(world.servers[name].address))
-    backends = Backends(peers, base_id=BASE, tenant="default")
+    backends = Backends(peers, base_id=BASE)
     generation = Generation(backends, Router(backends, base_id=BASE, timeout_s=10.0))
     yield Two(generation, world.executor, second)
     await peers.close()

@@ -196,7 +196,8 @@ async def test_work_that_outlives_its_call_logs_under_its_id(caplog: pytest.LogC
 
 
 async def test_undoing_has_a_time_of_its_own(world: World) -> None:
-    backends = Backends(world.peers(), base_id="zoo/base", tenant="default")
+    world.retrieval.add(world.adapters.add("a", 2))
+    backends = Backends(world.peers(), base_id="zoo/base")
     finisher = Finisher(budget_s=0.5)
     uploads = Uploads(backends, finisher, Upkeep(backends, patience_s=0))
     before = world.live, world.findable
@@ -207,14 +208,14 @@ async def test_undoing_has_a_time_of_its_own(world: World) -> None:
     await finisher.close()
     await settled(world)
     assert (world.live, world.findable) == before
-    assert "a@2" not in world.stored
+    assert "a@3" not in world.stored
 
 
 async def test_an_upload_whose_twin_fails_can_be_tried_again(world: World, folder: Path) -> None:
     world.adapters.failures["Publish"] = [NotFound("there is no mine@1")]
     put = world.adapters.put
 
-    def put_before(name: str) -> adapters_pb2.PutResponse:
+    def put_before(name: AdapterName) -> adapters_pb2.PutResponse:
         return adapters_pb2.PutResponse(record=put(name).record, created=False)
 
     world.adapters.put = put_before  # type: ignore[method-assign]

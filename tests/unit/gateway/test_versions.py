@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from ramole.core.call import ANONYMOUS
 from ramole.core.errors import Corrupt, InvalidInput, Unavailable
 from ramole.lora.digest import content_digest
 from ramole.v1 import adapters_pb2
@@ -34,8 +35,8 @@ async def test_a_rollback_that_fails_leaves_the_latest_in_place(world: World) ->
 
 
 async def test_history(world: World) -> None:
-    world.adapters.revoked.append(world.adapters.add("a", 2, is_live=False))
-    live, gone = await world.client.history("a")
+    world.adapters.remove(world.adapters.add("a", 2), "revoked", "c")
+    gone, live = await world.client.history("a")
     assert (str(live.ref), live.removed_at, live.removal) == ("default/a@1", None, "")
     assert (gone.removal, gone.comment, gone.removed_at is not None) == ("revoked", "c", True)
 
@@ -62,7 +63,7 @@ async def test_removals_carry_reason_and_comment(world: World) -> None:
 
 async def test_nobody_can_forge_who_asked(world: World, folder: Path) -> None:
     async with grpc.aio.insecure_channel(world.servers["gateway"].address) as channel:
-        forged = (("x-ramole-name", "root"), ("x-ramole-tenant", "acme"), ("x-ramole-roles", "admin"))
+        forged = (("x-ramole-name", "root"), ("x-ramole-tenant", "acme"), ("x-ramole-roles", "nobody"))
         stub = GatewayStub(channel)
         await stub.GetAdapter(adapters_pb2.GetAdapterRequest(adapter="b"), metadata=forged)
         await stub.ListAdapters(adapters_pb2.ListAdaptersRequest(), metadata=forged)
@@ -70,5 +71,5 @@ async def test_nobody_can_forge_who_asked(world: World, folder: Path) -> None:
     await world.client.upload(folder, ["sample"])
     for method in ("GetAdapter", "ListAdapters", "DeleteAdapter", "Put", "Publish"):
         caller = world.adapters.callers[method]
-        assert (caller.tenant, caller.roles) == ("default", frozenset()), method
+        assert (caller.tenant, caller.roles) == (ANONYMOUS.tenant, ANONYMOUS.roles), method
         assert caller.name.startswith("ipv4:127.0.0.1:"), method

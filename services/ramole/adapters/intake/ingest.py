@@ -47,23 +47,22 @@ class Ingest:
         options = self._options
         return Upload(self._store.scratch, options.max_upload_bytes, options.max_samples, self._room)
 
-    def check_quota(self, adapter: str) -> None:
+    def check_quota(self, name: AdapterName) -> None:
         """Refuses an upload at its header, before the bytes travel; the store asks again. Or refuses a rollback.
 
         Raises:
             LimitExceeded: the tenant holds too much, or changes too much within a minute.
         """
-        name = AdapterName.parse(adapter, field="header.adapter")
         self._quotas.begin_upload(name.tenant)
         self._quotas.check(name.tenant, self._store.usage_with(AdapterName(name.tenant, name.name)))
 
-    def place(self, adapter: str) -> AbstractContextManager[None]:
+    def place(self, tenant: str) -> AbstractContextManager[None]:
         """Around an upload, from its header to its end: one of those that its tenant may have at once.
 
         Raises:
             LimitExceeded: the tenant has as many already.
         """
-        return self._quotas.running(AdapterName.parse(adapter, field="header.adapter").tenant)
+        return self._quotas.running(tenant)
 
     async def fetch(self, upload: Upload) -> None:
         """Brings the files of an upload that names a source.

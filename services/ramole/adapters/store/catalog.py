@@ -149,6 +149,15 @@ class Catalog:
                 other.is_live and number > record.ref.version for number, other in versions.items()
             )
 
+    def is_public(self, record: AdapterRecord) -> bool:
+        """Whether other tenants may see a version: it and the latest of its name say so.
+
+        The latest, because a name that is uploaded privately again is meant to be private, and because it is the one
+        that the index holds: no two ways to an adapter disagree.
+        """
+        latest = self.get(record.name)
+        return record.is_live and record.is_public and latest is not None and latest.is_public
+
     def live(self) -> list[AdapterRecord]:
         """All live versions, ordered."""
         return list(self.page(None, len(self._order) + 1, lambda record: record.is_live))

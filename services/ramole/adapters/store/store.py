@@ -31,11 +31,15 @@ from ramole.adapters.store.records import AdapterRecord, NewAdapter, Removal
 from ramole.adapters.store.retention import expired
 from ramole.adapters.store.revocations import Revocations
 from ramole.adapters.store.writer import FolderLock, Writer, taken_over
+from ramole.core.access import missing
 from ramole.core.errors import InvalidInput, NotFound, WrongState
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.lora.content import Content
 
 _log = logging.getLogger(__name__)
+
+Version = AdapterRecord | Removal
+"""What a history is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +167,11 @@ class Store:
             raise InvalidInput(f"{name} names no version", field="adapter", remedy="use tenant/name@version")
         old = self.get(name)
         if not old.is_live:
-            raise _not_found(name)
+            raise missing(name)
         old = self.with_samples(old)
         with self._writing:
             if self._catalog.get(name) is None:
-                raise _not_found(name)
+                raise missing(name)
             draft = old.restaged(self._catalog.next_version(old.name), expected_version)
             known = self._catalog.known(draft)
             if known is None:
@@ -246,17 +250,22 @@ class Store:
                     gone.append(record.ref)
         return gone
 
-    def history(self, name: AdapterName) -> list[AdapterRecord | Removal]:
-        """All versions of a name that are or were live, newest first. Raises NotFound when there is none."""
+    def history(self, name: AdapterName, accept: Callable[[Version], bool] = lambda _: True) -> list[Version]:
+        """The versions of a name that are or were live and that `accept` takes, newest first. Raises NotFound: none."""
         name = AdapterName(name.tenant, name.name)
-        found: list[AdapterRecord | Removal] = [*self._manifests.removals(name), *self._catalog.live_versions(name)]
+        versions: list[Version] = [*self._manifests.removals(name), *self._catalog.live_versions(name)]
+        found = sorted(filter(accept, versions), key=lambda version: version.ref.version, reverse=True)
         if not found:
-            raise _not_found(name)
-        return sorted(found, key=lambda version: version.ref.version, reverse=True)
+            raise missing(name)
+        return found
 
     def usage_with(self, name: AdapterName) -> Usage:
         """What the tenant would hold with this name, too."""
         return self._catalog.usage_with(name)
+
+    def is_public(self, version: Version) -> bool:
+        """Whether other tenants may see it: never what is gone. See `Catalog.is_public`."""
+        return isinstance(version, AdapterRecord) and self._catalog.is_public(version)
 
     def is_latest(self, record: AdapterRecord) -> bool:
         """Whether a live version is the one that its name stands for."""
@@ -295,7 +304,7 @@ class Store:
         versions = self._catalog.live_versions(AdapterName(name.tenant, name.name))
         records = [record for record in versions if name.version in (0, record.ref.version)]
         if not records:
-            raise _not_found(name)
+            raise missing(name)
         self._catalog.check_expected(name, expected_version)
         return records
 
@@ -303,7 +312,7 @@ class Store:
         """The pinned version in any state, or the latest live one, without its samples. Raises NotFound."""
         record = self._catalog.get(name)
         if record is None:
-            raise _not_found(name)
+            raise missing(name)
         return record
 
     def with_samples(self, record: AdapterRecord) -> AdapterRecord:
@@ -312,7 +321,7 @@ class Store:
         try:
             return replace(record, samples=self._manifests.read(record.ref).samples if samples is None else samples)
         except FileNotFoundError:
-            raise _not_found(AdapterName(record.ref.tenant, record.ref.name, record.ref.version)) from None
+            raise missing(AdapterName(record.ref.tenant, record.ref.name, record.ref.version)) from None
 
     def page(self, after: Position | None, size: int, accept: Accept) -> Sequence[AdapterRecord]:
         """Up to `size` live records that `accept` takes, behind a position, by (tenant, name, version); no samples."""
@@ -360,7 +369,3 @@ class Store:
         self._is_catalog_old = True
         with self._writer.changing():
             yield
-
-
-def _not_found(name: AdapterName) -> NotFound:
-    return NotFound(f"there is no adapter {name}", field="adapter", remedy="list the adapters to see what exists")

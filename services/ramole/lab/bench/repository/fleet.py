@@ -18,8 +18,9 @@ from safetensors.numpy import save
 
 from ramole.adapters.store.records import NewAdapter
 from ramole.adapters.store.store import Store
+from ramole.core.call import ANONYMOUS
 from ramole.core.errors import Unavailable
-from ramole.core.names import DEFAULT_TENANT, AdapterName, AdapterRef
+from ramole.core.names import AdapterName, AdapterRef
 from ramole.lora.admission import AdmissionLimits, admit
 from ramole.lora.base import BaseShapes
 from ramole.lora.config import CONFIG_FILE
@@ -108,7 +109,7 @@ def _put(store: Store, maker: Maker, number: int) -> AdapterRef:
         file.flush()
         os.fsync(file.fileno())
     new = NewAdapter(
-        name=AdapterName(DEFAULT_TENANT, adapter_name(number)),
+        name=AdapterName(ANONYMOUS.tenant, adapter_name(number)),
         base_model=maker.base.base_id,
         is_public=False,
         samples=(sample_of(number),),
@@ -200,4 +201,4 @@ def _is_settled(client: MilvusClient, name: str, num_rows: int) -> bool:
 
 def make_refs(count: int) -> list[AdapterRef]:
     """Refs without content, for an index alone."""
-    return [AdapterRef(DEFAULT_TENANT, adapter_name(number), 1, f"{number:064x}") for number in range(count)]
+    return [AdapterRef(ANONYMOUS.tenant, adapter_name(number), 1, f"{number:064x}") for number in range(count)]

@@ -20,7 +20,7 @@ import torch
 from pymilvus import MilvusClient
 from threadpoolctl import threadpool_limits
 
-from ramole.core.names import DEFAULT_TENANT
+from ramole.core.call import ANONYMOUS
 from ramole.lab.bench.repository.fleet import Vectors, fill_index, make_refs, random_vectors, seal
 from ramole.lab.bench.repository.options import SearchCase
 from ramole.lab.bench.timing import interleave, ratio
@@ -142,7 +142,7 @@ def _through_index(uri: str, case: SearchCase, stack: ExitStack) -> Search:
     stack.callback(index.close)
 
     def search(query: Vectors) -> list[int]:
-        found = index.search(query, encoder_id=_ENCODER, base_model=_base(0), tenant=DEFAULT_TENANT, k=case.k)
+        found = index.search(query, encoder_id=_ENCODER, base_model=_base(0), tenant=ANONYMOUS.tenant, k=case.k)
         return [numbers[hit.ref] for hit in found.hits]
 
     return search
