@@ -6,12 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 
-from ramole.core.call import CallContext, Principal, call_scope
+from ramole.core.call import ANONYMOUS, CallContext, Principal, call_scope
 from ramole.core.errors import AdapterRefused, DeadlineExceeded, Internal, InvalidInput, RamoleError, Unavailable
 from ramole.observability.logs import JsonLines
 from ramole.transport.caller import Retries
@@ -128,7 +129,7 @@ async def test_at_the_edge_what_a_client_says_of_itself_counts_for_nothing(net: 
     with call_scope(CallContext.begin(principal=Principal("acme", "root", frozenset({"admin"})))):
         await CALLS[cardinality][0](net.peers(edge.address))
     (principal,) = probe.principals
-    assert principal == Principal("default", principal.name)
+    assert principal == replace(ANONYMOUS, name=principal.name)
     assert principal.name.startswith("ipv4:127.0.0.1:")
 
 

@@ -7,12 +7,13 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from ramole.core.call import Principal, current_call, entered_call
+from ramole.core.call import ANONYMOUS, Principal, current_call, entered_call
 from ramole.core.errors import DeadlineExceeded, Internal, LimitExceeded, NotFound, RamoleError, Unavailable
 from ramole.core.settings import ServerSettings
 from ramole.observability.logs import ACCESS_LOGGER, ROOT_LOGGER, setup_logging
@@ -159,10 +160,12 @@ async def test_who_asks_is_believed_between_services_and_found_out_at_the_edge()
     told = Principal("acme", "Zoë, via a:b", frozenset({"admin", "auditor"}))
     peer = Peer("ipv4:10.0.0.7:40112", metadata=dict(principal_to_metadata(told)))
     assert House(told_principal).bracket.begin(peer, None).principal == told
-    assert House(seen_principal).bracket.begin(peer, None).principal == Principal(name="ipv4:10.0.0.7:40112")
+    assert House(seen_principal).bracket.begin(peer, None).principal == replace(ANONYMOUS, name="ipv4:10.0.0.7:40112")
     certified = Peer("ipv4:10.0.0.7:40112", ("b.example", "a.example"), peer.metadata)
-    assert House(seen_principal).bracket.begin(certified, None).principal == Principal(name="a.example,b.example")
-    assert House(told_principal).bracket.begin(Peer("h"), None).principal == Principal()
+    assert House(seen_principal).bracket.begin(certified, None).principal == replace(
+        ANONYMOUS, name="a.example,b.example"
+    )
+    assert House(told_principal).bracket.begin(Peer("h"), None).principal == ANONYMOUS
 
 
 async def test_every_call_of_many_at_once_has_its_own_context() -> None:
