@@ -1,7 +1,7 @@
 """Builds the documentation site, strictly: a broken link is an error. Needs no network.
 
-The pages lie where they do in the repository, so that the same links work here and there. What is made from code is made
-now: the reference, and the list of decisions.
+The pages lie where they do in the repository, so that the same links work here and there. What is made from code is
+made now: the reference, and the list of decisions.
 
     python docs/build.py      # build/site/index.html
 """
@@ -62,12 +62,13 @@ def broken_links() -> list[str]:
 def main() -> int:
     assemble()
     broken = broken_links()
-    for line in broken:
-        print(line, file=sys.stderr)
+    sys.stderr.writelines(f"{line}\n" for line in broken)
     if broken:
         return 1
     zensical = Path(sys.executable).with_name("zensical")
-    return subprocess.run([zensical, "build", "--strict", "--clean", "--config-file", ROOT / "zensical.toml"], check=False).returncode
+    return subprocess.run(
+        [zensical, "build", "--strict", "--clean", "--config-file", ROOT / "zensical.toml"], check=False
+    ).returncode
 
 
 if __name__ == "__main__":

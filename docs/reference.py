@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ramole.core.setting_errors import fields, section_of
-from ramole.core.setting_sources import Key, variable
+from ramole.core.setting_sources import Key
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = "ramole/v1/gateway.proto"
@@ -60,7 +60,14 @@ def api_page() -> str:
                 declared[f".{file.package}.{what.name}"] = Declared(what, comments, (kind, number))
         if file.name == PUBLIC:
             public, service_comments = file.service[0], comments
-    lines = ["# The gRPC API", "", service_comments[_SERVICE, 0], "", "Made from the comments of `protos/ramole/v1`.", ""]
+    lines = [
+        "# The gRPC API",
+        "",
+        service_comments[_SERVICE, 0],
+        "",
+        "Made from the comments of `protos/ramole/v1`.",
+        "",
+    ]
     for note in notes:
         title, _, text = note.strip("\n").partition("\n")
         lines += [f"## {title.strip()}", "", "```text", *text.strip("\n").splitlines(), "```", ""]
@@ -118,6 +125,10 @@ def _type_section(declared: Declared) -> list[str]:
 def _field_type(message: pb.DescriptorProto, field: pb.FieldDescriptorProto) -> str:
     scalar = pb.FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
     kind = _link(field.type_name) if field.type_name else scalar
+    for nested in message.nested_type:
+        if nested.options.map_entry and field.type_name.endswith(f".{message.name}.{nested.name}"):
+            key, value = (_field_type(nested, part) for part in nested.field)
+            return f"map of {key} to {value}"
     if field.label == pb.FieldDescriptorProto.LABEL_REPEATED:
         return f"repeated {kind}"
     if field.proto3_optional:
@@ -134,11 +145,14 @@ def _link(type_name: str) -> str:
 
 def settings_page() -> str:
     """Every setting, a table for each section."""
-    head = (
-        "# Settings\n\nMade from `core/settings.py`. Sources, the first wins: arguments, `RAMOLE_*` variables, the YAML file that "
-        "`RAMOLE_CONFIG`\nnames, the defaults. A key such as `gateway.server.port` is `RAMOLE_GATEWAY__SERVER__PORT` as a "
-        "variable.\nAnything that is no setting is refused at start."
-    )
+    lines = [
+        "# Settings",
+        "",
+        "Made from `core/settings.py`. Sources, the first wins: arguments, `RAMOLE_*` variables, the YAML file that",
+        "`RAMOLE_CONFIG` names, the defaults. As a variable `gateway.server.port` is `RAMOLE_GATEWAY__SERVER__PORT`.",
+        "Anything that is no setting is refused at start.",
+        "",
+    ]
     tables: dict[Key, list[str]] = {(): []}
     intros: dict[Key, str] = {(): ""}
     for key, field in fields():
@@ -148,7 +162,6 @@ def settings_page() -> str:
             continue
         tables[key] = []
         intros[key] = " ".join((field.description or section.__doc__ or "").split())
-    lines = [head, ""]
     for key, rows in tables.items():
         lines += [f"## {'.'.join(key) or 'Top level'}", "", intros[key], ""]
         lines += ["| setting | default | values | meaning |", "|---|---|---|---|", *rows, ""]
@@ -156,7 +169,9 @@ def settings_page() -> str:
 
 
 def _setting_row(key: Key, field: FieldInfo) -> str:
-    default = "" if field.default in (PydanticUndefined, None) else f"`{field.default!s}`" if field.default != "" else "empty"
+    default = (
+        "" if field.default in (PydanticUndefined, None) else f"`{field.default!s}`" if field.default != "" else "empty"
+    )
     return f"| `{key[-1]}` | {_cell(default)} | {_cell(_values(field))} | {_cell(field.description or '')} |"
 
 
@@ -164,7 +179,12 @@ def _values(field: FieldInfo) -> str:
     if typing.get_origin(field.annotation) is typing.Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(field.annotation))
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    limits = [f"{sign} {getattr(rule, name)}" for rule in field.metadata for name, sign in signs.items() if hasattr(rule, name)]
+    limits = [
+        f"{sign} {getattr(rule, name)}"
+        for rule in field.metadata
+        for name, sign in signs.items()
+        if hasattr(rule, name)
+    ]
     kind = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
     plain = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Path": "path"}
     return ", ".join([plain.get(kind, "path" if "Path" in kind else "mapping" if "dict" in kind else "list"), *limits])
@@ -172,7 +192,18 @@ def _values(field: FieldInfo) -> str:
 
 def cli_page() -> str:
     """Typer's own page of all commands."""
-    command = [sys.executable, "-m", "typer", "ramole.cli", "utils", "docs", "--name", "ramole", "--title", "The command line"]
+    command = [
+        sys.executable,
+        "-m",
+        "typer",
+        "ramole.cli",
+        "utils",
+        "docs",
+        "--name",
+        "ramole",
+        "--title",
+        "The command line",
+    ]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
