@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Declared:
     @property
     def members(self) -> Iterator[tuple[pb.FieldDescriptorProto | pb.EnumValueDescriptorProto, str]]:
         """Each field or value with its comment."""
+        members: Sequence[pb.FieldDescriptorProto | pb.EnumValueDescriptorProto]
         members = self.what.field if isinstance(self.what, pb.DescriptorProto) else self.what.value
         for number, member in enumerate(members):
             yield member, self.comments.get((*self.path, _MEMBER, number), "")
@@ -55,9 +57,10 @@ def api_page() -> str:
         for place in file.source_code_info.location:
             comments[tuple(place.path)] = " ".join(place.leading_comments.split())
             notes += place.leading_detached_comments
-        for kind, found in ((_MESSAGE, file.message_type), (_ENUM, file.enum_type)):
-            for number, what in enumerate(found):
-                declared[f".{file.package}.{what.name}"] = Declared(what, comments, (kind, number))
+        for number, message in enumerate(file.message_type):
+            declared[f".{file.package}.{message.name}"] = Declared(message, comments, (_MESSAGE, number))
+        for number, enum in enumerate(file.enum_type):
+            declared[f".{file.package}.{enum.name}"] = Declared(enum, comments, (_ENUM, number))
         if file.name == PUBLIC:
             public, service_comments = file.service[0], comments
     lines = [
@@ -70,7 +73,7 @@ def api_page() -> str:
     ]
     for note in notes:
         title, _, text = note.strip("\n").partition("\n")
-        lines += [f"## {title.strip()}", "", "```text", *text.strip("\n").splitlines(), "```", ""]
+        lines += [f"## {title.strip()}", "", "```text", *textwrap.dedent(text.strip("\n")).splitlines(), "```", ""]
     lines += ["## Calls", ""]
     wanted: list[str] = []
     for number, method in enumerate(public.method):
