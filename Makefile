@@ -33,6 +33,10 @@ check: $(STAMP) ## the static half of test
 	$(BIN)/mypy
 	$(RUN) lint-imports
 	$(MAKE) protos-check
+	$(MAKE) docs
+
+docs: $(STAMP) ## the documentation as a site, in build/site; broken links fail
+	$(BIN)/python docs/build.py
 
 fmt: $(STAMP) ## format and fix
 	$(BIN)/ruff check --fix .
@@ -62,4 +66,4 @@ protos-check: $(STAMP)
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help install demo test check fmt fuzz test-slow test-gpu protos protos-check clean
+.PHONY: help install demo test check docs fmt fuzz test-slow test-gpu protos protos-check clean

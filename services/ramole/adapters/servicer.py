@@ -1,4 +1,4 @@
-"""The adapters service on the wire: thin; validates, converts, delegates. Disk and tensors are handled in threads."""
+"""The adapters service on the wire: validates, converts, delegates. Disk and tensors are handled in threads."""
 
 from __future__ import annotations
 

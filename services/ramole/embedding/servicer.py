@@ -1,4 +1,4 @@
-"""The encoder on the wire: thin; validates, converts, delegates to the micro-batcher."""
+"""The encoder on the wire: validates, converts, delegates to the micro-batcher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The executor on the wire: thin; validates, converts, delegates to the engine's worker."""
+"""The executor on the wire: validates, converts, delegates to the engine's worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public service on the wire: thin; validates, converts, delegates to the flows."""
+"""The public service on the wire: validates, converts, delegates to the flows."""
 
 from __future__ import annotations
 

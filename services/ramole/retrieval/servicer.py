@@ -1,4 +1,4 @@
-"""Retrieval on the wire: thin; validates, converts, runs the blocking index in threads."""
+"""Retrieval on the wire: validates, converts, runs the blocking index in threads."""
 
 from __future__ import annotations
 
