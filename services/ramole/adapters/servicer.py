@@ -19,7 +19,7 @@ from ramole.adapters.intake.ingest import Ingest
 from ramole.adapters.intake.upload import Upload
 from ramole.adapters.store.records import AdapterRecord
 from ramole.adapters.store.store import Store
-from ramole.core.bounds import TEXTS, check_number, check_text
+from ramole.core.bounds import DEFAULT_PAGE_SIZE, TEXTS, check_number, check_text
 from ramole.core.errors import Corrupt, InvalidInput, NotFound, RamoleError, Unavailable
 from ramole.core.names import AdapterName, AdapterRef, check_digest
 from ramole.core.settings import Settings
@@ -33,7 +33,6 @@ from ramole.transport.values import ref_from_pb, ref_to_pb
 from ramole.v1 import adapters_pb2, adapters_pb2_grpc
 
 CHUNK_BYTES = 2**20
-DEFAULT_PAGE = 100
 # A page ends early rather than outgrow a gRPC message.
 PAGE_BYTES = 2 * 2**20
 
@@ -184,7 +183,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
     ) -> adapters_pb2.ListAdaptersResponse:
         """One page of live versions."""
         opened = self._ready()
-        size = request.page_size or DEFAULT_PAGE
+        size = request.page_size or DEFAULT_PAGE_SIZE
         check_number("page_size", size)
         after = position_from_token(request.page_token)
 

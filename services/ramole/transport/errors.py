@@ -16,7 +16,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
-from grpc_status import rpc_status
 
 from ramole.core.call import REQUEST_ID_KEY
 from ramole.core.errors import (
@@ -83,6 +82,8 @@ def _clip(text: str, max_bytes: int) -> str:
 
 def to_status(error: BaseException, request_id: str) -> grpc.Status:
     """The status that tells a client about `error`. Anything but a RamoleError becomes INTERNAL without internals."""
+    from grpc_status import rpc_status  # only servers have it
+
     if not isinstance(error, RamoleError):
         error = Internal(f"internal error, request id {request_id}", remedy="report the request id to the operator")
     kind = _known(error)
