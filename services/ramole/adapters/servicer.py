@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from ramole.adapters.audit import AuditLog
 from ramole.adapters.codec import header_from_pb, page_token, position_from_token, record_to_pb, version_to_pb
@@ -270,15 +271,13 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         return self._opened
 
     async def _open_store(self) -> Store:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._settings.adapters.server.grace_s + _LOCK_MARGIN_S
-        while True:
-            try:
-                return await asyncio.to_thread(self._open_store_now)
-            except Unavailable:
-                if loop.time() > end:
-                    raise
-            await asyncio.sleep(_LOCK_PAUSE_S)
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(Unavailable),
+            wait=wait_fixed(_LOCK_PAUSE_S),
+            stop=stop_after_delay(self._settings.adapters.server.grace_s + _LOCK_MARGIN_S),
+            reraise=True,
+        )
+        return await retrying(asyncio.to_thread, self._open_store_now)
 
     def _open_store_now(self) -> Store:
         options = self._settings.adapters
