@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from ramole.adapters.audit import AuditLog
 from ramole.adapters.codec import header_from_pb, page_token, position_from_token, record_to_pb, version_to_pb
-from ramole.adapters.contents import Contents
+from ramole.adapters.content_reader import ContentReader
 from ramole.adapters.housekeeping import Housekeeping
 from ramole.adapters.intake.ingest import Ingest
 from ramole.adapters.intake.upload import Upload
@@ -48,7 +48,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 @dataclass(frozen=True, slots=True)
 class _Opened:
     store: Store
-    contents: Contents
+    contents: ContentReader
     ingest: Ingest
     housekeeping: Housekeeping
 
@@ -88,7 +88,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
             base = await asyncio.to_thread(read_base_shapes, settings.base_model, base_id, settings.base_revision)
         store = await self._open_store()
         disk = await asyncio.to_thread(DiskTier, settings.cache_dir, settings.cache.disk_bytes)
-        contents = Contents(store, disk, TierMetrics(self.registry), negative_s=settings.cache.negative_s)
+        contents = ContentReader(store, disk, TierMetrics(self.registry), negative_s=settings.cache.negative_s)
         housekeeping = Housekeeping(settings.adapters, store, contents, self._audit, self._reserve)
         self._opened = _Opened(store, contents, Ingest(settings, store, base), housekeeping)
         self._keeping_house = asyncio.create_task(housekeeping.run())
