@@ -89,10 +89,14 @@ async def until_available(
     Raises:
         Unavailable: of the last try, when `limit_s` seconds were not enough.
     """
+
+    async def awaited() -> Result:  # tenacity awaits coroutine functions only, and `step` may be any callable
+        return await step()
+
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(Unavailable),
         wait=wait_exponential(0.05, max=longest_pause_s),
         stop=stop_before_delay(limit_s),
         reraise=True,
     )
-    return await retrying(step)
+    return await retrying(awaited)

@@ -108,5 +108,7 @@ async def test_waiting_ends_with_the_last_error_and_only_for_outages() -> None:
 
     with pytest.raises(Unavailable, match="still down"):
         await until_available(down, limit_s=0.12)
+    steps = [down, down, lambda: asyncio.sleep(0, "up")]
+    assert await until_available(lambda: steps.pop(0)()) == "up"  # no coroutine function, but makes coroutines
     with pytest.raises(WrongState):
         await until_available(wrong)
