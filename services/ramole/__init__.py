@@ -1,1 +1,129 @@
-"""ramole: plain prompt in, the right LoRA adapters found, mixed and applied, in one heterogeneous batch."""
+"""ramole: plain prompt in, the right LoRA adapters found, mixed and applied, in one heterogeneous batch.
+
+async with ramole.RamoleClient("127.0.0.1:50051") as client:
+    print((await client.complete("Translate to German: good morning")).text)
+
+Everything public is here, loaded when it is first asked for. A client needs ``pip install ramole``; `OfflineEngine` and
+`ExecutorSettings`, which run a model here, need ``pip install 'ramole[serve]'``.
+"""
+
+import typing as _typing
+from importlib import import_module as _import_module
+
+if _typing.TYPE_CHECKING:
+    from ramole.client import (
+        AdapterRecord,
+        AdapterUsage,
+        Chunk,
+        Completion,
+        Description,
+        RamoleClient,
+        ReindexProgress,
+        Revoked,
+        Route,
+        RoutedAdapter,
+        Routing,
+        Samples,
+        SamplesFormat,
+        Step,
+        Uploaded,
+        Usage,
+        UseAdapter,
+        Version,
+        read_samples,
+    )
+    from ramole.core.composition import PRESETS, Composition, Expert, Merge, Weighting
+    from ramole.core.errors import (
+        AdapterRefused,
+        AlreadyExists,
+        Cancelled,
+        Conflict,
+        Corrupt,
+        DeadlineExceeded,
+        Internal,
+        InvalidInput,
+        LimitExceeded,
+        NotFound,
+        PermissionDenied,
+        RamoleError,
+        Unavailable,
+        WrongState,
+    )
+    from ramole.core.names import AdapterRef
+    from ramole.core.sampling import Sampling
+    from ramole.core.settings import ExecutorSettings
+    from ramole.executor.offline import OfflineEngine
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "AdapterRecord",
+    "AdapterRef",
+    "AdapterRefused",
+    "AdapterUsage",
+    "AlreadyExists",
+    "Cancelled",
+    "Chunk",
+    "Completion",
+    "Composition",
+    "Conflict",
+    "Corrupt",
+    "DeadlineExceeded",
+    "Description",
+    "ExecutorSettings",
+    "Expert",
+    "Internal",
+    "InvalidInput",
+    "LimitExceeded",
+    "Merge",
+    "NotFound",
+    "OfflineEngine",
+    "PermissionDenied",
+    "RamoleClient",
+    "RamoleError",
+    "ReindexProgress",
+    "Revoked",
+    "Route",
+    "RoutedAdapter",
+    "Routing",
+    "Samples",
+    "SamplesFormat",
+    "Sampling",
+    "Step",
+    "Unavailable",
+    "Uploaded",
+    "Usage",
+    "UseAdapter",
+    "Version",
+    "Weighting",
+    "WrongState",
+    "__version__",
+    "read_samples",
+]
+
+# Looked through in this order: what costs least to import comes first.
+_HOMES = (
+    "ramole.core.errors",
+    "ramole.core.names",
+    "ramole.core.composition",
+    "ramole.core.sampling",
+    "ramole.client",
+    "ramole.core.settings",
+    "ramole.executor.offline",
+)
+
+if not _typing.TYPE_CHECKING:  # for a type checker, any other name is a mistake
+
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            try:
+                home = next(home for home in map(_import_module, _HOMES) if hasattr(home, name))
+            except ModuleNotFoundError as error:
+                raise ImportError(f"ramole.{name} needs {error.name}: pip install 'ramole[serve]'") from error
+            globals()[name] = value = getattr(home, name)
+            return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

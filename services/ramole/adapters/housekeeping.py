@@ -7,7 +7,7 @@ import logging
 from datetime import timedelta
 
 from ramole.adapters.audit import AuditLog
-from ramole.adapters.contents import Contents
+from ramole.adapters.content_reader import ContentReader
 from ramole.adapters.store.store import Store
 from ramole.core.errors import RamoleError
 from ramole.core.names import AdapterName, AdapterRef
@@ -26,7 +26,7 @@ class Housekeeping:
     """Frees versions, objects and cached files that nobody needs."""
 
     def __init__(
-        self, settings: AdapterSettings, store: Store, contents: Contents, audit: AuditLog, reserve: Reserve
+        self, settings: AdapterSettings, store: Store, contents: ContentReader, audit: AuditLog, reserve: Reserve
     ) -> None:
         self._settings = settings
         self._store = store

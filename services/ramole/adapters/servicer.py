@@ -11,17 +11,18 @@ from functools import partial
 from typing import Any
 
 import grpc
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from ramole.adapters.audit import AuditLog
 from ramole.adapters.codec import header_from_pb, page_token, position_from_token, record_to_pb, version_to_pb
-from ramole.adapters.contents import Contents
+from ramole.adapters.content_reader import ContentReader
 from ramole.adapters.housekeeping import Housekeeping
 from ramole.adapters.intake.ingest import Ingest
 from ramole.adapters.intake.upload import Upload
 from ramole.adapters.store.records import AdapterRecord
 from ramole.adapters.store.store import Store, Version
 from ramole.core import access
-from ramole.core.bounds import TEXTS, check_number, check_text
+from ramole.core.bounds import DEFAULT_PAGE_SIZE, TEXTS, check_number, check_text
 from ramole.core.errors import Corrupt, InvalidInput, NotFound, RamoleError, Unavailable
 from ramole.core.names import AdapterRef, check_digest
 from ramole.core.settings import Settings
@@ -35,7 +36,6 @@ from ramole.transport.values import ref_from_pb, ref_to_pb
 from ramole.v1 import adapters_pb2, adapters_pb2_grpc
 
 CHUNK_BYTES = 2**20
-DEFAULT_PAGE = 100
 # A page ends early rather than outgrow a gRPC message.
 PAGE_BYTES = 2 * 2**20
 
@@ -50,7 +50,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 @dataclass(frozen=True, slots=True)
 class _Opened:
     store: Store
-    contents: Contents
+    contents: ContentReader
     ingest: Ingest
     housekeeping: Housekeeping
 
@@ -90,7 +90,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
             base = await asyncio.to_thread(read_base_shapes, settings.base_model, base_id, settings.base_revision)
         store = await self._open_store()
         disk = await asyncio.to_thread(DiskTier, settings.cache_dir, settings.cache.disk_bytes)
-        contents = Contents(store, disk, TierMetrics(self.registry), negative_s=settings.cache.negative_s)
+        contents = ContentReader(store, disk, TierMetrics(self.registry), negative_s=settings.cache.negative_s)
         housekeeping = Housekeeping(settings.adapters, store, contents, self._audit, self._reserve)
         self._opened = _Opened(store, contents, Ingest(settings, store, base), housekeeping)
         self._keeping_house = asyncio.create_task(housekeeping.run())
@@ -184,7 +184,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
     ) -> adapters_pb2.ListAdaptersResponse:
         """One page of live versions."""
         opened = self._ready()
-        size = request.page_size or DEFAULT_PAGE
+        size = request.page_size or DEFAULT_PAGE_SIZE
         check_number("page_size", size)
         after = position_from_token(request.page_token)
 
@@ -269,15 +269,13 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         return self._opened
 
     async def _open_store(self) -> Store:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._settings.adapters.server.grace_s + _LOCK_MARGIN_S
-        while True:
-            try:
-                return await asyncio.to_thread(self._open_store_now)
-            except Unavailable:
-                if loop.time() > end:
-                    raise
-            await asyncio.sleep(_LOCK_PAUSE_S)
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(Unavailable),
+            wait=wait_fixed(_LOCK_PAUSE_S),
+            stop=stop_after_delay(self._settings.adapters.server.grace_s + _LOCK_MARGIN_S),
+            reraise=True,
+        )
+        return await retrying(asyncio.to_thread, self._open_store_now)
 
     def _open_store_now(self) -> Store:
         options = self._settings.adapters

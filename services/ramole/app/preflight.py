@@ -86,14 +86,14 @@ def check_device(device: str, num_gpus: int) -> None:
 
 
 def _check_models(settings: Settings) -> None:
-    _check_model("base_model", settings.base_model, "config.json")
+    check_model("base_model", settings.base_model, "config.json")
     encoders = [("embedding", settings.embedding.encoder, settings.embedding.retriever)]
     if settings.embedding.previous is not None:
         previous = settings.embedding.previous
         encoders.append(("embedding.previous", previous.encoder, previous.retriever))
     for section, encoder, retriever in encoders:
         if encoder != _MINILM:
-            _check_model(f"{section}.encoder", encoder)
+            check_model(f"{section}.encoder", encoder)
         if retriever:
             _check_files(f"{section}.retriever", Path(retriever), "retriever.json")
     if settings.executor.router:
@@ -103,8 +103,8 @@ def _check_models(settings: Settings) -> None:
         raise WrongState(f"there is no file {ca_file}", field="retrieval.ca_file", remedy="name a PEM file")
 
 
-def _check_model(field: str, path_or_id: str, *files: str) -> None:
-    """A folder with these files; or the form of a hub id, of which nothing else is known here."""
+def check_model(field: str, path_or_id: str, *files: str) -> None:
+    """A folder with these files; or the form of a hub id, of which nothing else is known here. Raises WrongState."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 import typer
-from pydantic import ValidationError
 
 from ramole.cli._checks import check_environment
 from ramole.cli._output import complain, progress
@@ -33,7 +32,7 @@ def told() -> Iterator[None]:
     try:
         check_environment()
         yield
-    except (RamoleError, ValidationError) as error:
+    except RamoleError as error:
         complain(" ".join(str(error).split()))
         raise typer.Exit(1) from None
     except OSError as error:

@@ -12,12 +12,14 @@ import typer
 
 from ramole.cli._checks import check_device
 from ramole.cli._common import AsJson, told
+from ramole.cli._extras import needing
 from ramole.cli._output import note, progress, say, say_json
 
 bench_app = typer.Typer(help="Measurements beside the peers, as ratios.", no_args_is_help=True)
 
 
 @bench_app.command("executor")
+@needing("lab")
 def bench_executor(
     quick: Annotated[bool, typer.Option("--quick", help="The summary's cases only, in minutes.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -40,6 +42,7 @@ def bench_executor(
 
 
 @bench_app.command("repository")
+@needing("lab")
 def bench_repository(
     quick: Annotated[bool, typer.Option("--quick", help="Smaller fleets, in minutes.")] = False,
     as_json: AsJson = False,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ramole.cli._checks import check_model
 from ramole.cli._common import AsJson, run
+from ramole.cli._extras import needing
 from ramole.cli._output import progress, say, say_json, show_table
 from ramole.core.errors import InvalidInput
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ramole.lab.evaluation.subject import Subject
 
 
+@needing("lab")
 def evaluate(
     base: Annotated[str, typer.Option(help="Folder of a causal LM; default: the zoo's.")] = "",
     adapters: Annotated[
@@ -86,6 +87,7 @@ def evaluate(
 
 
 def _subject(base: str, adapters: Path | None, tests: Path | None, zoo: Path | None, routers: list[Path]) -> Subject:
+    from ramole.app.preflight import check_model
     from ramole.lab.evaluation.subject import folder_subject, zoo_subject
     from ramole.zoo.catalog import load_zoo
 
@@ -95,5 +97,5 @@ def _subject(base: str, adapters: Path | None, tests: Path | None, zoo: Path | N
         return zoo_subject(load_zoo(zoo), routers=routers)
     if not base:
         raise InvalidInput("whose adapters are they?", field="--base", remedy="give the folder of their base model")
-    check_model(base, field="--base")
+    check_model("--base", base)
     return folder_subject(Path(base), adapters, tests=tests, routers=routers)

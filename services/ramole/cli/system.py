@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ramole.cli._common import AsJson, bar, run
+from ramole.cli._extras import needing
 from ramole.cli._output import say, say_json, say_piece, show_table
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ async def _system(settings: Settings, *, local: bool) -> AsyncIterator[System]:
             await system.stop()
 
 
+@needing("serve")
 def serve(
     local: Annotated[bool, typer.Option("--local", help="All services in this process, without Ray.")] = False,
 ) -> None:
@@ -62,6 +64,7 @@ def serve(
     run(main)
 
 
+@needing("serve")
 def demo(
     as_json: AsJson = False,
     local: Annotated[bool, typer.Option("--local", help="All services in this process, without Ray.")] = False,

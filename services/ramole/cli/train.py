@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ramole.cli._checks import check_device, check_model
+from ramole.cli._checks import check_device
 from ramole.cli._common import AsJson, run
+from ramole.cli._extras import needing
 from ramole.cli._output import progress, say, say_json
 from ramole.core.errors import InvalidInput
 
@@ -20,6 +21,7 @@ train_app = typer.Typer(help="Train the learned parts.", no_args_is_help=True)
 
 
 @train_app.command("router")
+@needing("lab")
 def train_router(
     out: Annotated[Path, typer.Option(help="Folder for the RouterLoRA; a training that was stopped there goes on.")],
     base: Annotated[str, typer.Option(help="Folder or hub id of a causal LM; default: the zoo's.")] = "",
@@ -56,6 +58,7 @@ def train_router(
         import torch
         from rich.progress import BarColumn, TimeRemainingColumn
 
+        from ramole.app.preflight import check_model
         from ramole.lab.training.ray_workers import run_router_job_on_ray
         from ramole.lab.training.router import RouterRecipe, StepLog
         from ramole.lab.training.router_job import RouterJob, run_router_job
@@ -63,7 +66,8 @@ def train_router(
 
         torch.set_num_threads(threads)
         check_device(device)
-        check_model(base, field="--base")
+        if base:
+            check_model("--base", base)
         if adapters is not None and not base:
             raise InvalidInput("whose adapters are they?", field="--base", remedy="give the folder of their base model")
         if adapters is None and base:
@@ -114,6 +118,7 @@ def train_router(
 
 
 @train_app.command("retriever")
+@needing("lab")
 def train_retriever(
     out: Annotated[Path, typer.Option(help="Folder for the retriever; a training that was stopped there goes on.")],
     adapters: Annotated[
@@ -153,6 +158,7 @@ def train_retriever(
         import torch
         from rich.progress import BarColumn, TimeRemainingColumn
 
+        from ramole.app.preflight import check_model
         from ramole.core.settings import PAPER_INSTRUCTION
         from ramole.embedding.retriever import Mode
         from ramole.lab.evaluation.retriever_job import RetrieverJob, run_retriever_job
@@ -161,8 +167,10 @@ def train_retriever(
 
         torch.set_num_threads(threads)
         check_device(device)
-        check_model(base, field="--base")
-        check_model(fingerprint, field="--fingerprint")
+        if base:
+            check_model("--base", base)
+        if fingerprint:
+            check_model("--fingerprint", fingerprint)
         if mode not in set(Mode):
             raise InvalidInput(f"no mode {mode!r}", field="--mode", remedy=f"use one of {', '.join(Mode)}")
         job = RetrieverJob(

@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from ramole.cli._common import AsJson, run
+from ramole.cli._extras import needing
 from ramole.cli._output import progress, say, say_json
 
 zoo_app = typer.Typer(help="The self-made world: tasks, a base model, adapters, a router.", no_args_is_help=True)
 
 
 @zoo_app.command("build")
+@needing("lab")
 def zoo_build(
     out: Annotated[Path, typer.Option(help="Folder for the result; a build that was stopped there goes on.")],
     preset: Annotated[str, typer.Option(help="full (hundreds of tasks), shipped (48 of them) or tiny.")] = "full",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ramole.core.errors import Corrupt
 from ramole.core.names import AdapterRef
@@ -36,6 +35,8 @@ async def save_download(parts: AsyncIterator[adapters_pb2.FetchResponse], folder
 
 
 def _save(folder: Path, files: dict[str, bytes | bytearray]) -> None:
+    from tempfile import TemporaryDirectory  # a tenth of what a client imports beside gRPC
+
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".download-") as draft:
         for name, data in files.items():

@@ -14,6 +14,7 @@ from ramole.core.errors import InvalidInput
 
 MAX_EXPERTS = 8
 MAX_NEW_TOKENS = 4096
+DEFAULT_PAGE_SIZE = 100
 
 _ROUNDING = 1e-6
 
@@ -103,7 +104,7 @@ NUMBERS: dict[str, Number] = {
     "sampling.repetition_penalty": Number(0.01, 100, zero="off"),
     "sampling.seed": Number(0, 2**64 - 1, is_whole=True),
     "sampling.stop_token_ids": Number(0, 2**32 - 1, is_whole=True),
-    "page_size": Number(1, 1000, zero="100", is_whole=True),
+    "page_size": Number(1, 1000, zero=str(DEFAULT_PAGE_SIZE), is_whole=True),
 }
 """By the path of the field in a request."""
 

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from ramole.core.composition import PRESETS, Composition
 from ramole.core.setting_sources import DELIMITER, PREFIX, Variables, YamlFile, config_path
 
+DEVICE = r"^(cpu|cuda(:[0-9]{1,3})?)$"
 PAPER_INSTRUCTION = "Represent the sentence for similar task retrieval: "
 
 
@@ -255,9 +256,7 @@ class ExecutorSettings(ServiceSettings):
         default="auto", description="RouterLoRA folder, '' = none; 'auto' = the shipped one if it fits the base model"
     )
     dtype: Literal["float32", "bfloat16"] = "float32"
-    device: str = Field(
-        default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda, or one of several: cuda:N"
-    )
+    device: str = Field(default="cpu", pattern=DEVICE, description="cpu, cuda, or one of several: cuda:N")
     threads: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")

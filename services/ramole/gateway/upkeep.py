@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_exponential
+
 from ramole.core.errors import RamoleError, Unavailable
 from ramole.gateway.backends import Backends
 from ramole.gateway.reconcile import reconcile
@@ -87,14 +89,14 @@ async def until_available(
     Raises:
         Unavailable: of the last try, when `limit_s` seconds were not enough.
     """
-    loop = asyncio.get_running_loop()
-    end = loop.time() + limit_s
-    pause_s = 0.05
-    while True:
-        try:
-            return await step()
-        except Unavailable:
-            if loop.time() + pause_s > end:
-                raise
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, longest_pause_s)
+
+    async def awaited() -> Result:  # tenacity awaits coroutine functions only, and `step` may be any callable
+        return await step()
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(Unavailable),
+        wait=wait_exponential(0.05, max=longest_pause_s),
+        stop=stop_before_delay(limit_s),
+        reraise=True,
+    )
+    return await retrying(awaited)

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ramole.core.call import REQUEST_ID_KEY, CallContext, current_call
 from ramole.core.errors import DeadlineExceeded, RamoleError, Unavailable
@@ -162,6 +161,7 @@ class Caller:
         Raises:
             Unavailable: none of them says in time that it serves.
         """
+        from grpc_health.v1 import health_pb2, health_pb2_grpc  # only servers have it
 
         async def is_serving(address: str) -> bool:
             check = health_pb2_grpc.HealthStub(self._channels.get(address)).Check

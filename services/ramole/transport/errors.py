@@ -16,7 +16,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
-from grpc_status import rpc_status
 
 from ramole.core.call import REQUEST_ID_KEY
 from ramole.core.errors import (
@@ -90,6 +89,8 @@ def code_name(error: RamoleError) -> str:
 
 def to_status(error: RamoleError, request_id: str) -> grpc.Status:
     """The status that tells a client about `error`."""
+    from grpc_status import rpc_status  # only servers have it
+
     kind = _known(error)
     shown = RamoleError(
         _clip(error.message, _MAX_MESSAGE_BYTES),

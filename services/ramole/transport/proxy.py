@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from urllib.request import proxy_bypass
 
 from ramole.core.address import is_loopback
 
@@ -18,6 +17,8 @@ def proxy_option(address: str) -> tuple[str, int]:
 
 def proxy_remedy(address: str) -> str:
     """What to do about a proxy between here and ``host:port``; empty if there is none."""
+    from urllib.request import proxy_bypass  # with an HTTP client and all that it loads
+
     variable = next((name for name in _VARIABLES if os.environ.get(name)), None)
     exceptions = next((os.environ[name] for name in _EXCEPTIONS if os.environ.get(name)), "")
     host = address.rpartition(":")[0].strip("[]")

@@ -176,8 +176,8 @@ async def test_a_folder_that_cannot_be_written_is_one_line(world: World, tmp_pat
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("train", "retriever", "--out", "out", "--base", "/no/model"), "--base: there is no folder /no/model"),
-        (("train", "retriever", "--out", "out", "--fingerprint", "./no"), "--fingerprint: there is no folder ./no"),
+        (("train", "retriever", "--out", "out", "--base", "/no/model"), "--base: there is no folder '/no/model'"),
+        (("train", "retriever", "--out", "out", "--fingerprint", "./no"), "--fingerprint: there is no folder './no'"),
         (("train", "retriever", "--out", "out", "--device", "gpu0"), "--device: no device 'gpu0'"),
         (("bench", "executor", "--device", "[/x]"), "--device: no device '[/x]'"),
     ],

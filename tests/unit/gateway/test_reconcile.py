@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 
@@ -108,5 +109,11 @@ async def test_waiting_ends_with_the_last_error_and_only_for_outages() -> None:
 
     with pytest.raises(Unavailable, match="still down"):
         await until_available(down, limit_s=0.12)
+    steps = [down, down, lambda: asyncio.sleep(0, "up")]
+
+    def step() -> Awaitable[str | None]:  # no coroutine function, but makes coroutines
+        return steps.pop(0)()
+
+    assert await until_available(step) == "up"
     with pytest.raises(WrongState):
         await until_available(wrong)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import IO, Any
 
-from ramole.adapters.intake.hub_sources import HUB_OPTIONS, at_commit
 from ramole.adapters.intake.local_sources import open_below
 from ramole.core.bounds import TEXTS
 from ramole.core.errors import InvalidInput, RamoleError, Unavailable
@@ -21,6 +21,9 @@ Open = Callable[[str], IO[bytes]]
 
 _CHUNK_BYTES = 4 * 2**20
 _LOCAL = ("file", "local")
+# Whoever uploads may download what was fetched: so the token that happens to lie on the server's machine opens nothing
+# to clients, unless the operator gives one for it.
+_HUB_OPTIONS: Mapping[str, Any] = MappingProxyType({"token": False})
 # No query, fragment, glob, escape or second protocol ("::" chains file systems in fsspec).
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._~@+=,/-]*")
 
@@ -90,13 +93,28 @@ def _opener(uri: str, options: Mapping[str, Mapping[str, Any]], allowed: Sequenc
         roots = [prefix.partition("://")[2] for prefix in allowed if prefix.startswith(f"{scheme}://")]
         return uri, lambda name: open_below(f"{path.rstrip('/')}/{name}", roots)
     # A cached file system would remember what a branch or a folder once held.
-    arguments = {"skip_instance_cache": True, **(HUB_OPTIONS if scheme == "hf" else {}), **options.get(scheme, {})}
+    arguments = {"skip_instance_cache": True, **(_HUB_OPTIONS if scheme == "hf" else {}), **options.get(scheme, {})}
     fs, root = fsspec.url_to_fs(uri, **arguments)
     if scheme == "hf":
         # Both files come from one commit, whatever is pushed meanwhile.
-        root = at_commit(fs, root)
+        root = _at_commit(fs, root)
         uri = f"hf://{root}"
     return uri, lambda name: fs.open(f"{root.rstrip('/')}/{name}", "rb")
+
+
+def _at_commit(fs: Any, path: str) -> str:
+    """A path of a `HfFileSystem`, at the commit that its branch or tag stands for now. Raises as `fs` does."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath as RepositoryPath
+
+    place = fs.resolve_path(path)
+    if not isinstance(place, RepositoryPath):  # a bucket has no commits
+        return path
+    api = HfApi(endpoint=fs.endpoint, token=fs.token)
+    info = api.repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision)
+    if info.sha is None:
+        raise ValueError(f"the hub names no commit of {path}")
+    return RepositoryPath(place.repo_type, place.repo_id, info.sha, place.path_in_repo).unresolve()
 
 
 def _refuse(message: str, remedy: str) -> InvalidInput:

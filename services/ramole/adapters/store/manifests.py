@@ -17,6 +17,7 @@ from typing import Any
 
 from ramole.adapters.store.files import Files
 from ramole.adapters.store.records import (
+    DAMAGED,
     FORMAT,
     AdapterRecord,
     Removal,
@@ -34,7 +35,6 @@ MAX_HISTORY = 100
 _FOLDER = "manifests"
 _CATALOG = "catalog.json"
 _LIVE, _GONE = ".json", ".gone"
-_DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Manifests:
         data = self._files.read(_key(ref, _LIVE))
         try:
             return record_from_raw(json.loads(data))
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise Corrupt(
                 f"the manifest of {ref} is damaged", field="adapter", remedy="restore the store from a backup"
             ) from error
@@ -96,7 +96,7 @@ class Manifests:
         for key, data in self._files.read_many(keys):
             try:
                 found.append(removal_from_raw(json.loads(data)))
-            except _DAMAGED as error:
+            except DAMAGED as error:
                 _log.error("%s is unreadable: %r", key, error)
         return sorted(found, key=lambda removal: removal.ref.version)
 
@@ -126,7 +126,7 @@ class Manifests:
         for key, data in self._files.read_many(missing):
             try:
                 records.append(_from_manifest(key, data))
-            except _DAMAGED as error:
+            except DAMAGED as error:
                 num_unreadable += 1
                 _log.error("manifest %s is unreadable, its adapter is not served: %r", key, error)
         return Loaded(records, last_versions, len(missing), len(live & gone), num_unreadable)
@@ -154,7 +154,7 @@ class Manifests:
                 records.append(record_from_raw(item))
         except FileNotFoundError:
             return {}
-        except _DAMAGED as error:
+        except DAMAGED as error:
             _log.warning("%s is unreadable and will be written anew: %r", _CATALOG, error)
             return {}
         by_key = ((_key(record.ref, _LIVE), record) for record in records)

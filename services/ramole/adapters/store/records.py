@@ -5,16 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
+
+from ramole.core.errors import InvalidInput
 from ramole.core.names import AdapterName, AdapterRef, check_digest
 from ramole.lora.admission import AdmissionReport
 
 FORMAT = 2
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, InvalidInput)
+"""What reading a manifest raises when it is none."""
+
+_Time = Annotated[datetime, BeforeValidator(datetime.fromisoformat), PlainSerializer(datetime.isoformat)]
 
 
 class State(StrEnum):
@@ -46,7 +53,7 @@ class AdapterRecord:
     num_bytes: int
     num_samples: int
     samples_sha256: str
-    created_at: datetime
+    created_at: _Time
     samples: tuple[str, ...] = ()
     idempotency_key: str = ""
     expected_version: int | None = None
@@ -139,8 +146,8 @@ class Removal:
     """
 
     ref: AdapterRef
-    created_at: datetime
-    removed_at: datetime
+    created_at: _Time
+    removed_at: _Time
     reason: str
     comment: str = ""
 
@@ -150,87 +157,36 @@ def samples_sha256(samples: tuple[str, ...]) -> str:
     return hashlib.sha256(json.dumps(samples).encode()).hexdigest()
 
 
+_RECORD, _REMOVAL = TypeAdapter(AdapterRecord), TypeAdapter(Removal)
+
+
 def record_to_raw(record: AdapterRecord) -> dict[str, Any]:
     """The manifest of a version, as plain values."""
-    report = record.report
-    return {
-        "format": FORMAT,
-        **_ref_to_raw(record.ref),
-        "base_model": record.base_model,
-        "state": record.state.value,
-        "is_public": record.is_public,
-        "report": {
-            "modules": report.modules,
-            "rank": report.rank,
-            "num_bytes": report.num_bytes,
-            "norm": report.norm,
-            "relative_norm": report.relative_norm,
-        },
-        "num_bytes": record.num_bytes,
-        "num_samples": record.num_samples,
-        "samples_sha256": record.samples_sha256,
-        "samples": record.samples,
-        "created_at": record.created_at.isoformat(),
-        "idempotency_key": record.idempotency_key,
-        "expected_version": record.expected_version,
-        "source": record.source,
-    }
+    return _flat(_RECORD.dump_python(record))
 
 
 def record_from_raw(raw: Mapping[str, Any]) -> AdapterRecord:
-    """The inverse. Raises ValueError, KeyError, TypeError or AttributeError when it is none, or of another format."""
+    """The inverse. Raises one of `DAMAGED` when it is none, or of another format."""
     if raw["format"] != FORMAT:
         raise ValueError(f"manifest format {raw['format']!r} is not known")
-    report = raw["report"]
-    return AdapterRecord(
-        ref=_ref_from_raw(raw),
-        base_model=raw["base_model"],
-        state=State(raw["state"]),
-        is_public=raw["is_public"],
-        report=AdmissionReport(
-            tuple(report["modules"]),
-            report["rank"],
-            report["num_bytes"],
-            report["norm"],
-            report.get("relative_norm"),
-        ),
-        num_bytes=raw["num_bytes"],
-        num_samples=raw["num_samples"],
-        samples_sha256=raw["samples_sha256"],
-        samples=tuple(raw["samples"]),
-        created_at=datetime.fromisoformat(raw["created_at"]),
-        idempotency_key=raw["idempotency_key"],
-        expected_version=raw["expected_version"],
-        source=raw["source"],
-    )
+    return _RECORD.validate_python(_nested(AdapterRecord, raw))
 
 
 def removal_to_raw(removal: Removal) -> dict[str, Any]:
     """What takes the place of a manifest, as plain values."""
-    return {
-        "format": FORMAT,
-        **_ref_to_raw(removal.ref),
-        "created_at": removal.created_at.isoformat(),
-        "removed_at": removal.removed_at.isoformat(),
-        "reason": removal.reason,
-        "comment": removal.comment,
-    }
+    return _flat(_REMOVAL.dump_python(removal))
 
 
 def removal_from_raw(raw: Mapping[str, Any]) -> Removal:
-    """The inverse. Raises ValueError, KeyError or TypeError when it is not one."""
-    return Removal(
-        _ref_from_raw(raw),
-        datetime.fromisoformat(raw["created_at"]),
-        datetime.fromisoformat(raw["removed_at"]),
-        raw["reason"],
-        raw["comment"],
-    )
+    """The inverse. Raises one of `DAMAGED` when it is none."""
+    return _REMOVAL.validate_python(_nested(Removal, raw))
 
 
-def _ref_to_raw(ref: AdapterRef) -> dict[str, Any]:
-    return {"tenant": ref.tenant, "name": ref.name, "version": ref.version, "digest": ref.digest}
+def _flat(raw: dict[str, Any]) -> dict[str, Any]:
+    return {"format": FORMAT, **raw.pop("ref"), **raw}
 
 
-def _ref_from_raw(raw: Mapping[str, Any]) -> AdapterRef:
-    return AdapterRef(raw["tenant"], raw["name"], raw["version"], check_digest(raw["digest"]))
+def _nested(kind: type[AdapterRecord | Removal], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field must be there, those with a default too; the reference lies in the manifest itself."""
+    check_digest(raw["digest"])
+    return {each.name: raw if each.name == "ref" else raw[each.name] for each in fields(kind)}

@@ -22,13 +22,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ramole.adapters.store.catalog import Accept, Catalog, Position, Usage
+from ramole.adapters.store.catalog import Accept, Catalog, Position, Usage, expired
 from ramole.adapters.store.collector import Collector
 from ramole.adapters.store.files import Files, open_files
 from ramole.adapters.store.manifests import Loaded, Manifests
 from ramole.adapters.store.objects import Objects
 from ramole.adapters.store.records import AdapterRecord, NewAdapter, Removal
-from ramole.adapters.store.retention import expired
 from ramole.adapters.store.revocations import Revocations
 from ramole.adapters.store.writer import FolderLock, Writer, taken_over
 from ramole.core.access import missing

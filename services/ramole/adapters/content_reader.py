@@ -18,7 +18,7 @@ from ramole.tiers.host import HostTier
 _READERS = 4
 
 
-class Contents:
+class ContentReader:
     """Reads each content once, however many ask at the same time. Keeps none in memory: the page cache does.
 
     Args:

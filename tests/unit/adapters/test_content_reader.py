@@ -1,4 +1,4 @@
-"""Contents at hand: what the store's metrics say, and that nothing of a deleted adapter stays behind."""
+"""ContentReader at hand: what the store's metrics say, and that nothing of a deleted adapter stays behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from prometheus_client import CollectorRegistry
 
-from ramole.adapters.contents import Contents
+from ramole.adapters.content_reader import ContentReader
 from ramole.adapters.store.store import Store
 from ramole.core.errors import Corrupt, NotFound
 from ramole.core.names import AdapterName
@@ -30,7 +30,7 @@ class House:
 
     store: Store
     disk: DiskTier
-    contents: Contents
+    contents: ContentReader
     registry: CollectorRegistry
 
     def metric(self, name: str, **labels: str) -> float | None:
@@ -60,7 +60,7 @@ def publish(store: Store) -> None:
 @pytest.fixture
 def house(store: Store, tmp_path: Path) -> Iterator[House]:
     disk, registry = DiskTier(tmp_path / "cache", 2**20), CollectorRegistry()
-    contents = Contents(store, disk, TierMetrics(registry), negative_s=60.0)
+    contents = ContentReader(store, disk, TierMetrics(registry), negative_s=60.0)
     yield House(store, disk, contents, registry)
     contents.close()
 
@@ -109,7 +109,7 @@ async def test_what_was_missing_can_be_read_as_soon_as_it_is_there(house: House)
 class Overtaken(DiskTier):
     """The adapter is deleted while its files are written."""
 
-    contents: Contents
+    contents: ContentReader
     store: Store
 
     def put(self, digest: str, content: Content, *, is_wanted: Callable[[], bool] = lambda: True) -> bool:
@@ -121,7 +121,7 @@ class Overtaken(DiskTier):
 @pytest.mark.parametrize("store", ["remote"], indirect=True)
 async def test_a_read_that_a_deletion_overtakes_leaves_no_files(store: Store, tmp_path: Path) -> None:
     disk = Overtaken(tmp_path / "cache", 2**20)
-    disk.store, disk.contents = store, Contents(store, disk, TierMetrics(CollectorRegistry()), negative_s=60.0)
+    disk.store, disk.contents = store, ContentReader(store, disk, TierMetrics(CollectorRegistry()), negative_s=60.0)
     try:
         assert (await disk.contents.get(DIGEST)).tensors == b"a"  # who asked before the deletion gets it
     finally:
