@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ramole.core.errors import Corrupt, InvalidInput, NotFound, RamoleError, WrongState
+from ramole.lora.files import CONFIG_FILE, read_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -122,12 +123,9 @@ class Retriever:
             return
         import torch
 
-        from ramole.lora.config import CONFIG_FILE
-        from ramole.lora.header import TENSORS_FILE
         from ramole.lora.reader import read_adapter
 
-        folder = self.folder / LORA
-        weights = read_adapter((folder / CONFIG_FILE).read_bytes(), (folder / TENSORS_FILE).read_bytes())
+        weights = read_adapter(*read_folder(self.folder / LORA))
         modules = dict(model.transformers_model.named_modules())
         for name, pair in weights.pairs.items():
             weight = getattr(modules.get(name), "weight", None)
@@ -191,7 +189,7 @@ def save_retriever(artefact: Retriever, model: SentenceTransformer) -> Retriever
         raise InvalidInput(f"there is a retriever in {str(folder)!r}", field="--out", remedy="give another folder")
     if artefact.mode is Mode.LORA:
         model.transformers_model.save_pretrained(str(folder / LORA))
-        _tidy_config(folder / LORA / "adapter_config.json", artefact.base)
+        _tidy_config(folder / LORA / CONFIG_FILE, artefact.base)
     elif artefact.mode is Mode.FULL:
         model.save(str(folder / ENCODER), create_model_card=False, safe_serialization=True)
     if artefact.linear_map is not None:

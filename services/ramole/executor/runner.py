@@ -17,9 +17,9 @@ from ramole.executor.scheduler import Schedule
 from ramole.executor.sequence import Sequence, row_of
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.dispatch import layout_for
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import StepPlan
+from ramole.mixture.slots import SlotShape
 from ramole.mixture.step import Layout
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from torch import nn
 
 from ramole.core.composition import Composition, Expert, Merge, Weighting
 from ramole.lora.weights import AdapterWeights, LoraPair
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.native import load_kernel, native_layout
 from ramole.mixture.plan import RequestMixture, build_step_plan
 from ramole.mixture.reference import reference_update
+from ramole.mixture.slots import SlotShape
 from ramole.mixture.step import Layout
 from ramole.mixture.torch_form import torch_layout
 

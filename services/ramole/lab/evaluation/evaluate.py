@@ -22,9 +22,9 @@ from ramole.lab.evaluation.views import View
 from ramole.lab.training.lm import Encoded, encode
 from ramole.lora.reader import read_adapter
 from ramole.mixture.dispatch import layout_for
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.router import CONFIG, TENSORS, load_router
+from ramole.mixture.slots import SlotShape
 from ramole.retrieval.doubt import Doubt
 
 MIN_UNSEEN = 8

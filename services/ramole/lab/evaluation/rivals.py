@@ -22,9 +22,9 @@ import torch
 from ramole.lab.evaluation.views import pool_request
 from ramole.lab.training.lm import Batch, Encoded, answer_loss, collate
 from ramole.mixture.formulas import masked_softmax
-from ramole.mixture.layer import MixtureLinear
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import FloatArray, StepPlan, build_step_plan
+from ramole.mixture.slots import ModuleSlots
 from ramole.mixture.step import Step, packed
 
 
@@ -48,13 +48,13 @@ class PoolForm:
         """See `Form`."""
         return self.plan.num_tokens
 
-    def usable(self, module: MixtureLinear) -> torch.Tensor:
+    def usable(self, module: ModuleSlots) -> torch.Tensor:
         """[b, S]: the adapters of each request's pool that touch the module."""
         mask = torch.zeros(len(self.may_use), len(module.ranks), dtype=torch.bool, device=self.may_use.device)
         mask[:, : self.may_use.shape[1]] = self.may_use
         return mask & (module.device_ranks > 0)
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """See `Form`."""
         x, y = packed(x), packed(y)
         mask = self.usable(module)
@@ -64,7 +64,7 @@ class PoolForm:
         u = (x @ module.lora_a.flatten(0, 1).T).view(-1, num_slots, rank)
         y += self.combine(x, u, mask, module).flatten(1) @ module.lora_b.flatten(0, 1)
 
-    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: MixtureLinear) -> torch.Tensor:
+    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: ModuleSlots) -> torch.Tensor:
         """h [T, S, R] from u [T, S, R]."""
         raise NotImplementedError
 
@@ -93,7 +93,7 @@ class ArrowForm(PoolForm):
         super().__init__(plan, batch)
         self._probes, self._k = probes, k
 
-    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: MixtureLinear) -> torch.Tensor:
+    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: ModuleSlots) -> torch.Tensor:
         """See `PoolForm`."""
         scores = torch.einsum("tsr,sr->ts", u, self._probes[module.index]).abs()
         return top(masked_softmax(scores, self.per_token(mask)), self._k).unsqueeze(-1) * u
@@ -128,7 +128,7 @@ class MoeForm(PoolForm):
         super().__init__(plan, batch)
         self._gate, self._k = gate, k
 
-    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: MixtureLinear) -> torch.Tensor:
+    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: ModuleSlots) -> torch.Tensor:
         """See `PoolForm`."""
         a = masked_softmax(x @ self._gate.weights[module.index].T, self.per_token(mask))
         return top(a, self._k).unsqueeze(-1) * u
@@ -141,7 +141,7 @@ class SmearForm(PoolForm):
         super().__init__(plan, batch)
         self._gate = gate
 
-    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: MixtureLinear) -> torch.Tensor:
+    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: ModuleSlots) -> torch.Tensor:
         """See `PoolForm`."""
         tokens = x.view(len(mask), -1, x.shape[-1])[:, :-1]
         inside = self.is_prompt.unsqueeze(-1)

@@ -96,9 +96,7 @@ def pool_request(adapters: list[int], weights: list[float] | None = None) -> Req
     n = len(adapters)
     return RequestMixture(
         slots=tuple(i + 1 for i in adapters),
-        logits=(0.0,) * n,
-        weights=tuple(weights or [0.0] * n),
+        gates=tuple(weights or [0.0] * n),
         scales=(1.0,) * n,
-        is_explicit=weights is not None,
         merges_parameters=weights is not None,
     )

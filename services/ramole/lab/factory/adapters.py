@@ -17,6 +17,7 @@ from ramole.lab.factory.skills import HELD_OUT_WORDING
 from ramole.lab.factory.splits import TRAIN_CHATTER, TaskData, draw_item, pair_prompt
 from ramole.lab.factory.tasks import STYLES, some_chatter
 from ramole.lab.training.lm import Encoded, collate, encode, exact_matches, token_losses
+from ramole.lora.files import CONFIG_FILE, TENSORS_FILE
 from ramole.zoo.catalog import SEPARATOR, Split
 
 ATTENTION = ("k_proj", "o_proj", "q_proj", "v_proj")
@@ -152,7 +153,7 @@ class Bank:
         for name, layer in self.layers.items():
             tensors[f"base_model.model.{name}.lora_A.weight"] = layer.a.detach()[number].to(dtype, copy=True)
             tensors[f"base_model.model.{name}.lora_B.weight"] = layer.b.detach()[number].to(dtype, copy=True)
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, folder / TENSORS_FILE, metadata={"format": "pt"})
         config = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.alpha,
@@ -163,7 +164,7 @@ class Bank:
             inference_mode=True,
         )
         config.save_pretrained(str(folder))
-        path = folder / "adapter_config.json"
+        path = folder / CONFIG_FILE
         content = json.loads(path.read_text()) | {"target_modules": sorted(recipe.targets)}
         path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 

@@ -17,9 +17,9 @@ from ramole.lab.training.lm import encode
 from ramole.lab.training.router import RouterTask, train_router
 from ramole.lora.reader import read_adapter
 from ramole.lora.weights import AdapterWeights
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.router import CONFIG, TENSORS, save_router
+from ramole.mixture.slots import SlotShape
 from ramole.zoo.catalog import ADAPTERS, BASE_ID, BASE_STAGE, ROUTER_STAGE
 from ramole.zoo.manifest import sha256_of
 

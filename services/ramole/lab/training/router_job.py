@@ -22,9 +22,9 @@ from ramole.lora.admission import AdmissionLimits, admit
 from ramole.lora.base import read_base_shapes
 from ramole.lora.reader import read_layout
 from ramole.lora.weights import AdapterWeights
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.router import CONFIG, TENSORS, save_router
+from ramole.mixture.slots import SlotShape
 
 LOG = "training.jsonl"
 MAX_RANK = 256

@@ -29,9 +29,9 @@ from ramole.lab.bench.executor.step_cases import PEERS
 from ramole.lab.bench.executor.world import make_pairs
 from ramole.lab.bench.timing import interleave, ratio
 from ramole.lora.weights import AdapterWeights
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import RequestMixture, StepPlan, build_step_plan
+from ramole.mixture.slots import SlotShape
 from ramole.mixture.step import Form, Step
 
 TINY = BaseSize(hidden=32, num_layers=1, vocab_size=97)

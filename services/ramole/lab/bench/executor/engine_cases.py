@@ -18,7 +18,6 @@ from ramole.lab.bench.executor.rivals import ContinuousBatching, GenerateBatch, 
 from ramole.lab.bench.executor.world import (
     Request,
     concatenated,
-    load_adapter,
     make_base,
     make_prompts,
     make_router,
@@ -26,6 +25,8 @@ from ramole.lab.bench.executor.world import (
     save_adapters,
 )
 from ramole.lab.bench.timing import Times, clock, ratio
+from ramole.lora.files import read_folder
+from ramole.lora.reader import read_adapter
 from ramole.mixture.surgery import widths_of
 
 OURS = "ramole"
@@ -53,7 +54,7 @@ class EngineBench:
         self._max_len = case.prompt_tokens[1] + case.new_tokens
         model = self._base()
         self._folders = save_adapters(folder, model, case.targets, count=case.num_adapters, rank=case.rank)
-        self._adapters = {name: load_adapter(path) for name, path in self._folders.items()}
+        self._adapters = {name: read_adapter(*read_folder(path)) for name, path in self._folders.items()}
         self._router = make_router(model, case.targets, rank=case.router_rank) if case.k > 1 else None
         prompts = make_prompts(case.num_requests, case.prompt_tokens, case.base.vocab_size)
         names = round_robin(list(self._folders), case.k)

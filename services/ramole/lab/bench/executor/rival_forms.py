@@ -5,17 +5,13 @@ Request-level weights and OUTPUTS only: none of them routes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
-from ramole.mixture.formulas import ExpertRows, expert_weights
+from ramole.mixture.formulas import ExpertRows
 from ramole.mixture.plan import FloatArray, StepPlan
+from ramole.mixture.slots import ModuleSlots
 from ramole.mixture.step import packed
-
-if TYPE_CHECKING:
-    from ramole.mixture.layer import MixtureLinear
 
 
 class _PeerForm:
@@ -29,7 +25,7 @@ class _PeerForm:
         self.num_tokens = plan.num_tokens
         self._usage: FloatArray = np.zeros((num_modules, *plan.slots.shape), np.float32)
         rows = ExpertRows.of(plan, device)
-        weights = expert_weights(None, rows) * rows.scales * rows.is_expert
+        weights = rows.gates * rows.scales
         lengths = torch.tensor(plan.lengths, device=device)
         self._slots = rows.slots.repeat_interleave(lengths, 0)
         self._weights = weights.repeat_interleave(lengths, 0)
@@ -51,7 +47,7 @@ class LoopForm(_PeerForm):
             for slot, mask in used.items()
         ]
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """y[tokens] += a B (A x[tokens]) for each adapter."""
         x, y = packed(x), packed(y)
         for slot, tokens, weights in self._parts:
@@ -62,7 +58,7 @@ class LoopForm(_PeerForm):
 class GatherForm(_PeerForm):
     """Each token's own A and B copied out of the slots, then two batched products."""
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """y_t += sum_i a_i B_i A_i x_t."""
         x, y = packed(x), packed(y)
         a = module.lora_a[self._slots].flatten(1, 2)  # [T, k R, d]
@@ -80,7 +76,7 @@ class DenseForm(_PeerForm):
         mask = self._slots.unsqueeze(-1) == self._index  # [T, k, p]
         self._mask = (self._weights.unsqueeze(-1) * mask).sum(1)
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """y += (M o (x A^T)) B over all p adapters."""
         x, y = packed(x), packed(y)
         u = x @ module.lora_a[self._index].flatten(0, 1).T

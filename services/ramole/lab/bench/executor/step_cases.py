@@ -18,8 +18,8 @@ from ramole.lab.bench.executor.world import Request, make_base, make_pairs, make
 from ramole.lab.bench.timing import Times, clock, ratio
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.dispatch import layout_for
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.plan import StepPlan
+from ramole.mixture.slots import SlotShape
 from ramole.mixture.step import Form, Layout
 from ramole.mixture.surgery import widths_of
 
