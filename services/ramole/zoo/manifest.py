@@ -89,6 +89,7 @@ class Manifest:
         """These have to be made again."""
         for stage in stages:
             self.stages.pop(stage, None)
+        self._write()
 
     def sort(self, order: Sequence[str]) -> None:
         """Brings the stages into this order, whatever order they were finished in; others follow."""

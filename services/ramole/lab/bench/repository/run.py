@@ -12,11 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ramole.lab.bench.machine import cpu_name, torch_threads
 from ramole.lab.bench.repository.fleet_cases import run_fleet_case
-from ramole.lab.bench.repository.milvus_server import MilvusServer
 from ramole.lab.bench.repository.options import RepositoryOptions, full_repository_options, quick_repository_options
 from ramole.lab.bench.repository.search_cases import LITE, NUMPY, SERVER, fill_server, run_search_case
+from ramole.lab.machine import cpu_name, torch_threads
+from ramole.lab.milvus_server import MilvusServer
 
 Progress = Callable[[str], None]
 
