@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ramole.lab.evaluation.views import pool_request
-from ramole.lab.training.lm import Batch, Encoded, answer_loss, collate
+from ramole.lab.training.lm import Encoded, PaddedBatch, answer_loss, collate
 from ramole.mixture.formulas import masked_softmax
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import FloatArray, StepPlan, build_step_plan
@@ -33,7 +33,7 @@ class PoolForm:
 
     sums_steps = True  # nobody asks what its experts got
 
-    def __init__(self, plan: StepPlan, batch: Batch) -> None:
+    def __init__(self, plan: StepPlan, batch: PaddedBatch) -> None:
         self.plan = plan
         self._length = batch.ids.shape[1]
         self.is_prompt = (batch.weights > 0).cumsum(1) <= 1  # [b, l - 1]; the last position never is
@@ -73,7 +73,7 @@ class PoolForm:
         return of_requests.repeat_interleave(self._length, 0)
 
     def usage(self) -> FloatArray:
-        """See `Form`; not recorded for peers."""
+        """See `Form`; not recorded for rivals."""
         return np.zeros((0, *self.plan.slots.shape), np.float32)
 
 
@@ -89,7 +89,7 @@ def top(weights: torch.Tensor, k: int) -> torch.Tensor:
 class ArrowForm(PoolForm):
     """Arrow; `probes` are its prototypes in rank space, see `arrow_probes`."""
 
-    def __init__(self, plan: StepPlan, batch: Batch, probes: Mapping[int, torch.Tensor], k: int) -> None:
+    def __init__(self, plan: StepPlan, batch: PaddedBatch, probes: Mapping[int, torch.Tensor], k: int) -> None:
         super().__init__(plan, batch)
         self._probes, self._k = probes, k
 
@@ -124,7 +124,7 @@ class Gate:
 class MoeForm(PoolForm):
     """Token-wise gate over outputs; k = 0 is the soft mixture of all."""
 
-    def __init__(self, plan: StepPlan, batch: Batch, gate: Gate, k: int = 0) -> None:
+    def __init__(self, plan: StepPlan, batch: PaddedBatch, gate: Gate, k: int = 0) -> None:
         super().__init__(plan, batch)
         self._gate, self._k = gate, k
 
@@ -137,7 +137,7 @@ class MoeForm(PoolForm):
 class SmearForm(PoolForm):
     """Request-wise gate over parameters, from the mean input of the prompt's tokens."""
 
-    def __init__(self, plan: StepPlan, batch: Batch, gate: Gate) -> None:
+    def __init__(self, plan: StepPlan, batch: PaddedBatch, gate: Gate) -> None:
         super().__init__(plan, batch)
         self._gate = gate
 

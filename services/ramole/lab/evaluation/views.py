@@ -92,7 +92,7 @@ def request(
 
 
 def pool_request(adapters: list[int], weights: list[float] | None = None) -> RequestMixture:
-    """Adapters that a peer may choose from; with `weights`, their weighted parameters (LoRAHub)."""
+    """Adapters that a rival may choose from; with `weights`, their weighted parameters (LoRAHub)."""
     n = len(adapters)
     return RequestMixture(
         slots=tuple(i + 1 for i in adapters),

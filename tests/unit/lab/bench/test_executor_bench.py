@@ -19,13 +19,13 @@ from ramole.lab.bench.executor.options import (
     BenchOptions,
     EngineCase,
     ModuleCase,
-    Peer,
+    Rival,
     SlotCase,
     StepCase,
     full_options,
 )
 from ramole.lab.bench.executor.run import run_bench
-from ramole.lab.bench.executor.step_cases import PEERS
+from ramole.lab.bench.executor.step_cases import RIVALS
 from ramole.lab.bench.executor.world import make_pairs
 from ramole.lab.bench.timing import interleave, ratio
 from ramole.lora.weights import AdapterWeights
@@ -49,7 +49,7 @@ KEYS = {
 CPU = torch.device("cpu")
 
 
-def tiny_case(name: str, k: int, *peers: Peer) -> EngineCase:
+def tiny_case(name: str, k: int, *rivals: Rival) -> EngineCase:
     return EngineCase(
         name,
         TINY,
@@ -60,7 +60,7 @@ def tiny_case(name: str, k: int, *peers: Peer) -> EngineCase:
         router_rank=2,
         prompt_tokens=(2, 9),
         new_tokens=6,
-        peers=peers,
+        rivals=rivals,
         rounds=1,
         num_alone=2,
     )
@@ -75,9 +75,9 @@ def tiny_module(name: str, num_tokens: int) -> ModuleCase:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_summary_has_its_keys_and_every_contestant_gives_the_same_answer() -> None:
     options = BenchOptions(
-        k1=tiny_case("k1", 1, Peer.NO_ADAPTERS, Peer.PEFT_MIXED, Peer.PEFT_ONE_BY_ONE),
-        k3=tiny_case("k3", 3, Peer.NO_ADAPTERS),
-        idle=tiny_case("idle", 1, Peer.NO_ADAPTERS, Peer.PLAIN),
+        k1=tiny_case("k1", 1, Rival.NO_ADAPTERS, Rival.PEFT_MIXED, Rival.PEFT_ONE_BY_ONE),
+        k3=tiny_case("k3", 3, Rival.NO_ADAPTERS),
+        idle=tiny_case("idle", 1, Rival.NO_ADAPTERS, Rival.PLAIN),
         guards=tiny_case("guards", 1),
         prefill=tiny_module("prefill", 16),
         decode=tiny_module("decode", 1),
@@ -86,8 +86,8 @@ def test_the_summary_has_its_keys_and_every_contestant_gives_the_same_answer() -
             "slots", TINY, num_adapters=8, k=2, rank=4, prompt_tokens=(2, 9), new_tokens=4, num_requests=12, rounds=1
         ),
         more_engines=(
-            replace(tiny_case("staggered", 3, Peer.NO_ADAPTERS), arrivals_per_step=1),
-            replace(tiny_case("request_weights", 2, Peer.NO_ADAPTERS, Peer.PLAIN_LORA), preset="mixture"),
+            replace(tiny_case("staggered", 3, Rival.NO_ADAPTERS), arrivals_per_step=1),
+            replace(tiny_case("request_weights", 2, Rival.NO_ADAPTERS, Rival.PLAIN_LORA), preset="mixture"),
         ),
         steps=(
             StepCase(
@@ -110,18 +110,18 @@ def test_the_summary_has_its_keys_and_every_contestant_gives_the_same_answer() -
         assert not case.get("skipped")
     k1 = report["cases"][0]
     assert k1["differs_from_base"]
-    assert k1["contestants"][Peer.PEFT_MIXED]["tokens_equal"] is True
-    assert k1["contestants"][Peer.PEFT_ONE_BY_ONE]["tokens_equal"] is True
+    assert k1["contestants"][Rival.PEFT_MIXED]["tokens_equal"] is True
+    assert k1["contestants"][Rival.PEFT_ONE_BY_ONE]["tokens_equal"] is True
     json.dumps(report)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_peer_that_cannot_run_is_reported_and_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rival_that_cannot_run_is_reported_and_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("not on this machine")
 
     monkeypatch.setattr("ramole.lab.bench.executor.rivals.GenerateBatch.__call__", fail)
-    report = run_engine_case(tiny_case("k1", 1, Peer.NO_ADAPTERS, Peer.PEFT_MIXED), CPU)
+    report = run_engine_case(tiny_case("k1", 1, Rival.NO_ADAPTERS, Rival.PEFT_MIXED), CPU)
     assert report["skipped"] == {"peft_mixed": "RuntimeError: not on this machine"}
     assert set(report["contestants"]) == {"ramole", "no_adapters"}
 
@@ -156,8 +156,8 @@ def test_the_full_grid_names_every_case_once() -> None:
     assert all(case.k <= case.num_adapters for case in (*engines, *modules))
 
 
-@pytest.mark.parametrize("form", PEERS.values(), ids=PEERS)
-def test_a_peer_form_computes_what_ours_computes(form: Callable[[StepPlan, int, torch.device], Form]) -> None:
+@pytest.mark.parametrize("form", RIVALS.values(), ids=RIVALS)
+def test_a_rival_form_computes_what_ours_computes(form: Callable[[StepPlan, int, torch.device], Form]) -> None:
     torch.manual_seed(0)
     model = torch.nn.ModuleDict({"proj": torch.nn.Linear(12, 10)}).requires_grad_(False)
     mixture = Mixture(model, SlotShape(6, 4, 1))

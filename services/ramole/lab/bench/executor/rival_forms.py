@@ -1,4 +1,4 @@
-"""Other ways to compute the update of many LoRAs, as forms of our own engine: the peers of a decode step on a GPU.
+"""Other ways to compute the update of many LoRAs, as forms of our own engine: the rivals of a decode step on a GPU.
 
 Request-level weights and OUTPUTS only: none of them routes.
 """
@@ -14,14 +14,14 @@ from ramole.mixture.slots import ModuleSlots
 from ramole.mixture.step import packed
 
 
-class _PeerForm:
-    """What every peer needs of a plan: the slots [T, k] of each token and their weights [T, k], 0 = no expert."""
+class _RivalForm:
+    """What every rival needs of a plan: the slots [T, k] of each token and their weights [T, k], 0 = no expert."""
 
     sums_steps = True
 
     def __init__(self, plan: StepPlan, num_modules: int, device: torch.device) -> None:
         if plan.is_routed.any() or plan.merges_parameters.any():
-            raise ValueError("a peer form takes request-level weights and OUTPUTS only")
+            raise ValueError("a rival form takes request-level weights and OUTPUTS only")
         self.num_tokens = plan.num_tokens
         self._usage: FloatArray = np.zeros((num_modules, *plan.slots.shape), np.float32)
         rows = ExpertRows.of(plan, device)
@@ -32,11 +32,11 @@ class _PeerForm:
         self._adapters = sorted(plan.adapters)
 
     def usage(self) -> FloatArray:
-        """Nothing: a peer does not report what its experts got."""
+        """Nothing: a rival does not report what its experts got."""
         return self._usage
 
 
-class LoopForm(_PeerForm):
+class LoopForm(_RivalForm):
     """One adapter after the other over the tokens that use it, as PEFT's mixed batch does."""
 
     def __init__(self, plan: StepPlan, num_modules: int, device: torch.device) -> None:
@@ -55,7 +55,7 @@ class LoopForm(_PeerForm):
             y.index_add_(0, tokens, u @ module.lora_b[slot])
 
 
-class GatherForm(_PeerForm):
+class GatherForm(_RivalForm):
     """Each token's own A and B copied out of the slots, then two batched products."""
 
     def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
@@ -67,7 +67,7 @@ class GatherForm(_PeerForm):
         y += torch.bmm(h.unsqueeze(1), module.lora_b[self._slots].flatten(1, 2))[:, 0]
 
 
-class DenseForm(_PeerForm):
+class DenseForm(_RivalForm):
     """Every token through every adapter of the step by two dense products, a mask [T, p] in between."""
 
     def __init__(self, plan: StepPlan, num_modules: int, device: torch.device) -> None:

@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 
 
 def run_repository_bench(*, quick: bool, progress: Progress) -> dict[str, Any]:
-    """Measures search, start, memory, throughput and uploads, beside the peers where there are some.
+    """Measures search, start, memory, throughput and uploads, beside the rivals where there are some.
 
     Args:
         quick: smaller fleets, in minutes; "sizes" tells which.
