@@ -10,7 +10,6 @@ With a fingerprint (`fingerprint.py`) e is the encoder's vector and the base mod
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ramole.core.errors import Corrupt, InvalidInput, NotFound, RamoleError, WrongState
+from ramole.lora.digest import sha256_of
 from ramole.lora.files import CONFIG_FILE, read_folder
 
 if TYPE_CHECKING:
@@ -220,12 +220,6 @@ def _tidy_config(path: Path, base: str) -> None:
     config = json.loads(path.read_text("utf-8"))
     config.update(base_model_name_or_path=base, target_modules=sorted(config["target_modules"]), inference_mode=True)
     path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", "utf-8")
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read_map(path: Path) -> LinearMap:

@@ -69,7 +69,6 @@ class StepPlan:
         adapters: the p unique slots, in order of first appearance.
         mask: M [b, p], whether request i uses adapter j.
         slots: [b, k] with 0 where a request has fewer experts.
-        columns: [b, k] index into `adapters`; 0 where there is no expert (never read there).
         gates, scales: [b, k] float32, see RequestMixture; 0 where there is no expert.
         is_routed, merges_parameters: [b].
     """
@@ -80,7 +79,6 @@ class StepPlan:
     adapters: tuple[int, ...]
     mask: BoolArray
     slots: IntArray
-    columns: IntArray
     gates: FloatArray
     scales: FloatArray
     is_routed: BoolArray
@@ -119,18 +117,15 @@ def build_step_plan(mixtures: Sequence[RequestMixture], lengths: Sequence[int]) 
         The plan; k is the largest number of experts of any request.
     """
     b, k = len(mixtures), max((len(m.slots) for m in mixtures), default=0)
-    column_of: dict[int, int] = {}
+    column_of = {slot: j for j, slot in enumerate(dict.fromkeys(slot for m in mixtures for slot in m.slots))}
     slots = np.zeros((b, k), np.int64)
-    columns = np.zeros((b, k), np.int64)
     values = np.zeros((2, b, k), np.float32)
+    mask = np.zeros((b, len(column_of)), np.bool_)
     for i, mixture in enumerate(mixtures):
         n = len(mixture.slots)
         slots[i, :n] = mixture.slots
-        columns[i, :n] = [column_of.setdefault(slot, len(column_of)) for slot in mixture.slots]
         values[:, i, :n] = (mixture.gates, mixture.scales)
-    mask = np.zeros((b, len(column_of)), np.bool_)
-    rows, positions = np.nonzero(slots)
-    mask[rows, columns[rows, positions]] = True
+        mask[i, [column_of[slot] for slot in mixture.slots]] = True
     num_decode = next((i for i, length in enumerate(lengths) if length != 1), b)
     return StepPlan(
         lengths=tuple(lengths),
@@ -139,7 +134,6 @@ def build_step_plan(mixtures: Sequence[RequestMixture], lengths: Sequence[int]) 
         adapters=tuple(column_of),
         mask=mask,
         slots=slots,
-        columns=columns,
         gates=values[0],
         scales=values[1],
         is_routed=np.array([m.is_routed for m in mixtures], np.bool_),

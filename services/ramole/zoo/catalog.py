@@ -116,11 +116,6 @@ class ZooAdapter:
     exact_match: float
     base_exact_match: float
 
-    @property
-    def is_held_out(self) -> bool:
-        """Whether the shipped router was trained without it."""
-        return self.split is not Split.TRAIN
-
 
 @dataclass(frozen=True, slots=True)
 class Zoo:

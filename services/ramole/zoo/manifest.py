@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,14 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ramole.core.errors import Corrupt, NotFound, WrongState
+from ramole.lora.digest import sha256_of
 
 MANIFEST = "manifest.json"
 FORMAT = 2
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(slots=True)

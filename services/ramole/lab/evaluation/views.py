@@ -53,11 +53,6 @@ class View:
         allowed[np.arange(len(self.own)), self.own] = False
         return replace(self, allowed=allowed)
 
-    def of_tasks(self, tasks: npt.NDArray[np.bool_]) -> View:
-        """The prompts of some tasks [N]; the repository stays as it is."""
-        rows = tasks[self.own]
-        return self.of_rows(rows)
-
     def of_rows(self, rows: npt.NDArray[np.bool_] | IntArray) -> View:
         """Some of the prompts; the repository stays as it is."""
         return replace(

@@ -90,7 +90,7 @@ class Bank:
     """G LoRAs of one recipe on one base.
 
     Attributes:
-        model: the base; it computes with the LoRAs until they are taken off.
+        model: the base; it computes with the LoRAs.
         layers: the wrapped modules by name.
         recipe: of all of them.
     """
@@ -109,11 +109,6 @@ class Bank:
                 layers[name] = BankedLinear(module, recipe, generators)
                 model.set_submodule(name, layers[name])
         return cls(model, layers, recipe)
-
-    def take_off(self) -> None:
-        """Gives the model its own layers back."""
-        for name, layer in self.layers.items():
-            self.model.set_submodule(name, layer.linear)
 
     def train(self, texts: Sequence[Sequence[Encoded]], seeds: Sequence[str], *, pad: int) -> None:
         """Trains all LoRAs, each on its own examples alone."""

@@ -21,6 +21,7 @@ from ramole.lab.training.router import RouterRecipe, RouterTask, StepLog, train_
 from ramole.lab.training.workers import Workers
 from ramole.lora.admission import AdmissionLimits, admit
 from ramole.lora.base import read_base_shapes
+from ramole.lora.digest import sha256_of
 from ramole.lora.files import TENSORS_FILE, read_folder
 from ramole.lora.reader import read_layout
 from ramole.lora.weights import AdapterWeights
@@ -215,7 +216,7 @@ def digest_of_base(base: str, model: Any) -> str:
     """sha256 of a folder's one weight file; of the parameters themselves where there is no such file."""
     path = Path(base) / "model.safetensors"
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(name.encode())
