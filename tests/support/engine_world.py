@@ -53,7 +53,7 @@ class World:
 
     engine: Engine
     num_slots: int
-    max_rows: int
+    max_batch: int
     adapters: dict[str, AdapterWeights]
     loads: dict[str, Future[AdapterWeights]] = field(default_factory=dict)
     holds_loads: bool = False
@@ -124,7 +124,7 @@ def make_engine(
         uses_graphs=uses_graphs,
         layout=layout,
     )
-    world = World(engine=None, num_slots=num_slots, max_rows=max_rows, adapters=adapters)  # type: ignore[arg-type]
+    world = World(None, num_slots, min(max_rows, token_budget // 2), adapters)  # type: ignore[arg-type]
     world.engine = Engine(
         runner,
         load=world.load,

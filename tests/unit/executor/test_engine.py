@@ -49,11 +49,11 @@ def check_at_rest(world: World) -> None:
     engine.step()
     assert not engine.resident
     world.holds_loads = False
-    for i in range(world.max_rows):
+    for i in range(world.max_batch):
         engine.add(Sequence(f"row {i}", [5, 6], 2, (Expert(f"a{i % num_slots}"),)))
     engine.step()
-    assert engine.num_running == world.max_rows
-    assert engine.num_resident == min(world.max_rows, num_slots)
+    assert engine.num_resident == min(world.max_batch, num_slots)
+    assert engine.num_running == world.max_batch
     world.run()
     assert (engine.num_running, engine.num_waiting) == (0, 0)
 
