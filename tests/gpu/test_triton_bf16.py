@@ -8,10 +8,10 @@ from torch import nn
 
 from ramole.core.composition import Composition, Expert, Merge, Weighting
 from ramole.lora.weights import AdapterWeights, LoraPair
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import RequestMixture, build_step_plan
 from ramole.mixture.reference import reference_update
+from ramole.mixture.slots import SlotShape
 
 pytestmark = [
     pytest.mark.gpu,

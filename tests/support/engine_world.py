@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 
@@ -48,14 +49,17 @@ def random_router(model: torch.nn.Module, rank: int = 4) -> AdapterWeights:
 
 @dataclass
 class World:
-    """An engine and hand-driven adapter loads."""
+    """An engine and hand-driven adapter loads. Its clock goes on by a second whenever it is read."""
 
     engine: Engine
+    num_slots: int
+    max_batch: int
     adapters: dict[str, AdapterWeights]
     loads: dict[str, Future[AdapterWeights]] = field(default_factory=dict)
     holds_loads: bool = False
     started: list[str] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
+    placed: list[float] = field(default_factory=list)
 
     def load(self, digest: str) -> Future[AdapterWeights]:
         future: Future[AdapterWeights] = Future()
@@ -82,12 +86,20 @@ class World:
         raise AssertionError("the engine did not come to rest")
 
 
-def make_world(num_slots: int = 9, max_rows: int = 8, token_budget: int = 64, num_adapters: int = 8) -> World:
+def make_world(
+    num_slots: int = 9,
+    max_rows: int = 8,
+    token_budget: int = 64,
+    num_adapters: int = 8,
+    layout: Layout | None = None,
+) -> World:
     """A fresh engine over the tiny model with adapters a0, a1, ... of mixed ranks and targets."""
     model = tiny_llama()
     targets = [("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj", "o_proj"), ("_proj",), ("down_proj",)]
     adapters = {f"a{i}": random_adapter(model, i, [2, 4, 8][i % 3], targets[i % 4]) for i in range(num_adapters)}
-    return make_engine(model, adapters, num_slots=num_slots, max_rows=max_rows, token_budget=token_budget)
+    return make_engine(
+        model, adapters, num_slots=num_slots, max_rows=max_rows, token_budget=token_budget, layout=layout
+    )
 
 
 def make_engine(
@@ -112,11 +124,13 @@ def make_engine(
         uses_graphs=uses_graphs,
         layout=layout,
     )
-    world = World(engine=None, adapters=adapters)  # type: ignore[arg-type]
+    world = World(None, num_slots, min(max_rows, token_budget // 2), adapters)  # type: ignore[arg-type]
     world.engine = Engine(
         runner,
         load=world.load,
         release=world.released.append,
+        placed=world.placed.append,
+        clock=map(float, count()).__next__,
         eos_token_ids={2},
         num_slots=num_slots,
         max_rows=max_rows,

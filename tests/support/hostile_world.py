@@ -18,8 +18,8 @@ from ramole.executor.engine import Update
 from ramole.executor.sampler import Sampler
 from ramole.executor.sequence import Sequence
 from ramole.lora.weights import AdapterWeights, LoraPair
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.native import load_kernel, native_layout
+from ramole.mixture.slots import SlotShape
 from ramole.mixture.step import Layout
 from ramole.mixture.torch_form import torch_layout
 from support.engine_world import World, make_engine, random_adapter, tiny_llama

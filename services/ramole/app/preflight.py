@@ -17,9 +17,9 @@ from ramole.app.services import SERVICES
 from ramole.core.address import join_address
 from ramole.core.errors import WrongState
 from ramole.core.settings import Settings
+from ramole.lora.files import FILES
 
 _MINILM = "minilm"
-_ROUTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def preflight(settings: Settings, *, metrics_host: str) -> None:
@@ -97,7 +97,7 @@ def _check_models(settings: Settings) -> None:
         if retriever:
             _check_files(f"{section}.retriever", Path(retriever), "retriever.json")
     if settings.executor.router:
-        _check_files("executor.router", Path(settings.executor.router), *_ROUTER_FILES)
+        _check_files("executor.router", Path(settings.executor.router), *FILES)
     ca_file = settings.retrieval.ca_file
     if ca_file and not Path(ca_file).is_file():
         raise WrongState(f"there is no file {ca_file}", field="retrieval.ca_file", remedy="name a PEM file")

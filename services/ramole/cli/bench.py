@@ -1,4 +1,4 @@
-"""`bench`: measurements beside the peers, as ratios."""
+"""`bench`: measurements beside the rivals, as ratios."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ramole.cli._common import AsJson, told
 from ramole.cli._extras import needing
 from ramole.cli._output import note, progress, say, say_json
 
-bench_app = typer.Typer(help="Measurements beside the peers, as ratios.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measurements beside the rivals, as ratios.", no_args_is_help=True)
 
 
 @bench_app.command("executor")
@@ -27,7 +27,7 @@ def bench_executor(
     cases: Annotated[Path | None, typer.Option(help="Append each case to this JSON-lines file as it ends.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the engine beside its peers: interleaved rounds, medians, ratios."""
+    """Measure the engine beside its rivals: interleaved rounds, medians, ratios."""
     from ramole.lab.bench.executor.run import run_executor_bench
 
     def record(case: dict[str, Any]) -> None:

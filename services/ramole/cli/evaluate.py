@@ -53,8 +53,8 @@ def evaluate(
         from ramole.lab.evaluation.evaluate import FULL, QUICK, evaluate_subject
         from ramole.lab.evaluation.methods import METHODS
         from ramole.lab.evaluation.report import end_task_table, write_report
-        from ramole.lab.evaluation.retrievers import open_retriever
         from ramole.lab.evaluation.subject import mark_retriever
+        from ramole.lab.memory_index import MemoryIndex, open_encoder
         from ramole.zoo.catalog import SHIPPED_RETRIEVER
 
         torch.set_num_threads(threads)
@@ -64,12 +64,14 @@ def evaluate(
         plan = (QUICK if quick else FULL).only(method or ())
         with progress(SpinnerColumn(), TimeElapsedColumn()) as display:
             task = display.add_task("reading", total=None)
-            retrievers = {"zero_shot": open_retriever(encoder, subject)}
+            samples = [entry.samples for entry in subject.entries]
+            retrievers = {"zero_shot": MemoryIndex.build(open_encoder(encoder), samples)}
             is_shipped = adapters is None and zoo is None
             trained = str(SHIPPED_RETRIEVER) if retriever == "zoo" or (is_shipped and not retriever) else retriever
             if trained:
                 subject = mark_retriever(subject, read_retriever(Path(trained)).about.get("tasks", ()))
-                retrievers["trained"] = open_retriever(encoder, subject, trained=trained)
+                embed = open_encoder(encoder, retriever=trained, base_model=str(subject.base))
+                retrievers["trained"] = MemoryIndex.build(embed, samples)
             figures = evaluate_subject(
                 subject, retrievers, plan, progress=lambda what: display.update(task, description=what)
             )

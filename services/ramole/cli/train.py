@@ -161,8 +161,9 @@ def train_retriever(
         from ramole.app.preflight import check_model
         from ramole.core.settings import PAPER_INSTRUCTION
         from ramole.embedding.retriever import Mode
-        from ramole.lab.evaluation.retriever_job import RetrieverJob, run_retriever_job
+        from ramole.lab.evaluation.retriever_figures import retriever_figures
         from ramole.lab.training.retriever import RetrieverRecipe
+        from ramole.lab.training.retriever_job import RetrieverJob, run_retriever_job
         from ramole.zoo.catalog import ADAPTERS, load_zoo
 
         torch.set_num_threads(threads)
@@ -196,7 +197,9 @@ def train_retriever(
         with progress(BarColumn(), TimeRemainingColumn()) as display:
             task = display.add_task("reading", total=1.0)
             return run_retriever_job(
-                job, progress=lambda what, done: display.update(task, description=what, completed=done)
+                job,
+                measure=retriever_figures,
+                progress=lambda what, done: display.update(task, description=what, completed=done),
             )
 
     done = run(main)

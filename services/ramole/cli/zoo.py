@@ -33,7 +33,6 @@ def zoo_build(
     from ramole.lab.factory.build import build
     from ramole.lab.factory.recipes import PRESETS
     from ramole.zoo.catalog import Zoo
-    from ramole.zoo.manifest import Manifest
 
     async def main() -> Zoo:
         if preset not in PRESETS:
@@ -49,10 +48,10 @@ def zoo_build(
             return build(out, recipe=PRESETS[preset], seed=seed, threads=threads, log=log)
 
     zoo = run(main)
-    figures = Manifest.read(out).figures("world")
+    own = sum(adapter.exact_match for adapter in zoo.adapters) / len(zoo.adapters)
+    base = sum(adapter.base_exact_match for adapter in zoo.adapters) / len(zoo.adapters)
     if as_json:
-        say_json(figures)
+        say_json({"adapters": len(zoo.adapters), "exact_match": round(own, 4), "base_exact_match": round(base, 4)})
         return
-    say(f"{len(zoo.adapters)} adapters of {zoo.base_id} in {out}")
-    for group, values in figures.items():
-        say(f"{group}: {', '.join(f'{name} {value}' for name, value in values.items())}")
+    say(f"{len(zoo.adapters)} adapters of {zoo.base_id} in {out}: exact match {own:.3f}, of the base alone {base:.3f}")
+    say(f"more about it: ramole evaluate --zoo {out}")

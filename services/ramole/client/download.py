@@ -9,10 +9,9 @@ from pathlib import Path
 from ramole.core.errors import Corrupt
 from ramole.core.names import AdapterRef
 from ramole.lora.digest import content_digest
+from ramole.lora.files import CONFIG_FILE, TENSORS_FILE
 from ramole.transport.values import ref_from_pb
 from ramole.v1 import adapters_pb2
-
-_CONFIG_FILE, _TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
 async def save_download(parts: AsyncIterator[adapters_pb2.FetchResponse], folder: Path) -> AdapterRef:
@@ -30,7 +29,7 @@ async def save_download(parts: AsyncIterator[adapters_pb2.FetchResponse], folder
             tensors += part.data
     if ref is None or content_digest(config_json, memoryview(tensors)) != ref.digest:
         raise Corrupt(f"what arrived is not {ref}", field="digest", remedy="download it again")
-    await asyncio.to_thread(_save, folder, {_CONFIG_FILE: config_json, _TENSORS_FILE: tensors})
+    await asyncio.to_thread(_save, folder, {CONFIG_FILE: config_json, TENSORS_FILE: tensors})
     return ref
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from ramole.client.checks import message
 from ramole.core.errors import InvalidInput
 from ramole.core.texts import visible
+from ramole.lora.files import FILES
 from ramole.v1 import adapters_pb2
 
-FILES = ("adapter_config.json", "adapter_model.safetensors")
 CHUNK_BYTES = 2**20
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ramole.core.errors import Corrupt, NotFound, WrongState
 from ramole.embedding import retriever as artefacts
 from ramole.embedding.fingerprint import Fingerprint
-from ramole.embedding.retriever import LinearMap, Mode, Retriever, read_retriever, sha256_of, unit_rows
+from ramole.embedding.retriever import LinearMap, Mode, Retriever, read_retriever, unit_rows
+from ramole.lora.digest import sha256_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

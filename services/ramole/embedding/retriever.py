@@ -10,7 +10,6 @@ With a fingerprint (`fingerprint.py`) e is the encoder's vector and the base mod
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ramole.core.errors import Corrupt, InvalidInput, NotFound, RamoleError, WrongState
+from ramole.lora.digest import sha256_of
+from ramole.lora.files import CONFIG_FILE, read_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -122,12 +123,9 @@ class Retriever:
             return
         import torch
 
-        from ramole.lora.config import CONFIG_FILE
-        from ramole.lora.header import TENSORS_FILE
         from ramole.lora.reader import read_adapter
 
-        folder = self.folder / LORA
-        weights = read_adapter((folder / CONFIG_FILE).read_bytes(), (folder / TENSORS_FILE).read_bytes())
+        weights = read_adapter(*read_folder(self.folder / LORA))
         modules = dict(model.transformers_model.named_modules())
         for name, pair in weights.pairs.items():
             weight = getattr(modules.get(name), "weight", None)
@@ -191,7 +189,7 @@ def save_retriever(artefact: Retriever, model: SentenceTransformer) -> Retriever
         raise InvalidInput(f"there is a retriever in {str(folder)!r}", field="--out", remedy="give another folder")
     if artefact.mode is Mode.LORA:
         model.transformers_model.save_pretrained(str(folder / LORA))
-        _tidy_config(folder / LORA / "adapter_config.json", artefact.base)
+        _tidy_config(folder / LORA / CONFIG_FILE, artefact.base)
     elif artefact.mode is Mode.FULL:
         model.save(str(folder / ENCODER), create_model_card=False, safe_serialization=True)
     if artefact.linear_map is not None:
@@ -222,12 +220,6 @@ def _tidy_config(path: Path, base: str) -> None:
     config = json.loads(path.read_text("utf-8"))
     config.update(base_model_name_or_path=base, target_modules=sorted(config["target_modules"]), inference_mode=True)
     path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", "utf-8")
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read_map(path: Path) -> LinearMap:

@@ -22,7 +22,7 @@ import torch
 
 from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded, RamoleError, Unavailable, WrongState, own_fault
 from ramole.executor.runner import ModelRunner
-from ramole.executor.sampler import Choice
+from ramole.executor.sampler import SampledToken
 from ramole.executor.scheduler import Schedule, Scheduler
 from ramole.executor.sequence import FinishReason, Sequence
 from ramole.executor.slots import SlotTable
@@ -285,19 +285,21 @@ class Engine:
         self._placed(self._clock() - started_s)
         self._slot_bytes[slot] = weights.num_bytes
 
-    def _advance(self, sequence: Sequence, chunk: int, choice: Choice | RamoleError | None, plan: StepPlan) -> None:
+    def _advance(
+        self, sequence: Sequence, chunk: int, sampled: SampledToken | RamoleError | None, plan: StepPlan
+    ) -> None:
         sequence.num_cached += chunk
         sequence.max_batch = max(sequence.max_batch, plan.num_requests)
         sequence.max_unique_adapters = max(sequence.max_unique_adapters, plan.num_adapters)
-        if choice is None:
+        if sampled is None:
             return
-        if isinstance(choice, RamoleError):
-            self._fail(sequence, choice)
+        if isinstance(sampled, RamoleError):
+            self._fail(sequence, sampled)
             return
         if sequence.first_token_s is None:
             sequence.first_token_s = self._clock()
-        sequence.tokens.append(choice.token)
-        if choice.token in self._eos:
+        sequence.tokens.append(sampled.token)
+        if sampled.token in self._eos:
             sequence.finish_reason = FinishReason.STOP
         elif len(sequence.tokens) >= sequence.max_tokens:
             sequence.finish_reason = FinishReason.LENGTH
@@ -305,7 +307,7 @@ class Engine:
             self._runner.settle()  # whoever gets the last update reads what the experts got
             self._fail_unbooked()
         if sequence.id in self._sequences:
-            self._updates.append(Update(sequence, choice.token, choice.logprob, is_last=sequence.is_finished))
+            self._updates.append(Update(sequence, sampled.token, sampled.logprob, is_last=sequence.is_finished))
         if sequence.is_finished:
             self.cancel(sequence.id)
 

@@ -23,8 +23,7 @@ from ramole.executor.sequence import Sequence as EngineSequence
 from ramole.executor.text import TextStream
 from ramole.lora.admission import AdmissionLimits, admit
 from ramole.lora.base import read_base_shapes
-from ramole.lora.config import CONFIG_FILE
-from ramole.lora.header import TENSORS_FILE
+from ramole.lora.files import read_folder
 from ramole.lora.weights import AdapterWeights
 
 
@@ -136,6 +135,6 @@ class OfflineEngine:
         folder = self._adapters.get(name)
         if folder is None:
             raise NotFound(f"no adapter {name!r}", field="adapters", remedy=f"name one of {sorted(self._adapters)}")
-        config, tensors = (folder / CONFIG_FILE).read_bytes(), (folder / TENSORS_FILE).read_bytes()
+        config, tensors = read_folder(folder)
         # Whatever base the adapter names: whoever runs a script knows what the folders hold.
         return admit(config, tensors, self._shapes, self._limits, base_model=self._shapes.base_id).weights

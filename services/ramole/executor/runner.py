@@ -12,14 +12,14 @@ from ramole.core.errors import RamoleError, WrongState
 from ramole.executor import attention
 from ramole.executor.batch import Batch
 from ramole.executor.kv_rows import KvRows
-from ramole.executor.sampler import Choice, choose_tokens
+from ramole.executor.sampler import SampledToken, choose_tokens
 from ramole.executor.scheduler import Schedule
 from ramole.executor.sequence import Sequence, row_of
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.dispatch import layout_for
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import StepPlan
+from ramole.mixture.slots import SlotShape
 from ramole.mixture.step import Layout
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class ModelRunner:
         self.mixture.clear(slot)
 
     @torch.inference_mode()
-    def run(self, schedule: Schedule) -> tuple[list[Choice | RamoleError | None], StepPlan]:
+    def run(self, schedule: Schedule) -> tuple[list[SampledToken | RamoleError | None], StepPlan]:
         """One forward for every sequence of the schedule. After an exception the same may run again, or a part of it.
 
         Returns:
@@ -114,12 +114,12 @@ class ModelRunner:
         batch.num_steps += 1
         # A prompt that is not complete has no next token; choosing one would advance its random state.
         complete = [i for i, s in enumerate(sequences) if s.num_cached + chunks[i] >= len(s.prompt)]
-        choices: list[Choice | RamoleError | None] = [None] * len(sequences)
+        choices: list[SampledToken | RamoleError | None] = [None] * len(sequences)
         for i, choice in zip(complete, self.choose(logits[complete], [sequences[i] for i in complete]), strict=True):
             choices[i] = choice
         return choices, batch.plan
 
-    def choose(self, logits: torch.Tensor, sequences: Ordered[Sequence]) -> list[Choice | RamoleError]:
+    def choose(self, logits: torch.Tensor, sequences: Ordered[Sequence]) -> list[SampledToken | RamoleError]:
         """The next token of each sequence from logits [b, V], or why it alone has none."""
         return choose_tokens(logits, sequences)
 

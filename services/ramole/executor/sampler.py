@@ -16,7 +16,7 @@ from ramole.executor.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SampledToken:
     """One chosen token, with its log probability under the unmodified model when that was asked for."""
 
     token: int
@@ -62,7 +62,7 @@ def make_sampler(sampling: Sampling, device: torch.device) -> Sampler | None:
     return Sampler(sampling, secrets.randbits(63) if sampling.seed is None else sampling.seed, device)
 
 
-def choose_tokens(logits: torch.Tensor, sequences: Ordered[Sequence]) -> list[Choice | RamoleError]:
+def choose_tokens(logits: torch.Tensor, sequences: Ordered[Sequence]) -> list[SampledToken | RamoleError]:
     """The next token of each sequence from logits [b, V], or why it alone has none."""
     best, greedy = logits.max(-1)
     tokens: list[int | RamoleError] = greedy.tolist()
@@ -82,7 +82,8 @@ def choose_tokens(logits: torch.Tensor, sequences: Ordered[Sequence]) -> list[Ch
         for i in wanted:
             tokens[i] = Internal("no log probability could be worked out").because(error)
     return [
-        token if isinstance(token, RamoleError) else Choice(token, logprobs.get(i)) for i, token in enumerate(tokens)
+        token if isinstance(token, RamoleError) else SampledToken(token, logprobs.get(i))
+        for i, token in enumerate(tokens)
     ]
 
 

@@ -13,10 +13,9 @@ import torch
 
 from ramole.core.errors import AdapterRefused, WrongState
 from ramole.lora.base import BaseShapes
-from ramole.lora.config import CONFIG_FILE
 from ramole.lora.copies import check_copies, resized
+from ramole.lora.files import CONFIG_FILE, TENSORS_FILE
 from ramole.lora.foreign import about_module
-from ramole.lora.header import TENSORS_FILE
 from ramole.lora.reader import AdapterLayout, read_layout, shown
 from ramole.lora.weights import AdapterWeights, LoraPair
 

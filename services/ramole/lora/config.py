@@ -14,12 +14,11 @@ from typing import TypeVar
 
 from ramole.core.errors import AdapterRefused
 from ramole.lora.expressions import Work
+from ramole.lora.files import CONFIG_FILE
 from ramole.lora.foreign import about_file
 from ramole.lora.patterns import PatternTable
 from ramole.lora.strict_json import parse_object
 from ramole.lora.targets import Names, Targets
-
-CONFIG_FILE = "adapter_config.json"
 
 MAX_CONFIG_BYTES = 2**20
 MAX_RANK = 4096

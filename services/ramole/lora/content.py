@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ramole.core.errors import Corrupt
-from ramole.lora.config import CONFIG_FILE
 from ramole.lora.digest import content_digest
-from ramole.lora.header import TENSORS_FILE
+from ramole.lora.files import CONFIG_FILE, TENSORS_FILE
 
 
 @dataclass(frozen=True, slots=True)

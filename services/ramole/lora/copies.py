@@ -8,8 +8,9 @@ import torch
 
 from ramole.core.errors import AdapterRefused
 from ramole.lora.base import BaseShapes
+from ramole.lora.files import TENSORS_FILE
 from ramole.lora.foreign import about_name
-from ramole.lora.header import TENSORS_FILE, TensorSpec
+from ramole.lora.header import TensorSpec
 from ramole.lora.reader import load_tensor
 
 # Compared at a time: whole embeddings take gigabytes.

@@ -1,8 +1,9 @@
-"""The identity of an adapter: what every cache key, index row and answer refers to."""
+"""Digests: the identity of an adapter, which every cache key, index row and answer refers to, and that of a file."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 
 def content_digest(config_json: bytes, tensors: bytes | memoryview) -> str:
@@ -12,3 +13,9 @@ def content_digest(config_json: bytes, tensors: bytes | memoryview) -> str:
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

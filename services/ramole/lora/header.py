@@ -15,10 +15,9 @@ from types import MappingProxyType
 import torch
 
 from ramole.core.errors import AdapterRefused
+from ramole.lora.files import TENSORS_FILE
 from ramole.lora.foreign import START_BYTES, about_file
 from ramole.lora.strict_json import parse_object
-
-TENSORS_FILE = "adapter_model.safetensors"
 
 MAX_HEADER_BYTES = 4 * 2**20
 MAX_TENSORS = 16_384

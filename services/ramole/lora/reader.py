@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 import torch
 
 from ramole.core.errors import AdapterRefused
-from ramole.lora.config import CONFIG_FILE, AdapterConfig, read_config
+from ramole.lora.config import AdapterConfig, read_config
+from ramole.lora.files import CONFIG_FILE, TENSORS_FILE
 from ramole.lora.foreign import about_name
-from ramole.lora.header import TENSORS_FILE, TensorSpec, read_header
+from ramole.lora.header import TensorSpec, read_header
 from ramole.lora.weights import AdapterWeights, LoraPair
 
 _KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.-]+)\.lora_(?P<side>[AB])\.weight")

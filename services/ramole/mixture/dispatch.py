@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.native import load_kernel, native_layout
+from ramole.mixture.slots import SlotShape
 from ramole.mixture.step import Layout
 from ramole.mixture.torch_form import torch_layout
 

@@ -4,7 +4,7 @@ Semantics, for each token row x with experts i (see core/composition.py):
     u_i = A_i x                                   shrink
     q   = A_r x
     s_i = q^T C_i u_i / sqrt(Q)                   C_i = B_r^T B_i, so that s_i = <q, B_r^T (B_i A_i x)> / sqrt(Q)
-    a   = softmax_i(logit_i + is_routed * s_i)    over the experts of the request; or the explicit weights
+    a   = softmax_i(g_i + s_i)                    over the experts of a routed request; of others a = g
     h_i = c_i a_i u_i                             OUTPUTS
     h_i = c_i a_i sum_j a_j u_j                   PARAMETERS
     y  += sum_i B_i h_i                           expand
@@ -33,12 +33,10 @@ class ExpertRows:
     """
 
     slots: torch.Tensor
-    logits: torch.Tensor
-    weights: torch.Tensor
+    gates: torch.Tensor
     scales: torch.Tensor
     is_expert: torch.Tensor
     is_routed: torch.Tensor
-    is_explicit: torch.Tensor
     merges_parameters: torch.Tensor
 
     @classmethod
@@ -50,12 +48,10 @@ class ExpertRows:
 
         return cls(
             slots=put(plan.slots),
-            logits=put(plan.logits),
-            weights=put(plan.weights),
+            gates=put(plan.gates),
             scales=put(plan.scales),
             is_expert=put(plan.slots != 0),
             is_routed=put(plan.is_routed[:, None]),
-            is_explicit=put(plan.is_explicit[:, None]),
             merges_parameters=put(plan.merges_parameters[:, None]),
         )
 
@@ -63,12 +59,10 @@ class ExpertRows:
         """The same for some of the rows and the leading experts."""
         return ExpertRows(
             self.slots[rows, :num_experts],
-            self.logits[rows, :num_experts],
-            self.weights[rows, :num_experts],
+            self.gates[rows, :num_experts],
             self.scales[rows, :num_experts],
             self.is_expert[rows, :num_experts],
             self.is_routed[rows],
-            self.is_explicit[rows],
             self.merges_parameters[rows],
         )
 
@@ -84,11 +78,10 @@ def masked_softmax(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def expert_weights(scores: torch.Tensor | None, rows: ExpertRows) -> torch.Tensor:
     """a [n, k] float32, from scores [n, k] (None when no row is routed)."""
-    logits = rows.logits
-    if scores is not None:
-        logits = logits + torch.where(rows.is_routed, scores.float(), 0.0)
-    a = masked_softmax(logits, rows.is_expert.expand_as(logits))
-    return torch.where(rows.is_explicit, rows.weights, a)
+    if scores is None:
+        return rows.gates
+    a = masked_softmax(rows.gates + scores.float(), rows.is_expert.expand_as(scores))
+    return torch.where(rows.is_routed, a, rows.gates)
 
 
 def combine(u: torch.Tensor, a: torch.Tensor, rows: ExpertRows) -> torch.Tensor:

@@ -13,8 +13,9 @@ from torch import nn
 
 from ramole.core.errors import LimitExceeded, WrongState
 from ramole.lora.weights import AdapterWeights, LoraPair
-from ramole.mixture.layer import MixtureLinear, SlotShape
+from ramole.mixture.layer import MixtureLinear
 from ramole.mixture.plan import NO_SLOT, BoolArray, StepPlan
+from ramole.mixture.slots import ModuleSlots, SlotShape
 from ramole.mixture.step import Layout, Step, StepContext
 from ramole.mixture.surgery import find_module, replace_module, widths_of
 from ramole.mixture.torch_form import torch_layout
@@ -39,7 +40,7 @@ class Mixture:
             WrongState: the router does not fit the model or `shape`.
         """
         self.shape = shape
-        self.modules: dict[str, MixtureLinear] = {}
+        self.modules: dict[str, ModuleSlots] = {}
         self._model = model
         self._context = StepContext()
         self._router = router
@@ -56,8 +57,8 @@ class Mixture:
         """Whether a RouterLoRA is loaded."""
         return self._router is not None
 
-    def wrap(self, name: str) -> MixtureLinear:
-        """Wraps the module called `name`, once. Raises WrongState when it cannot carry adapters."""
+    def wrap(self, name: str) -> ModuleSlots:
+        """Wraps the module called `name`, once; its slots. Raises WrongState when it cannot carry adapters."""
         if name not in self.modules:
             base = find_module(self._model, name)
             module = MixtureLinear(
@@ -68,9 +69,9 @@ class Mixture:
                 context=self._context,
             )
             if self._router is not None and name in self._router.pairs:
-                module.set_router(self._router.pairs[name])
+                module.slots.set_router(self._router.pairs[name])
             replace_module(self._model, name, module)
-            self.modules[name] = module
+            self.modules[name] = module.slots
             self._layers.append(_layer_of(name))
             self._belongs = _belongs(self._layers)
             self._touches = np.vstack([self._touches, np.zeros((1, self.shape.num_slots), np.bool_)])
@@ -79,8 +80,7 @@ class Mixture:
     def check(self, weights: AdapterWeights) -> None:
         """Raises WrongState or LimitExceeded when an adapter does not fit; touches nothing."""
         for name, pair in weights.pairs.items():
-            module = self.modules.get(name)
-            d, o = widths_of(module.base if module else find_module(self._model, name), name)
+            d, o = self._widths(name)
             if pair.a.shape[1] != d or pair.b.shape[0] != o:
                 raise WrongState(f"{name}: the adapter is {pair.a.shape[1]} -> {pair.b.shape[0]}, the base {d} -> {o}")
             if pair.rank > self.shape.slot_rank:
@@ -163,10 +163,13 @@ class Mixture:
             blank = LoraPair(torch.zeros_like(module.router_a), torch.zeros_like(module.router_b))
             module.set_router(router.pairs.get(name, blank))
 
+    def _widths(self, name: str) -> tuple[int, int]:
+        known = self.modules.get(name)
+        return known.widths if known else widths_of(find_module(self._model, name), name)
+
     def _check_router(self, router: AdapterWeights) -> None:
         for name, pair in router.pairs.items():
-            module = self.modules.get(name)
-            d, o = widths_of(module.base if module else find_module(self._model, name), name)
+            d, o = self._widths(name)
             if pair.a.shape != (self.shape.router_rank, d) or pair.b.shape != (o, self.shape.router_rank):
                 raise WrongState(
                     f"the router's pair for {name} is {tuple(pair.a.shape)}, {tuple(pair.b.shape)}",

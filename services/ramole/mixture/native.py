@@ -12,17 +12,16 @@ import ctypes
 import functools
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from ramole.mixture.native_module import NativeModule
 from ramole.mixture.plan import FloatArray, IntArray, StepPlan
+from ramole.mixture.slots import ModuleSlots, SlotShape
 from ramole.mixture.step import Layout, packed
 from ramole.mixture.torch_form import TorchForm
-
-if TYPE_CHECKING:
-    from ramole.mixture.layer import MixtureLinear, SlotShape
 
 Kernel = Callable[[int, int, int, int, int], None]
 
@@ -64,37 +63,6 @@ def max_segment_tokens(num_threads: int) -> int:
     return min(256, max(8, 512 // num_threads))
 
 
-class NativeModule:
-    """Where the tensors of one wrapped module lie. Holds them, so that the addresses stay valid."""
-
-    def __init__(
-        self,
-        lora_a: torch.Tensor,
-        lora_b: torch.Tensor,
-        c: torch.Tensor,
-        router_a: torch.Tensor,
-        ranks: IntArray,
-        index: int,
-    ) -> None:
-        """Shapes as in `MixtureLinear`; float32, contiguous, on the CPU (see `fits`)."""
-        self._owned = (lora_a, lora_b, c, router_a, ranks, index)
-        (_, slot_rank, d), o, router_rank = lora_a.shape, lora_b.shape[2], router_a.shape[0]
-        tensors = (lora_a, lora_b, c, router_a)
-        self._table = np.array(
-            [*(t.data_ptr() for t in tensors), ranks.ctypes.data, d, o, slot_rank, router_rank, index], np.int64
-        )
-        self.address = self._table.ctypes.data
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A copy of a model has its own tensors, thus its own addresses.
-        return NativeModule, self._owned
-
-    @staticmethod
-    def fits(*tensors: torch.Tensor) -> bool:
-        """Whether the kernel can read these tensors in place."""
-        return all(t.dtype is torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
-
-
 class NativeForm:
     """One step as the kernel reads it; what the kernel cannot take goes to a `TorchForm`, made when it is needed."""
 
@@ -116,11 +84,11 @@ class NativeForm:
         self._usage: FloatArray = np.zeros((num_modules, b, k), np.float32)
         self._scratch = scratch
         requests = np.flatnonzero(uses_any & is_short)
-        flags = np.empty((b, 3), np.int64)
-        flags[:, 0], flags[:, 1], flags[:, 2] = plan.is_routed, plan.is_explicit, plan.merges_parameters
+        flags = np.empty((b, 2), np.int64)
+        flags[:, 0], flags[:, 1] = plan.is_routed, plan.merges_parameters
         starts = np.zeros(b + 1, np.int64)
         np.cumsum(lengths, out=starts[1:])
-        self._owned = (requests, starts, plan.slots, flags, plan.logits, plan.weights, plan.scales, self._usage)
+        self._owned = (requests, starts, plan.slots, flags, plan.gates, plan.scales, self._usage)
         self._table = np.array([*(array.ctypes.data for array in self._owned), b, k, len(requests)], np.int64)
         self._addresses = self._table.ctypes.data, self._scratch.ctypes.data
 
@@ -129,7 +97,7 @@ class NativeForm:
         """See `Form`."""
         return self._plan.num_tokens
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """See `Form`."""
         is_training = torch.is_grad_enabled() and (module.router_a.requires_grad or y.requires_grad)
         if is_training or module.native is None or not _fit(x, y):

@@ -257,9 +257,8 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
     Args:
         module: addresses of lora_a [S, R, d], lora_b [S, R, o], c [S, Q, R], router_a [Q, d] (float32) and
             ranks [S] (int64); then d, o, R, Q and the module's index.
-        step: addresses of requests [n], starts [b + 1], slots [b, k], flags [b, 3] (int64; the flags are is_routed,
-            is_explicit, merges_parameters), of logits, weights, scales [b, k] and usage [modules, b, k] (float32);
-            then b, k and n.
+        step: addresses of requests [n], starts [b + 1], slots [b, k], flags [b, 2] (int64; the flags are is_routed,
+            merges_parameters), of gates, scales [b, k] and usage [modules, b, k] (float32); then b, k and n.
         x: [T, d]. y: [T, o], changed in place.
         scratch: address of `scratch_bytes` that nobody else uses meanwhile.
     """
@@ -267,9 +266,9 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
     router_a, ranks = _floats(module[3]), _ints(module[4])
     d, o, slot_rank, router_rank, index = module[5], module[6], module[7], module[8], module[9]
     requests, starts, slots, flags = _ints(step[0]), _ints(step[1]), _ints(step[2]), _ints(step[3])
-    logits, weights, scales = _floats(step[4]), _floats(step[5]), _floats(step[6])
-    b, k, num_requests = step[8], step[9], step[10]
-    usage = _floats(step[7] + 4 * index * b * k)
+    gates, scales = _floats(step[4]), _floats(step[5])
+    b, k, num_requests = step[7], step[8], step[9]
+    usage = _floats(step[6] + 4 * index * b * k)
 
     width = k * slot_rank
     rows = _ints(scratch)  # [k R]: which rows of lora_a and lora_b the request uses
@@ -295,8 +294,7 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
                 num_rows += 1
         if num_rows == 0:
             continue
-        is_routed, is_explicit = flags[3 * request] != 0, flags[3 * request + 1] != 0
-        merges_parameters = flags[3 * request + 2] != 0
+        is_routed, merges_parameters = flags[2 * request] != 0, flags[2 * request + 1] != 0
         token, stop = starts[request], starts[request + 1]
         for j in range(k):
             _prefetch(lora_b, slots[at + j] * slot_rank * o, ranks[slots[at + j]] * o)
@@ -313,10 +311,9 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
             for t in range(num_tokens):
                 own_u, own_q = _floats(u_at + 4 * t * width), _floats(q_at + 4 * t * router_rank)
                 for j in range(num_experts):
-                    a[j] = weights[at + j] if is_explicit else logits[at + j]
+                    a[j] = gates[at + j]
                 if is_routed:
                     _add_scores(a, own_q, router_rank, c, own_u, at, slots, ranks, num_experts, slot_rank)
-                if not is_explicit:
                     _softmax(a, num_experts)
                 for j in range(num_experts):
                     usage[at + j] += a[j]

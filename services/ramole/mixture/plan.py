@@ -30,20 +30,16 @@ class RequestMixture:
 
     Attributes:
         slots: slot of each expert, never 0.
-        logits: request-level logits: log p for SIMILARITY and ROUTER_WITH_PRIOR, else 0.
-        weights: used as they are when `is_explicit`.
+        gates: the weights; where `is_routed` the logits that the router's scores are added to.
         scales: multiply each expert's output; the composition's scale is folded in.
-        is_routed: add the router's score to the logits, per token and module.
-        is_explicit: take `weights` instead of a softmax.
+        is_routed: the weights are a softmax, per token and module.
         merges_parameters: average parameters instead of outputs.
     """
 
     slots: tuple[int, ...] = ()
-    logits: tuple[float, ...] = ()
-    weights: tuple[float, ...] = ()
+    gates: tuple[float, ...] = ()
     scales: tuple[float, ...] = ()
     is_routed: bool = False
-    is_explicit: bool = False
     merges_parameters: bool = False
 
     @classmethod
@@ -51,18 +47,13 @@ class RequestMixture:
         """Resolves a composition for experts that are resident in `slots` (same order)."""
         if not experts:
             return cls()
-        if composition.weighting in (Weighting.SIMILARITY, Weighting.ROUTER_WITH_PRIOR):
-            logits = _log_prior([expert.similarity / composition.tau for expert in experts], composition.spread)
-        else:
-            logits = [0.0] * len(experts)
+        # The softmax over one expert is 1 whatever its score: no router needed.
+        is_routed = composition.weighting.is_routed and len(experts) > 1
         return cls(
             slots=tuple(slots),
-            logits=tuple(logits),
-            weights=tuple(expert.weight for expert in experts),
+            gates=tuple(_gates(composition, experts, is_routed)),
             scales=tuple(expert.scale * composition.scale for expert in experts),
-            # The softmax over one expert is 1 whatever its score: no router needed.
-            is_routed=composition.weighting.is_routed and len(experts) > 1,
-            is_explicit=composition.weighting is Weighting.EXPLICIT,
+            is_routed=is_routed,
             merges_parameters=composition.merge is Merge.PARAMETERS,
         )
 
@@ -78,9 +69,8 @@ class StepPlan:
         adapters: the p unique slots, in order of first appearance.
         mask: M [b, p], whether request i uses adapter j.
         slots: [b, k] with 0 where a request has fewer experts.
-        columns: [b, k] index into `adapters`; 0 where there is no expert (never read there).
-        logits, weights, scales: [b, k] float32, see RequestMixture.
-        is_routed, is_explicit, merges_parameters: [b].
+        gates, scales: [b, k] float32, see RequestMixture; 0 where there is no expert.
+        is_routed, merges_parameters: [b].
     """
 
     lengths: tuple[int, ...]
@@ -89,12 +79,9 @@ class StepPlan:
     adapters: tuple[int, ...]
     mask: BoolArray
     slots: IntArray
-    columns: IntArray
-    logits: FloatArray
-    weights: FloatArray
+    gates: FloatArray
     scales: FloatArray
     is_routed: BoolArray
-    is_explicit: BoolArray
     merges_parameters: BoolArray
 
     @property
@@ -130,18 +117,15 @@ def build_step_plan(mixtures: Sequence[RequestMixture], lengths: Sequence[int]) 
         The plan; k is the largest number of experts of any request.
     """
     b, k = len(mixtures), max((len(m.slots) for m in mixtures), default=0)
-    column_of: dict[int, int] = {}
+    column_of = {slot: j for j, slot in enumerate(dict.fromkeys(slot for m in mixtures for slot in m.slots))}
     slots = np.zeros((b, k), np.int64)
-    columns = np.zeros((b, k), np.int64)
-    values = np.zeros((3, b, k), np.float32)
+    values = np.zeros((2, b, k), np.float32)
+    mask = np.zeros((b, len(column_of)), np.bool_)
     for i, mixture in enumerate(mixtures):
         n = len(mixture.slots)
         slots[i, :n] = mixture.slots
-        columns[i, :n] = [column_of.setdefault(slot, len(column_of)) for slot in mixture.slots]
-        values[:, i, :n] = (mixture.logits, mixture.weights, mixture.scales)
-    mask = np.zeros((b, len(column_of)), np.bool_)
-    rows, positions = np.nonzero(slots)
-    mask[rows, columns[rows, positions]] = True
+        values[:, i, :n] = (mixture.gates, mixture.scales)
+        mask[i, [column_of[slot] for slot in mixture.slots]] = True
     num_decode = next((i for i, length in enumerate(lengths) if length != 1), b)
     return StepPlan(
         lengths=tuple(lengths),
@@ -150,14 +134,20 @@ def build_step_plan(mixtures: Sequence[RequestMixture], lengths: Sequence[int]) 
         adapters=tuple(column_of),
         mask=mask,
         slots=slots,
-        columns=columns,
-        logits=values[0],
-        weights=values[1],
-        scales=values[2],
+        gates=values[0],
+        scales=values[1],
         is_routed=np.array([m.is_routed for m in mixtures], np.bool_),
-        is_explicit=np.array([m.is_explicit for m in mixtures], np.bool_),
         merges_parameters=np.array([m.merges_parameters for m in mixtures], np.bool_),
     )
+
+
+def _gates(composition: Composition, experts: Sequence[Expert], is_routed: bool) -> list[float]:
+    if composition.weighting is Weighting.EXPLICIT:
+        return [expert.weight for expert in experts]
+    if composition.weighting in (Weighting.SIMILARITY, Weighting.ROUTER_WITH_PRIOR):
+        prior = _log_prior([expert.similarity / composition.tau for expert in experts], composition.spread)
+        return prior if is_routed else [math.exp(logit) for logit in prior]
+    return [0.0 if is_routed else 1 / len(experts)] * len(experts)
 
 
 def _log_prior(scaled: list[float], spread: float) -> list[float]:

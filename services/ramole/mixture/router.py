@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ramole.core.errors import NotFound
+from ramole.lora.files import FILES, read_folder
 from ramole.lora.reader import read_adapter
 from ramole.lora.weights import AdapterWeights, LoraPair
+from ramole.lora.writer import save_adapter
 
-CONFIG = "adapter_config.json"
-TENSORS = "adapter_model.safetensors"
 MANIFEST = "router.json"
 
 
@@ -23,37 +23,17 @@ def load_router(folder: Path) -> AdapterWeights:
         NotFound: the folder is not a router.
         AdapterRefused: the files are damaged.
     """
-    if not (folder / CONFIG).is_file() or not (folder / TENSORS).is_file():
+    if not all((folder / name).is_file() for name in FILES):
         raise NotFound(
             f"no RouterLoRA in {folder.name!r}",
             field="executor.router",
-            remedy=f"give a folder with {CONFIG} and {TENSORS}, or leave the setting empty to run without a router",
+            remedy=f"give a folder with {' and '.join(FILES)}, or leave the setting empty to run without a router",
         )
-    return read_adapter((folder / CONFIG).read_bytes(), (folder / TENSORS).read_bytes())
+    return read_adapter(*read_folder(folder))
 
 
 def save_router(folder: Path, pairs: Mapping[str, LoraPair], *, base_id: str, manifest: Mapping[str, Any]) -> None:
     """Writes a router so that PEFT can open it too. `manifest` says where it comes from and how good it is."""
-    from safetensors.torch import save_file
-
+    save_adapter(folder, pairs, base_id=base_id)
     rank = next(iter(pairs.values())).rank
-    tensors = {}
-    for name, pair in sorted(pairs.items()):
-        tensors[f"base_model.model.{name}.lora_A.weight"] = pair.a.detach().contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = pair.b.detach().contiguous()
-    config = {
-        "base_model_name_or_path": base_id,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "lora_alpha": rank,  # scaling = alpha / r = 1: B_r is stored as it is used
-        "lora_dropout": 0.0,
-        "peft_type": "LORA",
-        "r": rank,
-        "target_modules": sorted(pairs),
-        "task_type": "CAUSAL_LM",
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     (folder / MANIFEST).write_text(json.dumps({"base_id": base_id, "rank": rank, **manifest}, indent=1) + "\n")

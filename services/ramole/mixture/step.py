@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
 from ramole.mixture.plan import FloatArray, StepPlan
-
-if TYPE_CHECKING:
-    from ramole.mixture.layer import MixtureLinear
+from ramole.mixture.slots import ModuleSlots
 
 
 class Form(Protocol):
@@ -26,7 +24,7 @@ class Form(Protocol):
     def num_tokens(self) -> int:
         """Rows that `add` takes: the plan's tokens, or more where a form is padded to a fixed size."""
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """Adds the whole step's update of one module to y [..., o], in place, from x [..., d].
 
         The leading axes are the T packed tokens; y is contiguous. Views cost as much as a small kernel: who needs two

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,10 +10,8 @@ import torch.nn.functional as F
 
 from ramole.mixture.formulas import ExpertRows, combine, expert_weights, route
 from ramole.mixture.plan import FloatArray, StepPlan
+from ramole.mixture.slots import ModuleSlots
 from ramole.mixture.step import Layout, packed
-
-if TYPE_CHECKING:
-    from ramole.mixture.layer import MixtureLinear
 
 
 class TorchForm:
@@ -38,7 +35,7 @@ class TorchForm:
         """See `Form`."""
         return self.plan.num_tokens
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """See `Form`. While the router is trained only segments are computed: they carry gradients."""
         x, y = packed(x), packed(y)
         if self.plan.num_decode > 1 and not module.router_a.requires_grad:
@@ -47,9 +44,7 @@ class TorchForm:
         else:
             self.add_segments(x, y, module, range(self.plan.num_requests))
 
-    def add_segments(
-        self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear, requests: range | list[int]
-    ) -> None:
+    def add_segments(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots, requests: range | list[int]) -> None:
         """Adds the update of some requests, each by two GEMMs of rank k R.
 
         Args:
@@ -76,7 +71,7 @@ class TorchForm:
             y.narrow(0, start, stop - start).add_(h.flatten(1) @ module.lora_b[slots].flatten(0, 1))
             self._record(module.index, i, F.pad(a.sum(0, keepdim=True), (0, len(slots_of) - num_experts)))
 
-    def add_decode(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+    def add_decode(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """Adds the update of the leading one-token requests, all together.
 
         Shrink is one GEMM over their unique adapters, of which each row keeps its own experts' columns; expand is a
@@ -118,7 +113,7 @@ class TorchForm:
     def _record(self, module: int, first: int, weights: torch.Tensor) -> None:
         total = self._usage[module]
         if total is None:
-            total = self._usage[module] = torch.zeros_like(self._rows.logits)
+            total = self._usage[module] = torch.zeros_like(self._rows.gates)
         total[first : first + weights.shape[0]] += weights.detach()
 
 

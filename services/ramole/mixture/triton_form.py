@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ramole.mixture import triton_kernels
 from ramole.mixture.plan import FloatArray, IntArray, StepPlan
+from ramole.mixture.slots import ModuleSlots, SlotShape
 from ramole.mixture.step import Layout, packed
 from ramole.mixture.tiles import NARROW, WIDE, Tiles, cut_tiles
 from ramole.mixture.torch_form import TorchForm
-
-if TYPE_CHECKING:
-    from ramole.mixture.layer import MixtureLinear, SlotShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +61,16 @@ class TritonForm:
         self._at: IntArray = np.arange(0)
         t, k = num_tokens, num_experts
         # One copy to the device for each step: everything lies in one buffer of 32-bit words.
-        lengths = (t, *(t * k,) * 3, num_narrow * k, num_narrow * NARROW, num_wide * k, num_wide * WIDE)
+        lengths = (t, *(t * k,) * 2, num_narrow * k, num_narrow * NARROW, num_wide * k, num_wide * WIDE)
         self._host = np.zeros(sum(lengths), np.int32)
         self._device = torch.zeros(sum(lengths), dtype=torch.int32, device=device)
         host, words = np.split(self._host, np.cumsum(lengths)[:-1]), torch.split(self._device, list(lengths))
-        self._host_flags, self._host_values = host[0], [part.view(np.float32).reshape(t, k) for part in host[1:4]]
+        self._host_flags, self._host_values = host[0], [part.view(np.float32).reshape(t, k) for part in host[1:3]]
         self._host_tiles = [
-            Tiles(host[i + 1].reshape(-1, width), host[i].reshape(-1, k)) for i, width in ((4, NARROW), (6, WIDE))
+            Tiles(host[i + 1].reshape(-1, width), host[i].reshape(-1, k)) for i, width in ((3, NARROW), (5, WIDE))
         ]
-        self._flags, self._values = words[0], [part.view(torch.float32) for part in words[1:4]]
-        self._tiles = [(BLOCKS[width], words[i + 1], words[i]) for i, width in ((4, NARROW), (6, WIDE))]
+        self._flags, self._values = words[0], [part.view(torch.float32) for part in words[1:3]]
+        self._tiles = [(BLOCKS[width], words[i + 1], words[i]) for i, width in ((3, NARROW), (5, WIDE))]
         self._usage = torch.zeros(num_modules, t, k, device=device)
 
     @classmethod
@@ -103,13 +100,9 @@ class TritonForm:
         at = np.arange(plan.num_tokens) if at is None else at
         self._plan, self._torch, self._at = plan, None, at
         self._host[:] = 0
-        flags = (
-            plan.is_routed * triton_kernels.IS_ROUTED
-            + plan.is_explicit * triton_kernels.IS_EXPLICIT
-            + plan.merges_parameters * triton_kernels.MERGES_PARAMETERS
-        )
+        flags = plan.is_routed * triton_kernels.IS_ROUTED + plan.merges_parameters * triton_kernels.MERGES_PARAMETERS
         self._host_flags[at] = np.repeat(flags, plan.lengths)
-        for room, values in zip(self._host_values, (plan.logits, plan.weights, plan.scales), strict=True):
+        for room, values in zip(self._host_values, (plan.gates, plan.scales), strict=True):
             room[at, :k] = np.repeat(values, plan.lengths, 0)
         for to, part in zip(self._host_tiles, tiles or cut_tiles(plan), strict=True):
             n = len(part.slots)
@@ -123,7 +116,7 @@ class TritonForm:
         """See `Form`."""
         return self._sizes[0]
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """See `Form`. Gradients and other dtypes than the slots' are left to torch."""
         x, y = packed(x), packed(y)
         if module.router_a.requires_grad or y.requires_grad or not x.dtype == y.dtype == module.lora_a.dtype:
@@ -162,7 +155,7 @@ class TritonForm:
         self,
         x: torch.Tensor,
         y: torch.Tensor,
-        module: MixtureLinear,
+        module: ModuleSlots,
         blocks: Blocks,
         tokens: torch.Tensor,
         slots: torch.Tensor,
@@ -174,7 +167,7 @@ class TritonForm:
         chunk = blocks.chunk or -(-d // blocks.block_d) * blocks.block_d
         splits = -(-d // chunk)
         u = torch.empty(splits * n * (k + 1) * blocks.width * block_r, device=x.device)
-        logits, weights, scales = self._values
+        gates, scales = self._values
         shared = {"R": r, "Q": q, "K": k, "BLOCK_T": blocks.width, "BLOCK_R": block_r, "num_warps": blocks.warps}
         triton_kernels.shrink[n, k + 1, splits](
             x,
@@ -199,8 +192,7 @@ class TritonForm:
             module.device_ranks,
             tokens,
             slots,
-            logits,
-            weights,
+            gates,
             scales,
             self._flags,
             u,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-IS_ROUTED, IS_EXPLICIT, MERGES_PARAMETERS = 1, 2, 4
+IS_ROUTED, MERGES_PARAMETERS = 1, 2
 
 
 @triton.jit
@@ -107,8 +107,7 @@ def expand(
     ranks,
     tile_tokens,
     tile_slots,
-    logits,
-    weights,
+    gates,
     scales,
     flags,
     u,
@@ -128,7 +127,7 @@ def expand(
 ):
     """y[tokens, block] += sum_j h_j B_j[:, block], with h from u as in `formulas`; block 0 writes `usage`.
 
-    Grid (tiles, blocks of o). y [T, o], lora_b [S, R, o], c [S, Q, R], logits, weights, scales and usage [T, K].
+    Grid (tiles, blocks of o). y [T, o], lora_b [S, R, o], c [S, Q, R], gates, scales and usage [T, K].
     """
     tile, block = tl.program_id(0), tl.program_id(1)
     if _rank_in_tile(ranks, tile_slots, tile, K) == 0:
@@ -145,9 +144,9 @@ def expand(
     place = token[:, None] * K + expert[None, :]
     is_expert = tl.load(tile_slots + tile * K + expert, mask=expert < K, other=0) != 0
 
-    a = tl.load(logits + place, mask=is_place, other=0.0)
-    is_routed = (flag & 1) != 0
+    a = tl.load(gates + place, mask=is_place, other=0.0)
     if tl.max(flag & 1, 0) > 0:
+        logits = a
         q = _shrunk(u, tile, K, num_tiles, is_token, K, SPLITS, BLOCK_T, BLOCK_R)
         for j in tl.static_range(K):
             slot = tl.load(tile_slots + tile * K + j)
@@ -159,17 +158,16 @@ def expand(
                 couple = tl.load(pair, mask=(row < Q)[None, :] & (row < rank)[:, None], other=0.0).to(tl.float32)
                 own = tl.where((row < rank)[None, :], own, 0.0)
                 score = tl.sum(tl.dot(own, couple, input_precision="ieee") * q, 1) * score_scale
-                a += tl.where((expert == j)[None, :] & is_routed[:, None], score[:, None], 0.0)
-    a = tl.where(is_expert[None, :], a, float("-inf"))
-    e = tl.where(is_expert[None, :], tl.exp(a - tl.max(a, 1)[:, None]), 0.0)
-    a = e / tl.sum(e, 1)[:, None]
-    a = tl.where(((flag & 2) != 0)[:, None], tl.load(weights + place, mask=is_place, other=0.0), a)
+                logits += tl.where((expert == j)[None, :], score[:, None], 0.0)
+        logits = tl.where(is_expert[None, :], logits, float("-inf"))
+        e = tl.where(is_expert[None, :], tl.exp(logits - tl.max(logits, 1)[:, None]), 0.0)
+        a = tl.where(((flag & 1) != 0)[:, None], e / tl.sum(e, 1)[:, None], a)
     if block == 0:
         tl.store(usage + place, a, mask=is_place)
 
-    merges = ((flag & 4) != 0)[:, None]
+    merges = ((flag & 2) != 0)[:, None]
     mean = tl.zeros((BLOCK_T, BLOCK_R), tl.float32)
-    if tl.max(flag & 4, 0) > 0:
+    if tl.max(flag & 2, 0) > 0:
         for j in tl.static_range(K):
             rank = tl.load(ranks + tl.load(tile_slots + tile * K + j))
             if rank > 0:

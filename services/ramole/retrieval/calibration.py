@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 
-from ramole.retrieval.doubt import (
-    MIN_ADAPTERS,
-    NUM_ADAPTERS,
-    NUM_NEAREST,
-    NUM_SAMPLES,
-    Doubt,
-    own_similarity,
-    profiles,
-)
+from ramole.retrieval.doubt import MIN_ADAPTERS, NUM_NEAREST, NUM_SAMPLES, Doubt, Profile, asked, profiles
 from ramole.retrieval.filters import visible_to
 from ramole.retrieval.generations import Generation
 from ramole.retrieval.rows import Rows
@@ -85,27 +76,17 @@ class Calibration:
 
     def _learn(self, generation: Generation, base_model: str, size: int) -> bool:
         rows = [row for batch in self._rows.listed(generation) for row in batch if row.base_model == base_model]
-        pairs = [pair for row in _some(rows) for pair in self._profiles(generation, row)]
-        doubt = Doubt.fit(*zip(*pairs, strict=True)) if pairs else None
+        rows.sort(key=lambda row: str(row.ref))  # the same, whatever order they came in
+        doubt = Doubt.learn(pair for row in asked(rows) for pair in self._profiles(generation, row))
         self._learned = _Learned(generation, base_model, size, doubt)
         return doubt is not None
 
-    def _profiles(self, generation: Generation, row: Row) -> Iterator[tuple[list[float], list[float]]]:
-        """What some samples of an adapter see, with it and without it; nothing where it has one sample only."""
+    def _profiles(self, generation: Generation, row: Row) -> list[Profile]:
         samples = self._rows.samples(generation, row.ref)
         if len(samples) < 2:
-            return
+            return []
         visible = visible_to(row.ref.tenant, row.base_model)
         found = self._search.nearest(generation, samples[:NUM_SAMPLES], visible, NUM_NEAREST + 1)
-        for i, hits in enumerate(found):
-            others = [
-                hit.similarity for hit in hits if (hit.ref.tenant, hit.ref.name) != (row.ref.tenant, row.ref.name)
-            ]
-            if len(others) >= NUM_NEAREST:
-                yield profiles(others, own_similarity(samples, i, self._search.best_of))
-
-
-def _some(rows: list[Row]) -> list[Row]:
-    """Some of the rows, whatever order they came in; the same ones for the same rows."""
-    rows = sorted(rows, key=lambda row: str(row.ref))
-    return Random(len(rows)).sample(rows, min(len(rows), NUM_ADAPTERS))
+        own = row.ref.tenant, row.ref.name
+        others = [[hit.similarity for hit in hits if (hit.ref.tenant, hit.ref.name) != own] for hits in found]
+        return profiles(samples, others, best_of=self._search.best_of)

@@ -8,12 +8,19 @@ profiles apart, from nothing but what the index holds, and so knows how dense th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from random import Random
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ramole.retrieval.ranking import similarity
+
+T = TypeVar("T")
+Profile = tuple[list[float], list[float]]
+"""The nearest NUM_NEAREST similarities of one sample, best first: with its own adapter, and without it."""
 Floats = npt.NDArray[np.float64]
 
 NUM_NEAREST = 8
@@ -36,7 +43,13 @@ class Doubt:
     bias: float
 
     @classmethod
-    def fit(cls, found: npt.ArrayLike, hidden: npt.ArrayLike) -> Doubt:
+    def learn(cls, pairs: Iterable[Profile]) -> Self | None:
+        """The doubt of a repository that looks like this from its samples; None where there are none to look from."""
+        pairs = list(pairs)
+        return cls.fit(*zip(*pairs, strict=True)) if pairs else None
+
+    @classmethod
+    def fit(cls, found: npt.ArrayLike, hidden: npt.ArrayLike) -> Self:
         """Learns from profiles ``[n, NUM_NEAREST]``, best first, with the own adapter in them and without it."""
         from sklearn.linear_model import LogisticRegression
 
@@ -55,8 +68,28 @@ class Doubt:
         return 1 / (1 + math.exp(min(score, 700.0)))
 
 
-def profiles(others: Sequence[float], own: float) -> tuple[list[float], list[float]]:
-    """The nearest NUM_NEAREST similarities of one sample, with its own adapter and without it.
+def asked(adapters: Sequence[T]) -> list[T]:
+    """The adapters whose samples are looked from; the same ones for the same adapters in the same order."""
+    return Random(len(adapters)).sample(list(adapters), min(len(adapters), NUM_ADAPTERS))
+
+
+def profiles(samples: npt.NDArray[np.float32], others: Sequence[Sequence[float]], *, best_of: int) -> list[Profile]:
+    """What the first samples of an adapter see; nothing where it has one sample only.
+
+    Args:
+        samples: all samples of the adapter, unit vectors, ``[m, dim]``.
+        others: for each of the first samples its similarities to other adapters, best first.
+        best_of: see `ranking`; 0 = the mean.
+    """
+    if len(samples) < 2:
+        return []
+    return [
+        profile(seen, own_similarity(samples, i, best_of)) for i, seen in enumerate(others) if len(seen) >= NUM_NEAREST
+    ]
+
+
+def profile(others: Sequence[float], own: float) -> Profile:
+    """What one sample sees.
 
     Args:
         others: of the nearest other adapters, best first, at least NUM_NEAREST.
@@ -73,11 +106,7 @@ def own_similarity(samples: npt.NDArray[np.float32], index: int, best_of: int) -
         samples: unit vectors, ``[m, dim]``, m > 1.
         best_of: see `ranking`; 0 = the mean.
     """
-    rest = np.delete(samples, index, axis=0)
-    if best_of:
-        return float(np.sort(rest @ samples[index])[-best_of:].mean())
-    mean = rest.mean(0)
-    return float(mean @ samples[index] / max(float(np.linalg.norm(mean)), 1e-9))
+    return float(similarity(samples[index : index + 1], np.delete(samples, index, axis=0), best_of)[0])
 
 
 def _features(profile: npt.ArrayLike) -> Floats:

@@ -9,11 +9,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from ramole.core.names import AdapterRef
 from ramole.retrieval.values import Hit
 
 OVERFETCH = 8
 """Rows to ask for beyond k: a row of an older version can stand beside the new one for a moment, and is dropped."""
+
+
+def similarity(
+    prompts: npt.NDArray[np.floating], samples: npt.NDArray[np.floating], best_of: int
+) -> npt.NDArray[np.floating]:
+    """The score of one adapter for n prompts, [n], from all its samples.
+
+    Args:
+        prompts: unit vectors, [n, dim].
+        samples: unit vectors, [m, dim].
+        best_of: j, or 0 = the mean.
+    """
+    scores: npt.NDArray[np.floating]
+    if best_of:
+        scores = np.sort(prompts @ samples.T, axis=1)[:, -best_of:].mean(1)
+    else:
+        mean = samples.mean(0)
+        scores = prompts @ mean / max(float(np.linalg.norm(mean)), 1e-9)
+    return scores
 
 
 def best(hits: Iterable[Hit], k: int) -> list[Hit]:

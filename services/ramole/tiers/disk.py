@@ -18,9 +18,8 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from ramole.core.errors import Corrupt
-from ramole.lora.config import CONFIG_FILE
 from ramole.lora.content import Content
-from ramole.lora.header import TENSORS_FILE
+from ramole.lora.files import CONFIG_FILE, TENSORS_FILE
 from ramole.observability.tiers import TierCounts
 
 _DRAFTS = "drafts"

@@ -32,7 +32,6 @@ BASE_ID = "ramole/zoo-base"
 BASE_STAGE = "base"
 ROUTER_STAGE = "router"
 PAIRS_STAGE = "pairs"
-WORLD_STAGE = "world"
 ADAPTERS = "adapters"
 PAIRS = "pairs.json"
 SAMPLES, PROMPTS, TASK = "samples.json", "prompts.json", "task.json"
@@ -116,11 +115,6 @@ class ZooAdapter:
     prompts: tuple[Example, ...]
     exact_match: float
     base_exact_match: float
-
-    @property
-    def is_held_out(self) -> bool:
-        """Whether the shipped router was trained without it."""
-        return self.split is not Split.TRAIN
 
 
 @dataclass(frozen=True, slots=True)

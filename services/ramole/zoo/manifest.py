@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,14 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ramole.core.errors import Corrupt, NotFound, WrongState
+from ramole.lora.digest import sha256_of
 
 MANIFEST = "manifest.json"
 FORMAT = 2
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(slots=True)
@@ -89,6 +84,7 @@ class Manifest:
         """These have to be made again."""
         for stage in stages:
             self.stages.pop(stage, None)
+        self._write()
 
     def sort(self, order: Sequence[str]) -> None:
         """Brings the stages into this order, whatever order they were finished in; others follow."""

@@ -16,7 +16,7 @@ import pytest
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
-from ramole.lab.bench.repository.milvus_server import MilvusServer, bound_to_parent
+from ramole.lab.milvus_server import MilvusServer, bound_to_parent
 from ramole.retrieval.index import VectorIndex
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ramole.core.names import AdapterRef
-from ramole.lab.evaluation.retrievers import Retriever
+from ramole.lab.memory_index import MemoryIndex
 from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.values import Entry, Row
 
@@ -57,7 +57,7 @@ def test_the_index_learns_when_to_doubt(index: VectorIndex) -> None:
     samples = [np.array(entry.samples) for entry in made]
     means = np.stack([group.mean(0) for group in samples])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
-    other = Retriever(lambda texts: np.zeros((len(texts), DIM), np.float32), tuple(samples), means)
+    other = MemoryIndex(lambda texts: np.zeros((len(texts), DIM), np.float32), tuple(samples), means)
     learned = other.doubt(np.ones(NUM, np.bool_))
     assert learned is not None
     query = near(centre(3), rng)

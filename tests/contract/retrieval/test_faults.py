@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from ramole.core.errors import DeadlineExceeded, Unavailable
-from ramole.lab.bench.repository.milvus_server import MilvusServer
+from ramole.lab.milvus_server import MilvusServer
 from support.index_world import LiveWorld
 
 TIMEOUT_S = 4.0

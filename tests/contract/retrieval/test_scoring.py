@@ -11,7 +11,7 @@ from pymilvus import MilvusClient
 
 from ramole.core.names import AdapterRef
 from ramole.lab.bench.repository.fleet import flush, seal
-from ramole.lab.bench.repository.milvus_server import MilvusServer
+from ramole.lab.milvus_server import MilvusServer
 from ramole.retrieval.generations import IndexType
 from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.values import Entry, Row

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from ramole.core.errors import Unavailable
 from ramole.core.names import AdapterRef
 from ramole.core.settings import RetrievalSettings, Settings
-from ramole.lab.bench.repository.milvus_server import MilvusServer
+from ramole.lab.milvus_server import MilvusServer
 from ramole.retrieval.servicer import RetrievalService
 from ramole.transport.values import ref_to_pb
 from ramole.v1.retrieval_pb2 import AdapterVectors, SampleVector, SearchRequest, UpsertRequest

@@ -18,8 +18,7 @@ from ramole.core.composition import PRESETS
 from ramole.core.sampling import Sampling
 from ramole.core.settings import CacheSettings, ExecutorSettings, ServerSettings, Settings
 from ramole.executor.servicer import ExecutorService
-from ramole.lora.config import CONFIG_FILE
-from ramole.lora.header import TENSORS_FILE
+from ramole.lora.files import CONFIG_FILE, TENSORS_FILE
 from ramole.transport.peers import Peers
 from ramole.transport.picker import StaticPicker
 from ramole.transport.server import GrpcServer

@@ -20,7 +20,7 @@ from ramole.core.errors import Corrupt, NotFound, Unavailable
 from ramole.core.settings import AdapterSettings, CacheSettings, ServerSettings, Settings
 from ramole.executor.source import AdapterSource
 from ramole.lora.base import BaseShapes
-from ramole.lora.header import TENSORS_FILE
+from ramole.lora.files import TENSORS_FILE
 from ramole.lora.reader import read_adapter
 from ramole.observability.tiers import TierMetrics
 from ramole.tiers.disk import DiskTier

@@ -14,10 +14,10 @@ from torch import nn
 
 from ramole.core.composition import Composition, Expert, Merge, Weighting
 from ramole.lora.weights import AdapterWeights, LoraPair
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.native import Kernel, NativeForm, load_kernel, max_segment_tokens, native_layout
 from ramole.mixture.plan import RequestMixture, build_step_plan
+from ramole.mixture.slots import SlotShape
 
 D, WIDTH, Q, RANK = 37, 50, 4, 8
 NAME = "proj"
@@ -78,7 +78,7 @@ def test_a_request_alone_is_bit_equal_to_the_request_in_a_batch(kernel: Kernel) 
     model, mixture = make_mixture(kernel)
     requests = [(m, n) for m, n in REQUESTS if m.slots and n <= max_segment_tokens(torch.get_num_threads())]
     x = tokens(requests)
-    base = mixture.modules[NAME].base(x)  # a GEMM of T rows: its own rounding may depend on T, the update must not
+    base = model[NAME].base(x)  # a GEMM of T rows: its own rounding may depend on T, the update must not
     together = run(model, mixture, x, requests)[0] - base
     start = 0
     for request in requests:
@@ -110,7 +110,7 @@ def test_a_slot_that_is_written_again_has_its_new_rank(kernel: Kernel) -> None:
     pair = LoraPair(torch.randn(2, D), torch.randn(WIDTH, 2))
     mixture.write(1, AdapterWeights({NAME: pair}))
     y, _ = run(model, mixture, x, [(mix([1]), 1)])
-    base = mixture.modules[NAME].base(x)
+    base = model[NAME].base(x)
     torch.testing.assert_close(y - base, x @ pair.a.T @ pair.b.T, rtol=1e-4, atol=1e-4)
     mixture.clear(1)
     assert torch.equal(run(model, mixture, x, [(mix([1]), 1)])[0], base)

@@ -9,9 +9,9 @@ from torch import nn
 
 from ramole.core.composition import Composition, Expert, Weighting
 from ramole.lora.weights import AdapterWeights, LoraPair
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import RequestMixture, StepPlan, build_step_plan
+from ramole.mixture.slots import SlotShape
 from ramole.mixture.step import Step
 
 pytest.importorskip("triton", reason="triton is not installed: ITS KERNELS ARE NOT TESTED")

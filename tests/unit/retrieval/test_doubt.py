@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ramole.retrieval.doubt import NUM_NEAREST, Doubt, own_similarity, profiles
+from ramole.retrieval.doubt import NUM_NEAREST, Doubt, own_similarity, profile
 
 cosines = st.lists(st.floats(-1, 1, width=32), min_size=NUM_NEAREST, max_size=NUM_NEAREST + 4)
 
@@ -18,7 +18,7 @@ def drawn(seed: int, num: int) -> tuple[list[list[float]], list[list[float]]]:
     pairs = []
     for _ in range(num):
         others = sorted(rng.normal(0.6, 0.1, NUM_NEAREST), reverse=True)
-        pairs.append(profiles(others, float(rng.normal(0.85, 0.05))))
+        pairs.append(profile(others, float(rng.normal(0.85, 0.05))))
     found, hidden = zip(*pairs, strict=True)
     return list(found), list(hidden)
 
@@ -47,7 +47,7 @@ def test_whatever_it_has_seen_it_stays_between_0_and_1(seen: list[list[float]], 
 @given(cosines, st.floats(-1, 1, width=32))
 def test_profiles_differ_by_the_own_adapter_alone(others: list[float], own: float) -> None:
     others = sorted(others, reverse=True)
-    found, hidden = profiles(others, own)
+    found, hidden = profile(others, own)
     assert len(found) == len(hidden) == NUM_NEAREST
     assert hidden == others[:NUM_NEAREST]
     assert found == sorted([own, *others], reverse=True)[:NUM_NEAREST]

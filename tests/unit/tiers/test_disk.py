@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ramole.lora.content import Content
 from ramole.lora.digest import content_digest
-from ramole.lora.header import TENSORS_FILE
+from ramole.lora.files import TENSORS_FILE
 from ramole.tiers.disk import DiskTier
 from support.full_disk import files_of_at_most
 

@@ -14,8 +14,7 @@ from typing import IO, Any
 from ramole.adapters.intake.local_sources import open_below
 from ramole.core.bounds import TEXTS
 from ramole.core.errors import InvalidInput, RamoleError, Unavailable
-from ramole.lora.config import CONFIG_FILE
-from ramole.lora.header import TENSORS_FILE
+from ramole.lora.files import CONFIG_FILE, TENSORS_FILE
 
 Open = Callable[[str], IO[bytes]]
 

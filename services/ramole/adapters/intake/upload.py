@@ -17,13 +17,11 @@ from ramole.adapters.intake.spools import SpoolRoom
 from ramole.core.bounds import check_text, check_texts
 from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded
 from ramole.core.names import AdapterName, check_digest
-from ramole.lora.config import CONFIG_FILE, MAX_CONFIG_BYTES
+from ramole.lora.config import MAX_CONFIG_BYTES
 from ramole.lora.content import map_file
 from ramole.lora.digest import content_digest
-from ramole.lora.header import TENSORS_FILE
+from ramole.lora.files import CONFIG_FILE, FILES, TENSORS_FILE
 from ramole.tiers.full_disk import told_when_full
-
-_FILES = (CONFIG_FILE, TENSORS_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class Upload:
         self._header: UploadHeader | None = None
         self._config = bytearray()
         self._path = scratch / f"upload-{uuid4().hex}"
-        self._hashes = {name: hashlib.sha256() for name in _FILES}
+        self._hashes = {name: hashlib.sha256() for name in FILES}
 
     def __enter__(self) -> Self:
         with told_when_full():
@@ -133,7 +131,7 @@ class Upload:
     def write_fetched(self, file: str, data: bytes) -> None:
         """Takes the next bytes of a file from the source. Raises as `write`."""
         header = self._begun()
-        if file not in _FILES:
+        if file not in FILES:
             raise InvalidInput(
                 f"file {file[:80]!r} is not taken",
                 field="chunk.file",
@@ -205,8 +203,8 @@ def _check_header(header: UploadHeader, max_samples: int) -> None:
     check_text("header.idempotency_key", header.idempotency_key)
     check_text("header.base_model", header.base_model)
     for file, digest in header.sha256.items():
-        if file not in _FILES:
-            raise _bad("sha256", f"{file[:80]!r} is not taken", f"use the keys {' and '.join(_FILES)}")
+        if file not in FILES:
+            raise _bad("sha256", f"{file[:80]!r} is not taken", f"use the keys {' and '.join(FILES)}")
         check_digest(digest, field="header.sha256")
 
 

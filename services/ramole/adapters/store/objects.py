@@ -6,9 +6,8 @@ from pathlib import Path
 
 from ramole.adapters.store.files import Files
 from ramole.core.errors import NotFound
-from ramole.lora.config import CONFIG_FILE
 from ramole.lora.content import Content
-from ramole.lora.header import TENSORS_FILE
+from ramole.lora.files import CONFIG_FILE, TENSORS_FILE
 
 _FOLDER = "objects"
 

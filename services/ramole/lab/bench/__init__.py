@@ -1,1 +1,1 @@
-"""Benchmarks of the engine and of the adapter repository beside their peers, in one run: ratios first."""
+"""Benchmarks of the engine and of the adapter repository beside their rivals, in one run: ratios first."""

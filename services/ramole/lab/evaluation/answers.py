@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ramole.lab.training.lm import Batch, Encoded, answer_scores, collate
+from ramole.lab.training.lm import Encoded, PaddedBatch, answer_scores, collate
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import RequestMixture, StepPlan, build_step_plan
@@ -19,8 +19,8 @@ from ramole.mixture.step import Form, Step
 MAX_ROWS = 48
 MAX_TOKENS = 2048
 
-MakeForm = Callable[[StepPlan, Batch], Form]
-"""How a peer that is no composition computes a step."""
+MakeForm = Callable[[StepPlan, PaddedBatch], Form]
+"""How a rival that is no composition computes a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,10 @@ class Answerer:
         found = [self._known[key] for key in keys]
         return Outcomes(np.array([r for r, _ in found], np.bool_), np.array([n for _, n in found], np.float32))
 
-    def peer_outcomes(
+    def rival_outcomes(
         self, questions: Sequence[int], requests: Sequence[RequestMixture], make_form: MakeForm
     ) -> Outcomes:
-        """The same for a peer with a compute form of its own; `requests` only say who may use which adapters."""
+        """The same for a rival with a compute form of its own; `requests` only say who may use which adapters."""
         right = np.zeros(len(questions), np.bool_)
         nll = np.zeros(len(questions), np.float32)
         for rows in self._batches(questions):
@@ -102,7 +102,7 @@ class Answerer:
             order = order[size:]
         return batches
 
-    def collate(self, questions: Sequence[int]) -> Batch:
+    def collate(self, questions: Sequence[int]) -> PaddedBatch:
         """Examples by number as one batch on the model's device."""
         batch = collate([self.examples[question] for question in questions], pad=self.pad)
         return batch.to(next(self.model.parameters()).device)

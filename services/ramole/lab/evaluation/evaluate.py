@@ -16,15 +16,15 @@ from ramole.executor.runner import load_model
 from ramole.lab.evaluation import endtask, extras
 from ramole.lab.evaluation.answers import Answerer
 from ramole.lab.evaluation.methods import COMPOSITIONS, Budget, Methods
-from ramole.lab.evaluation.retrievers import Retriever, retrieval_figures
+from ramole.lab.evaluation.retrieval import retrieval_figures
 from ramole.lab.evaluation.subject import Subject
 from ramole.lab.evaluation.views import View
+from ramole.lab.memory_index import MemoryIndex
+from ramole.lab.training.experts import with_slots
 from ramole.lab.training.lm import Encoded, encode
+from ramole.lora.files import read_folder
 from ramole.lora.reader import read_adapter
-from ramole.mixture.dispatch import layout_for
-from ramole.mixture.layer import SlotShape
-from ramole.mixture.mixture import Mixture
-from ramole.mixture.router import CONFIG, TENSORS, load_router
+from ramole.mixture.router import load_router
 from ramole.retrieval.doubt import Doubt
 
 MIN_UNSEEN = 8
@@ -90,19 +90,12 @@ class Bench:
 
         tokenizer = AutoTokenizer.from_pretrained(subject.base, local_files_only=True)
         model = load_model(str(subject.base), dtype="float32", device="cpu").eval().requires_grad_(False)
-        weights = [
-            read_adapter((entry.path / CONFIG).read_bytes(), (entry.path / TENSORS).read_bytes())
-            for entry in subject.entries
-        ]
+        weights = [read_adapter(*read_folder(entry.path)) for entry in subject.entries]
         routers = {path.name + f" #{i}": load_router(path) for i, path in enumerate(subject.routers)}
         ranks = {router.rank for router in routers.values()} or {8}
         if len(ranks) > 1:
             raise InvalidInput(f"routers of ranks {sorted(ranks)}", field="--router", remedy="give routers of one rank")
-        shape = SlotShape(len(weights) + 1, max(one.rank for one in weights), ranks.pop())
-        parameter = next(model.parameters())
-        mixture = Mixture(model, shape, layout=layout_for(parameter.device, parameter.dtype, shape))
-        for slot, one in enumerate(weights, start=1):
-            mixture.write(slot, one)
+        mixture = with_slots(model, weights, router_rank=ranks.pop())
         examples: list[Encoded] = []
         prompts: list[str] = []
         own: list[int] = []
@@ -131,17 +124,17 @@ class Bench:
         )
         return cls(subject, methods, prompts, np.array(own), num_tests)
 
-    def view(self, retriever: Retriever) -> View:
+    def view(self, retriever: MemoryIndex) -> View:
         """All test prompts with all adapters."""
         similarities = retriever.similarities(self.prompts)
         everything = np.ones(similarities.shape, np.bool_)
         doubt = retriever.doubt(everything[0])
         return View(np.arange(self.num_tests), self.own, similarities, everything, retriever.doubt, doubt)
 
-    def map(self, retriever: Retriever, view: View, *, per_task: int = 4) -> dict[str, Any]:
+    def map(self, retriever: MemoryIndex, view: View, *, per_task: int = 4) -> dict[str, Any]:
         """Adapters and some test prompts of each in two dimensions."""
         rows = [row for i in range(view.similarities.shape[1]) for row in np.flatnonzero(self.own == i)[:per_task]]
-        adapters, queries = extras.adapter_map(retriever.centroids, retriever.encode([self.prompts[r] for r in rows]))
+        adapters, queries = extras.adapter_map(retriever.means, retriever.embed([self.prompts[r] for r in rows]))
         entries = self.subject.entries
         hits = view.similarities.argmax(1) == self.own
         return {
@@ -159,7 +152,7 @@ class Bench:
             ],
         }
 
-    def two_skill(self, retriever: Retriever, doubt: Doubt | None) -> dict[str, Any]:
+    def two_skill(self, retriever: MemoryIndex, doubt: Doubt | None) -> dict[str, Any]:
         """See `extras.two_skill`; empty when there are no such prompts."""
         pairs = self.subject.two_skill
         if not pairs:
@@ -171,7 +164,7 @@ class Bench:
 
 def evaluate_subject(
     subject: Subject,
-    retrievers: Mapping[str, Retriever],
+    retrievers: Mapping[str, MemoryIndex],
     plan: Plan,
     *,
     progress: Callable[[str], None] = lambda what: None,
@@ -197,7 +190,14 @@ def evaluate_subject(
     names = [name for name in methods.names() if not plan.methods or name in plan.methods]
     is_seen = np.array([entry.is_retriever_trained for entry in subject.entries])
     is_seen = is_seen if is_seen.any() else trained
-    retrieval = retrieval_figures(subject, dict(retrievers), bench.prompts, bench.own, is_seen)
+    retrieval = retrieval_figures(
+        {name: (one.embed(bench.prompts), one.samples) for name, one in retrievers.items()},
+        bench.prompts,
+        [entry.samples for entry in subject.entries],
+        bench.own,
+        is_seen=is_seen,
+        clusters=[entry.cluster for entry in subject.entries],
+    )
     cells = []
     for one in endtask.measure(methods, views, task_similarities, names=names, ks=plan.ks):
         cells.append(one)

@@ -15,7 +15,7 @@ from ramole.lab.evaluation import rivals
 from ramole.lab.evaluation.answers import Answerer, MakeForm, Outcomes
 from ramole.lab.evaluation.lorahub import NUM_SHOTS, search_weights
 from ramole.lab.evaluation.views import View, pool_request, request
-from ramole.lab.training.lm import Batch
+from ramole.lab.training.lm import PaddedBatch
 from ramole.lora.weights import AdapterWeights, LoraPair
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import RequestMixture, StepPlan
@@ -27,9 +27,9 @@ COMPOSITIONS: dict[str, Composition] = {
     "similarity_parameters": Composition(Weighting.SIMILARITY, Merge.PARAMETERS, k=3, tau=0.02),
 }
 REFERENCES = ("base", "perfect", "best_of_k")
-PEERS = ("arrow", "moe_top1", "moe_top3", "moe_soft", "smear")
+RIVALS = ("arrow", "moe_top1", "moe_top3", "moe_soft", "smear")
 PER_TASK = ("adapter_soup", "lorahub")
-METHODS: tuple[str, ...] = (*REFERENCES, *COMPOSITIONS, "random_gate", *PER_TASK, *PEERS)
+METHODS: tuple[str, ...] = (*REFERENCES, *COMPOSITIONS, "random_gate", *PER_TASK, *RIVALS)
 USES_K: frozenset[str] = frozenset({*COMPOSITIONS, "best_of_k", "random_gate", "adapter_soup"} - {"selection"})
 """Methods whose result depends on the number of retrieved adapters."""
 
@@ -58,7 +58,7 @@ class Methods:
     Attributes:
         routers: trained RouterLoRAs, one for each seed of router training; may be empty.
         shots: example numbers of some solved training examples of each task, by adapter number.
-        trained: adapters whose tasks the routers and the peers' gates are trained on, [N].
+        trained: adapters whose tasks the routers and the rivals' gates are trained on, [N].
     """
 
     answerer: Answerer
@@ -99,8 +99,8 @@ class Methods:
                 found = [self._soup(view, k, task_similarities)]
             case "lorahub":
                 found = [self._hub(view, seed) for seed in range(self.budget.seeds)]
-            case _ if name in PEERS:
-                found = self._peer(name, view)
+            case _ if name in RIVALS:
+                found = self._rival(name, view)
             case _:
                 composition = COMPOSITIONS[name] if name not in USES_K else replace(COMPOSITIONS[name], k=k)
                 if composition.weighting.is_routed:
@@ -146,20 +146,20 @@ class Methods:
         by_task = {int(task): pool_request(*pair) for task, pair in zip(tasks, found, strict=True)}
         return self._outcomes(view, [by_task[own] for own in view.own.tolist()])
 
-    def _peer(self, name: str, view: View) -> list[Outcomes]:
+    def _rival(self, name: str, view: View) -> list[Outcomes]:
         if name == "arrow":
-            return [self._peer_outcomes(view, view.pools(), self._arrow)]
+            return [self._rival_outcomes(view, view.pools(), self._arrow)]
         pools = [[i for i in pool if self.trained[i]] for pool in view.pools()]
         found = []
         for seed in range(self.budget.seeds):
             gate = self._gate("smear" if name == "smear" else "moe", seed)
-            found.append(self._peer_outcomes(view, pools, _gate_form(name, gate)))
+            found.append(self._rival_outcomes(view, pools, _gate_form(name, gate)))
         return found
 
-    def _peer_outcomes(self, view: View, pools: list[list[int]], make_form: MakeForm) -> Outcomes:
-        return self.answerer.peer_outcomes(view.questions.tolist(), [pool_request(pool) for pool in pools], make_form)
+    def _rival_outcomes(self, view: View, pools: list[list[int]], make_form: MakeForm) -> Outcomes:
+        return self.answerer.rival_outcomes(view.questions.tolist(), [pool_request(pool) for pool in pools], make_form)
 
-    def _arrow(self, plan: StepPlan, batch: Batch) -> rivals.ArrowForm:
+    def _arrow(self, plan: StepPlan, batch: PaddedBatch) -> rivals.ArrowForm:
         if self._probes is None:
             self._probes = rivals.arrow_probes(self.answerer.mixture)
         return rivals.ArrowForm(plan, batch, self._probes, 3)

@@ -10,10 +10,10 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REFERENCE, COMPOSITION, DEFAULT, PEER = "#9aa0a6", "#4c78a8", "#d62728", "#e0a458"
+REFERENCE, COMPOSITION, DEFAULT, RIVAL = "#9aa0a6", "#4c78a8", "#d62728", "#e0a458"
 LINES = ("black", "#4c78a8", "#e0a458", "#54a24b", "#8f63b8", "#37b0b0", "#b279a2")
 REFERENCES = ("base", "perfect", "best_of_k")
-PEERS = ("random_gate", "adapter_soup", "lorahub", "arrow", "moe_top1", "moe_top3", "moe_soft", "smear")
+RIVALS = ("random_gate", "adapter_soup", "lorahub", "arrow", "moe_top1", "moe_top3", "moe_soft", "smear")
 SHAPES = "os^D"
 SETTINGS = {"iid": "in domain", "ood": "out of domain: own adapter hidden"}
 
@@ -40,7 +40,7 @@ def bars(summary: Mapping[str, Any]) -> Figure:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylim(len(names) - 0.4, -0.6)
-    kinds = {"reference": REFERENCE, "composition": COMPOSITION, "default composition": DEFAULT, "peer": PEER}
+    kinds = {"reference": REFERENCE, "composition": COMPOSITION, "default composition": DEFAULT, "rival": RIVAL}
     figure.legend(
         handles=[Patch(color=color, label=label) for label, color in kinds.items()],
         loc="outside lower center",
@@ -191,4 +191,4 @@ def _color(name: str, default: str) -> str:
         return DEFAULT
     if name in REFERENCES:
         return REFERENCE
-    return PEER if name in PEERS else COMPOSITION
+    return RIVAL if name in RIVALS else COMPOSITION

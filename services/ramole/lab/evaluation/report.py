@@ -6,7 +6,6 @@ import base64
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Figures = Mapping[str, Any]
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1150px; margin: 2em auto; padding: 0 1em; color: #222 }
-img { max-width: 100% } table { border-collapse: collapse; font-size: 13px }
-td, th { padding: .2em .7em; border-bottom: 1px solid #ddd; text-align: left }
-td + td { font-variant-numeric: tabular-nums }
-"""
 
 
 def end_task_table(figures: Figures) -> Table:
@@ -88,42 +81,42 @@ def _write_csv(rows: Sequence[Figures], path: Path) -> None:
 
 
 def _page(figures: Figures, out: Path) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader(__name__.rpartition(".")[0], "")
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return pages.get_template("report.html.jinja").render(
+        subject=figures["subject"],
+        summary=figures["summary"],
+        retrieval=_retrieval_rows(figures["retrieval"]),
+        methods=(HEADER, list(_main_rows(figures))),
+        two_skill=_two_skill_rows(figures["two_skill"]) if figures["two_skill"] else None,
+        pictures={name: _save(figure, out / f"{name}.png") for name, figure in _drawn(figures).items()},
+    )
+
+
+def _drawn(figures: Figures) -> dict[str, Figure]:
     summary = figures["summary"]
-    parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>ramole evaluate</title><style>{_STYLE}</style>",
-        f"<h1>{escape(figures['subject']['name'])}</h1>",
-        f"<p>{figures['subject']['num_adapters']} adapters, {figures['subject']['num_trained']} of them known to the "
-        f"router's training; {figures['subject']['num_prompts']} test prompts; {summary['group']} tasks below; "
-        "95 % intervals by bootstrap over tasks.</p>",
-        "<h2>Retrieval</h2>",
-        _html_table(*_retrieval_rows(figures["retrieval"])),
-        "<h2>Every method</h2>",
-        _picture(plots.bars(summary), out / "bars.png", "exact match of every method"),
-        _html_table(HEADER, list(_main_rows(figures))),
-    ]
+    drawn = {
+        "bars": plots.bars(summary),
+        "growth": plots.growth(figures["growth"], summary["default"]),
+        "map": plots.adapter_map(figures["map"]),
+        "throughput": plots.throughput(figures["throughput"]),
+    }
     experts = plots.number_of_experts(figures["end_task"], summary["group"], list(summary["retriever"])[-1])
     if experts is not None:
-        parts += ["<h2>Number of experts</h2>", _picture(experts, out / "experts.png", "exact match against k")]
-    parts += [
-        "<h2>A growing repository</h2>",
-        _picture(plots.growth(figures["growth"], summary["default"]), out / "growth.png", "exact match and growth"),
-    ]
-    if figures["two_skill"]:
-        parts += ["<h2>Prompts that need two skills</h2>", _html_table(*_two_skill_rows(figures["two_skill"]))]
+        drawn["experts"] = experts
     if figures["gates"]:
-        names = [adapter["name"] for adapter in figures["map"]["adapters"]]
-        parts += [
-            "<h2>Weights by layer and expert</h2>",
-            _picture(plots.gates(figures["gates"], names), out / "gates.png", "mean weight by layer and expert"),
-        ]
-    parts += [
-        "<h2>The adapter space</h2>",
-        _picture(plots.adapter_map(figures["map"]), out / "map.png", "adapters and prompts in two dimensions"),
-        "<h2>Throughput</h2>",
-        _picture(plots.throughput(figures["throughput"]), out / "throughput.png", "tokens per second by batch size"),
-        "</html>",
-    ]
-    return "\n".join(parts)
+        drawn["gates"] = plots.gates(figures["gates"], [adapter["name"] for adapter in figures["map"]["adapters"]])
+    return drawn
+
+
+def _save(figure: Figure, path: Path) -> str:
+    """Writes a picture beside the page and returns it in base64 as part of the page, which stays one file."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    path.write_bytes(buffer.getvalue())
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _retrieval_rows(retriever: Figures) -> tuple[Sequence[str], list[list[str]]]:
@@ -148,18 +141,3 @@ def _two_skill_rows(found: Figures) -> tuple[Sequence[str], list[list[str]]]:
         for name, value in found["methods"].items()
     ]
     return header, rows
-
-
-def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in rows)
-    return f"<table><tr>{head}{body}</table>"
-
-
-def _picture(figure: Figure, path: Path, text: str) -> str:
-    """Writes a picture beside the page and returns it as part of the page, which stays one file."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    path.write_bytes(buffer.getvalue())
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{escape(text)}" src="data:image/png;base64,{data}">'

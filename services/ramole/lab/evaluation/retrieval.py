@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ramole.lab.evaluation.statistics import estimate, task_means
+from ramole.retrieval.ranking import similarity
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 TOPS = (1, 3, 5, 8)
-NUM_BEST = 5
 
 
 class Scoring(StrEnum):
@@ -41,15 +41,32 @@ def score(prompts: Floats, samples: Sequence[Floats], scoring: Scoring = Scoring
         prompts: unit vectors, [n, d].
         samples: unit vectors of each adapter, N x [m, d].
     """
-    if scoring in (Scoring.MEAN, Scoring.RAW_MEAN):
-        means = np.stack([one.mean(0) for one in samples])
-        if scoring is Scoring.MEAN:
-            means = means / np.linalg.norm(means, axis=1, keepdims=True)
-        scores: Floats = prompts @ means.T
-        return scores
-    best = 1 if scoring is Scoring.MAX else NUM_BEST
-    columns = [np.sort(prompts @ one.T, axis=1)[:, -best:].mean(1) for one in samples]
-    return np.stack(columns, axis=1)
+    if scoring is Scoring.RAW_MEAN:
+        return np.stack([prompts @ one.mean(0) for one in samples], axis=1)
+    best_of = {Scoring.MEAN: 0, Scoring.MAX: 1, Scoring.BEST_5: 5}[scoring]
+    return np.stack([similarity(prompts, one, best_of) for one in samples], axis=1)
+
+
+def retrieval_figures(
+    vectors: Mapping[str, tuple[Floats, Sequence[Floats]]],
+    prompts: Sequence[str],
+    samples: Sequence[Sequence[str]],
+    own: Ints,
+    *,
+    is_seen: Bools,
+    clusters: Sequence[str],
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Every retriever under every scoring, and two that count words, see `compare`; the first is the reference.
+
+    Args:
+        vectors: of each retriever, those of the prompts and of each adapter's samples.
+    """
+    scores: dict[str, Floats] = {}
+    for name, (queries, groups) in vectors.items():
+        for scoring in Scoring:
+            scores[name if scoring is Scoring.MEAN else f"{name} {scoring}"] = score(queries, groups, scoring)
+    scores |= {"bm25": bm25_scores(prompts, samples), "tfidf": tfidf_scores(prompts, samples)}
+    return compare(scores, own, is_seen=is_seen, clusters=clusters, reference=next(iter(vectors)))
 
 
 def bm25_scores(prompts: Sequence[str], samples: Sequence[Sequence[str]]) -> Floats:

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from ramole.lab.evaluation.views import pool_request
-from ramole.lab.training.lm import Batch, Encoded, answer_loss, collate
+from ramole.lab.training.lm import Encoded, PaddedBatch, answer_loss, collate
 from ramole.mixture.formulas import masked_softmax
-from ramole.mixture.layer import MixtureLinear
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import FloatArray, StepPlan, build_step_plan
+from ramole.mixture.slots import ModuleSlots
 from ramole.mixture.step import Step, packed
 
 
@@ -33,7 +33,7 @@ class PoolForm:
 
     sums_steps = True  # nobody asks what its experts got
 
-    def __init__(self, plan: StepPlan, batch: Batch) -> None:
+    def __init__(self, plan: StepPlan, batch: PaddedBatch) -> None:
         self.plan = plan
         self._length = batch.ids.shape[1]
         self.is_prompt = (batch.weights > 0).cumsum(1) <= 1  # [b, l - 1]; the last position never is
@@ -48,13 +48,13 @@ class PoolForm:
         """See `Form`."""
         return self.plan.num_tokens
 
-    def usable(self, module: MixtureLinear) -> torch.Tensor:
+    def usable(self, module: ModuleSlots) -> torch.Tensor:
         """[b, S]: the adapters of each request's pool that touch the module."""
         mask = torch.zeros(len(self.may_use), len(module.ranks), dtype=torch.bool, device=self.may_use.device)
         mask[:, : self.may_use.shape[1]] = self.may_use
         return mask & (module.device_ranks > 0)
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """See `Form`."""
         x, y = packed(x), packed(y)
         mask = self.usable(module)
@@ -64,7 +64,7 @@ class PoolForm:
         u = (x @ module.lora_a.flatten(0, 1).T).view(-1, num_slots, rank)
         y += self.combine(x, u, mask, module).flatten(1) @ module.lora_b.flatten(0, 1)
 
-    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: MixtureLinear) -> torch.Tensor:
+    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: ModuleSlots) -> torch.Tensor:
         """h [T, S, R] from u [T, S, R]."""
         raise NotImplementedError
 
@@ -73,7 +73,7 @@ class PoolForm:
         return of_requests.repeat_interleave(self._length, 0)
 
     def usage(self) -> FloatArray:
-        """See `Form`; not recorded for peers."""
+        """See `Form`; not recorded for rivals."""
         return np.zeros((0, *self.plan.slots.shape), np.float32)
 
 
@@ -89,11 +89,11 @@ def top(weights: torch.Tensor, k: int) -> torch.Tensor:
 class ArrowForm(PoolForm):
     """Arrow; `probes` are its prototypes in rank space, see `arrow_probes`."""
 
-    def __init__(self, plan: StepPlan, batch: Batch, probes: Mapping[int, torch.Tensor], k: int) -> None:
+    def __init__(self, plan: StepPlan, batch: PaddedBatch, probes: Mapping[int, torch.Tensor], k: int) -> None:
         super().__init__(plan, batch)
         self._probes, self._k = probes, k
 
-    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: MixtureLinear) -> torch.Tensor:
+    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: ModuleSlots) -> torch.Tensor:
         """See `PoolForm`."""
         scores = torch.einsum("tsr,sr->ts", u, self._probes[module.index]).abs()
         return top(masked_softmax(scores, self.per_token(mask)), self._k).unsqueeze(-1) * u
@@ -124,11 +124,11 @@ class Gate:
 class MoeForm(PoolForm):
     """Token-wise gate over outputs; k = 0 is the soft mixture of all."""
 
-    def __init__(self, plan: StepPlan, batch: Batch, gate: Gate, k: int = 0) -> None:
+    def __init__(self, plan: StepPlan, batch: PaddedBatch, gate: Gate, k: int = 0) -> None:
         super().__init__(plan, batch)
         self._gate, self._k = gate, k
 
-    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: MixtureLinear) -> torch.Tensor:
+    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: ModuleSlots) -> torch.Tensor:
         """See `PoolForm`."""
         a = masked_softmax(x @ self._gate.weights[module.index].T, self.per_token(mask))
         return top(a, self._k).unsqueeze(-1) * u
@@ -137,11 +137,11 @@ class MoeForm(PoolForm):
 class SmearForm(PoolForm):
     """Request-wise gate over parameters, from the mean input of the prompt's tokens."""
 
-    def __init__(self, plan: StepPlan, batch: Batch, gate: Gate) -> None:
+    def __init__(self, plan: StepPlan, batch: PaddedBatch, gate: Gate) -> None:
         super().__init__(plan, batch)
         self._gate = gate
 
-    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: MixtureLinear) -> torch.Tensor:
+    def combine(self, x: torch.Tensor, u: torch.Tensor, mask: torch.Tensor, module: ModuleSlots) -> torch.Tensor:
         """See `PoolForm`."""
         tokens = x.view(len(mask), -1, x.shape[-1])[:, :-1]
         inside = self.is_prompt.unsqueeze(-1)

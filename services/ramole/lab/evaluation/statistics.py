@@ -37,8 +37,10 @@ def estimate(means: Floats, *, seed: int = 0) -> Estimate:
 
     The same number of tasks and the same seed resample the same tasks, whatever the values.
     """
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(means), size=(NUM_RESAMPLES, len(means)))
-    resampled = means[drawn].mean(1)
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Estimate(float(means.mean()), float(low), float(high))
+    from scipy.stats import bootstrap
+
+    score = float(means.mean())
+    if len(means) < 2:
+        return Estimate(score, score, score)
+    found = bootstrap((means,), np.mean, n_resamples=NUM_RESAMPLES, method="percentile", rng=seed)
+    return Estimate(score, float(found.confidence_interval.low), float(found.confidence_interval.high))

@@ -20,7 +20,7 @@ from ramole.zoo.catalog import PROMPTS, Example, Zoo
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SubjectAdapter:
     """One adapter with its task.
 
     Attributes:
@@ -57,7 +57,7 @@ class Subject:
 
     name: str
     base: Path
-    entries: tuple[Entry, ...]
+    entries: tuple[SubjectAdapter, ...]
     two_skill: tuple[TwoSkill, ...] = ()
     routers: tuple[Path, ...] = ()
 
@@ -67,7 +67,7 @@ def zoo_subject(zoo: Zoo, *, routers: Sequence[Path] = ()) -> Subject:
     folders = tuple(routers) or (zoo.router_path,)
     number = {adapter.name: i for i, adapter in enumerate(zoo.adapters)}
     entries = tuple(
-        Entry(adapter.name, adapter.cluster, adapter.path, adapter.samples, adapter.train, adapter.prompts)
+        SubjectAdapter(adapter.name, adapter.cluster, adapter.path, adapter.samples, adapter.train, adapter.prompts)
         for adapter in zoo.adapters
     )
     pairs = tuple(
@@ -98,7 +98,7 @@ def folder_subject(base: Path, adapters: Path, *, tests: Path | None = None, rou
     return Subject(adapters.name, base, _mark(entries, routers), two, tuple(routers))
 
 
-def read_entry(folder: Path) -> Entry:
+def read_entry(folder: Path) -> SubjectAdapter:
     """One PEFT folder with its texts; `prompts.json` may be missing. Raises NotFound or InvalidInput."""
     samples = read_samples(folder)
     prompts = read_json(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
@@ -113,7 +113,7 @@ def read_entry(folder: Path) -> Entry:
             field="--adapters",
             remedy='{"train": [{"prompt": ..., "answer": ...}, ...], "test": [...]}',
         ) from None
-    return Entry(folder.name, "all", folder, samples, train, tests)
+    return SubjectAdapter(folder.name, "all", folder, samples, train, tests)
 
 
 def read_prompts(path: Path, names: Iterable[str]) -> tuple[dict[str, list[Example]], list[tuple[Example, str, str]]]:
@@ -157,6 +157,6 @@ def mark_retriever(subject: Subject, tasks: Iterable[str]) -> Subject:
     return replace(subject, entries=entries)
 
 
-def _mark(entries: tuple[Entry, ...], routers: Sequence[Path]) -> tuple[Entry, ...]:
+def _mark(entries: tuple[SubjectAdapter, ...], routers: Sequence[Path]) -> tuple[SubjectAdapter, ...]:
     trained = trained_tasks(routers[0]) if routers else frozenset()
     return tuple(replace(entry, is_trained=entry.name in trained) for entry in entries)

@@ -53,11 +53,6 @@ class View:
         allowed[np.arange(len(self.own)), self.own] = False
         return replace(self, allowed=allowed)
 
-    def of_tasks(self, tasks: npt.NDArray[np.bool_]) -> View:
-        """The prompts of some tasks [N]; the repository stays as it is."""
-        rows = tasks[self.own]
-        return self.of_rows(rows)
-
     def of_rows(self, rows: npt.NDArray[np.bool_] | IntArray) -> View:
         """Some of the prompts; the repository stays as it is."""
         return replace(
@@ -92,13 +87,11 @@ def request(
 
 
 def pool_request(adapters: list[int], weights: list[float] | None = None) -> RequestMixture:
-    """Adapters that a peer may choose from; with `weights`, their weighted parameters (LoRAHub)."""
+    """Adapters that a rival may choose from; with `weights`, their weighted parameters (LoRAHub)."""
     n = len(adapters)
     return RequestMixture(
         slots=tuple(i + 1 for i in adapters),
-        logits=(0.0,) * n,
-        weights=tuple(weights or [0.0] * n),
+        gates=tuple(weights or [0.0] * n),
         scales=(1.0,) * n,
-        is_explicit=weights is not None,
         merges_parameters=weights is not None,
     )

@@ -17,6 +17,7 @@ from ramole.lab.factory.skills import HELD_OUT_WORDING
 from ramole.lab.factory.splits import TRAIN_CHATTER, TaskData, draw_item, pair_prompt
 from ramole.lab.factory.tasks import STYLES, some_chatter
 from ramole.lab.training.lm import Encoded, collate, encode, exact_matches, token_losses
+from ramole.lora.files import CONFIG_FILE, TENSORS_FILE
 from ramole.zoo.catalog import SEPARATOR, Split
 
 ATTENTION = ("k_proj", "o_proj", "q_proj", "v_proj")
@@ -89,7 +90,7 @@ class Bank:
     """G LoRAs of one recipe on one base.
 
     Attributes:
-        model: the base; it computes with the LoRAs until they are taken off.
+        model: the base; it computes with the LoRAs.
         layers: the wrapped modules by name.
         recipe: of all of them.
     """
@@ -108,11 +109,6 @@ class Bank:
                 layers[name] = BankedLinear(module, recipe, generators)
                 model.set_submodule(name, layers[name])
         return cls(model, layers, recipe)
-
-    def take_off(self) -> None:
-        """Gives the model its own layers back."""
-        for name, layer in self.layers.items():
-            self.model.set_submodule(name, layer.linear)
 
     def train(self, texts: Sequence[Sequence[Encoded]], seeds: Sequence[str], *, pad: int) -> None:
         """Trains all LoRAs, each on its own examples alone."""
@@ -152,7 +148,7 @@ class Bank:
         for name, layer in self.layers.items():
             tensors[f"base_model.model.{name}.lora_A.weight"] = layer.a.detach()[number].to(dtype, copy=True)
             tensors[f"base_model.model.{name}.lora_B.weight"] = layer.b.detach()[number].to(dtype, copy=True)
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, folder / TENSORS_FILE, metadata={"format": "pt"})
         config = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.alpha,
@@ -163,7 +159,7 @@ class Bank:
             inference_mode=True,
         )
         config.save_pretrained(str(folder))
-        path = folder / "adapter_config.json"
+        path = folder / CONFIG_FILE
         content = json.loads(path.read_text()) | {"target_modules": sorted(recipe.targets)}
         path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 

@@ -8,19 +8,20 @@ import multiprocessing
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
-from ramole.lab.factory import adapters, measure, routing
+from ramole.lab.factory import adapters
 from ramole.lab.factory.base import open_base, pretrain, save_base
 from ramole.lab.factory.recipes import ZooRecipe
-from ramole.lab.factory.retrieval import Encode, Retriever, minilm
 from ramole.lab.factory.splits import TaskData, make_pairs, split_all
 from ramole.lab.factory.tasks import Task, siblings
 from ramole.lab.factory.tokenizer import train_tokenizer
+from ramole.lab.machine import torch_threads
+from ramole.lab.memory_index import Embed
+from ramole.lab.training.router import train_router
+from ramole.lab.training.router_job import RouterAdapter, RouterJob, digest_of_base, encoder_of, prepare
+from ramole.mixture.router import save_router
 from ramole.zoo.catalog import (
     ADAPTERS,
     BASE_ID,
@@ -31,7 +32,6 @@ from ramole.zoo.catalog import (
     ROUTER_STAGE,
     SAMPLES,
     TASK,
-    WORLD_STAGE,
     Split,
     Zoo,
     load_zoo,
@@ -53,7 +53,7 @@ def build(
     seed: int = 0,
     threads: int = 1,
     log: Log = lambda stage, fraction: None,
-    encode_texts: Encode | None = None,
+    embed: Embed | None = None,
 ) -> Zoo:
     """Builds a zoo in `out_dir`, or finishes one that was begun there with the same seed and recipe.
 
@@ -61,7 +61,7 @@ def build(
         threads: of the base and router training; adapters are trained by as many processes of one thread. The texts
             never depend on it, and given one base the adapters do not either; the last bits of the base do.
         log: is told about progress.
-        encode_texts: the sentence encoder that ranks adapters; None = MiniLM.
+        embed: the sentence encoder that ranks adapters; None = MiniLM.
 
     Raises:
         WrongState: `out_dir` was built from something else.
@@ -69,7 +69,7 @@ def build(
     out_dir.mkdir(parents=True, exist_ok=True)
     header = {"base_id": BASE_ID, "seed": seed, "recipe": recipe.digest, "versions": _versions()}
     manifest = Manifest.open(out_dir, header)
-    with _torch_threads(threads):
+    with torch_threads(threads):
         if not manifest.is_done(BASE_STAGE):
             # Whatever stands on another base is worthless.
             manifest.stages.clear()
@@ -78,14 +78,8 @@ def build(
         if not manifest.is_done(PAIRS_STAGE):
             _write_json(out_dir / PAIRS, [asdict(pair) for pair in make_pairs(recipe.tasks, seed=seed)])
             manifest.finish(PAIRS_STAGE, out_dir / PAIRS, {})
-        data = split_all(recipe.tasks, seed=seed)
-        encode_texts = encode_texts or minilm()
         if not manifest.is_done(ROUTER_STAGE):
-            _make_router(manifest, recipe, data, seed, encode_texts, lambda fraction: log(ROUTER_STAGE, fraction))
-        if WORLD_STAGE not in manifest.stages:
-            zoo = load_zoo(out_dir)
-            figures = measure.world(zoo, encode_texts, lambda fraction: log(WORLD_STAGE, fraction))
-            manifest.finish(WORLD_STAGE, None, figures)
+            _make_router(manifest, recipe, seed, embed, lambda fraction: log(ROUTER_STAGE, fraction))
     return load_zoo(out_dir)
 
 
@@ -93,7 +87,7 @@ def _make_base(
     manifest: Manifest, recipe: ZooRecipe, seed: int, threads: int, progress: Callable[[float], None]
 ) -> None:
     tokenizer = train_tokenizer(recipe.world, seed=seed)
-    with _torch_threads(1):
+    with torch_threads(1):
         model = pretrain(tokenizer, recipe.world, recipe.base, seed=seed, processes=threads, progress=progress)
     folder = _empty(manifest.root / BASE_STAGE)
     save_base(model, tokenizer, folder)
@@ -107,7 +101,7 @@ def _make_adapters(
     missing = [bucket for bucket in buckets if not all(manifest.is_done(_stage(task)) for task in bucket)]
     if not missing:
         return
-    manifest.forget(ROUTER_STAGE, WORLD_STAGE)
+    manifest.forget(ROUTER_STAGE)
     progress(0.0)
     done = len(buckets) - len(missing)
     for bucket, figures in _train_buckets(manifest.root, recipe, missing, seed, threads):
@@ -149,7 +143,7 @@ def train_bucket(root: Path, recipe: ZooRecipe, tasks: Sequence[Task], seed: int
         The figures of each: exact match on its test prompts, with the adapter and without.
     """
     kind = recipe.adapter(tasks[0])
-    with _torch_threads(1):
+    with torch_threads(1):
         model, tokenizer = open_base(root / BASE_STAGE)
         pad = tokenizer.pad_token_id
         data = split_all(tasks, seed=seed)
@@ -187,32 +181,35 @@ def _write_texts(folder: Path, one: TaskData, recipe: ZooRecipe) -> None:
 def _make_router(
     manifest: Manifest,
     recipe: ZooRecipe,
-    data: Sequence[TaskData],
     seed: int,
-    encode_texts: Encode,
+    embed: Embed | None,
     progress: Callable[[float], None],
 ) -> None:
-    manifest.forget(WORLD_STAGE)
+    """Trains the router on the tasks that are meant for training, with the prompts that the zoo keeps."""
+    manifest.forget(ROUTER_STAGE)
     progress(0.0)
-    folder = _empty(manifest.root / ROUTER_STAGE)
-    seen = [one for one in data if one.task.split is Split.TRAIN]
-    retriever = Retriever.build(encode_texts, [one.samples for one in seen])
-    routing.make_router(manifest.root, seen, recipe, retriever, NUM_ROUTER_PROMPTS, seed=seed, progress=progress)
+    base, folder = str(manifest.root / BASE_STAGE), _empty(manifest.root / ROUTER_STAGE)
+    seen = tuple(
+        RouterAdapter(one.name, one.path, one.samples, tuple((e.prompt, e.answer) for e in one.train))
+        for one in load_zoo(manifest.root).of(Split.TRAIN)
+    )
+    job = RouterJob(base, seen, folder, recipe=recipe.router, rank=recipe.router_rank, seed=seed)
+    ready = prepare(job, embed or encoder_of(job))
+    pairs = train_router(
+        ready.model, ready.mixture, ready.tasks, job.recipe, pad=ready.pad, seed=seed, progress=progress
+    )
+    about = {
+        "base_sha256": digest_of_base(base, ready.model),
+        "seed": seed,
+        "recipe": asdict(job.recipe),
+        "tasks": [one.name for one in seen],
+    }
+    save_router(folder, pairs, base_id=BASE_ID, manifest=about)
     manifest.finish(ROUTER_STAGE, folder, {})
 
 
 def _stage(task: Task) -> str:
     return f"{ADAPTERS}/{task.name}"
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _empty(folder: Path) -> Path:

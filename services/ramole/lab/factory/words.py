@@ -108,7 +108,6 @@ PEOPLE = _words("anna tom maria john sara peter lena paul emma hugo nina carl ol
 TOWNS = _words("paris london madrid vienna oslo prague dublin athens lisbon warsaw rome berlin")
 PLACES = _words("garden kitchen market library station museum park office school harbor theater bakery")
 WEEKDAYS = _words("monday tuesday wednesday thursday friday saturday sunday")
-AUTHORS = _words("smith jones brown miller wilson moore clark lewis young king")
 FOODS = _words("rice pasta curry pizza salad pancakes stew noodles omelette risotto")
 
 # domain -> names of its three fields, their values, the sentence made of them

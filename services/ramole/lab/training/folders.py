@@ -12,7 +12,7 @@ from typing import Any
 from ramole.core.errors import NotFound
 from ramole.core.samples import read_json as json_of_file
 from ramole.core.samples import read_samples as samples_of_file
-from ramole.lora.config import CONFIG_FILE
+from ramole.lora.files import CONFIG_FILE
 from ramole.zoo.catalog import SAMPLES
 
 

@@ -21,7 +21,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PaddedBatch:
     """Right-padded ids [b, l] and the weight of predicting position j + 1, [b, l - 1].
 
     No attention mask is needed: under causal attention padding on the right reaches no real token.
@@ -30,9 +30,9 @@ class Batch:
     ids: torch.Tensor
     weights: torch.Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> PaddedBatch:
         """The same on a device."""
-        return Batch(self.ids.to(device), self.weights.to(device))
+        return PaddedBatch(self.ids.to(device), self.weights.to(device))
 
 
 def encode(tokenizer: Any, prompt: str, answer: str) -> Encoded:
@@ -42,7 +42,7 @@ def encode(tokenizer: Any, prompt: str, answer: str) -> Encoded:
     return Encoded((*head, *tail, tokenizer.eos_token_id), len(head))
 
 
-def collate(examples: Sequence[Encoded], *, pad: int = 0, prompt_weight: float = 0.0) -> Batch:
+def collate(examples: Sequence[Encoded], *, pad: int = 0, prompt_weight: float = 0.0) -> PaddedBatch:
     """Pads to the longest; answer tokens weigh 1, prompt tokens `prompt_weight`."""
     longest = max(len(example.ids) for example in examples)
     ids = torch.full((len(examples), longest), pad)
@@ -51,23 +51,23 @@ def collate(examples: Sequence[Encoded], *, pad: int = 0, prompt_weight: float =
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
         weights[row, : example.num_prompt - 1] = prompt_weight
         weights[row, example.num_prompt - 1 : len(example.ids) - 1] = 1.0
-    return Batch(ids, weights)
+    return PaddedBatch(ids, weights)
 
 
-def _weighted_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def _weighted_logits(model: Any, batch: PaddedBatch) -> tuple[torch.Tensor, torch.Tensor]:
     # Only positions that count pass through the output head.
     chosen = batch.weights > 0
     hidden = model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]
     return model.get_output_embeddings()(hidden[chosen]), chosen
 
 
-def answer_loss(model: Any, batch: Batch) -> torch.Tensor:
+def answer_loss(model: Any, batch: PaddedBatch) -> torch.Tensor:
     """Weighted mean of the cross entropy per token."""
     losses = token_losses(model, batch)
     return losses.sum() / batch.weights.sum()
 
 
-def token_losses(model: Any, batch: Batch) -> torch.Tensor:
+def token_losses(model: Any, batch: PaddedBatch) -> torch.Tensor:
     """Cross entropy of each next token times its weight, [b, l - 1]."""
     logits, chosen = _weighted_logits(model, batch)
     losses = F.cross_entropy(logits, batch.ids[:, 1:][chosen], reduction="none")
@@ -75,7 +75,7 @@ def token_losses(model: Any, batch: Batch) -> torch.Tensor:
 
 
 @torch.no_grad()
-def answer_scores(model: Any, batch: Batch) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+def answer_scores(model: Any, batch: PaddedBatch) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
     """Two figures for each answer of a batch, [b].
 
     Returns:
@@ -91,7 +91,7 @@ def answer_scores(model: Any, batch: Batch) -> tuple[npt.NDArray[np.bool_], npt.
     return is_right.all(1).cpu().numpy(), (losses.sum(1) / chosen.sum(1)).cpu().numpy()
 
 
-def exact_matches(model: Any, batch: Batch) -> list[bool]:
+def exact_matches(model: Any, batch: PaddedBatch) -> list[bool]:
     """The first figure of `answer_scores`."""
     right: list[bool] = answer_scores(model, batch)[0].tolist()
     return right

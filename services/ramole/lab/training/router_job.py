@@ -11,27 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ramole.core.errors import InvalidInput, RamoleError, WrongState
+from ramole.lab.memory_index import Embed, MemoryIndex, open_encoder
 from ramole.lab.training.checkpoint import Checkpoints
+from ramole.lab.training.experts import with_slots
 from ramole.lab.training.lm import encode
 from ramole.lab.training.router import RouterRecipe, RouterTask, StepLog, train_router
 from ramole.lab.training.workers import Workers
 from ramole.lora.admission import AdmissionLimits, admit
 from ramole.lora.base import read_base_shapes
+from ramole.lora.digest import sha256_of
+from ramole.lora.files import TENSORS_FILE, read_folder
 from ramole.lora.reader import read_layout
 from ramole.lora.weights import AdapterWeights
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
-from ramole.mixture.router import CONFIG, TENSORS, save_router
+from ramole.mixture.router import save_router
 
 LOG = "training.jsonl"
 MAX_RANK = 256
 TAIL = 20
-
-Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
-"""n texts -> unit vectors [n, dim]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +75,8 @@ class RouterJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A job, loaded. `hits`: how often retrieval finds the own expert of a training prompt."""
+class LoadedJob:
+    """A job, ready to be run. `hits`: how often retrieval finds the own expert of a training prompt."""
 
     base_id: str
     model: Any
@@ -109,7 +108,7 @@ def run_router_job(
     """
     workers = workers or Workers()
     started = time.monotonic()
-    ready = prepare(job, embed or _encoder(job))
+    ready = prepare(job, embed or encoder_of(job))
     checkpoints = Checkpoints(job.out, _key(job, workers), job.checkpoint_every)
     steps: list[StepLog] = []
 
@@ -156,19 +155,17 @@ def run_router_job(
     return {"base_id": ready.base_id, "rank": job.rank, **manifest}
 
 
-def prepare(job: RouterJob, embed: Embed) -> Prepared:
+def prepare(job: RouterJob, embed: Embed) -> LoadedJob:
     """Loads the base, puts every expert into a slot, and ranks the experts for every prompt. Raises as the job does."""
     from transformers import AutoTokenizer
 
     base_id, weights = read_experts(job)
     tokenizer = AutoTokenizer.from_pretrained(job.base)
     model = _load_base(job)
-    mixture = Mixture(model, SlotShape(len(weights) + 1, max(one.rank for one in weights), job.rank))
-    for slot, one in enumerate(weights, start=1):
-        mixture.write(slot, one)
+    mixture = with_slots(model, weights, router_rank=job.rank)
     tasks, hits = _tasks(job, tokenizer, embed)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Prepared(base_id, model, mixture, tasks, hits, pad)
+    return LoadedJob(base_id, model, mixture, tasks, hits, pad)
 
 
 def read_experts(job: RouterJob) -> tuple[str, list[AdapterWeights]]:
@@ -188,7 +185,7 @@ def read_experts(job: RouterJob) -> tuple[str, list[AdapterWeights]]:
                 field="--adapters",
                 remedy='prompts.json holds {"train": [{"prompt", "answer"}, ...]}, samples.json a list of inputs',
             )
-    files = [((a.path / CONFIG).read_bytes(), (a.path / TENSORS).read_bytes()) for a in job.adapters]
+    files = [read_folder(adapter.path) for adapter in job.adapters]
     base_id = job.base_id
     if not base_id:
         named = {
@@ -219,7 +216,7 @@ def digest_of_base(base: str, model: Any) -> str:
     """sha256 of a folder's one weight file; of the parameters themselves where there is no such file."""
     path = Path(base) / "model.safetensors"
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(name.encode())
@@ -236,32 +233,19 @@ def _load_base(job: RouterJob) -> Any:
     return model.to(job.device).eval().requires_grad_(False)
 
 
-def _encoder(job: RouterJob) -> Embed:
-    import torch
-
-    from ramole.core.settings import PAPER_INSTRUCTION
-    from ramole.embedding.encoder import Encoder
-
-    encoder = Encoder.load(
-        job.encoder,
-        instruction=PAPER_INSTRUCTION,
-        threads=torch.get_num_threads(),
-        retriever=job.retriever,
-        base_model=job.base,
-    )
-    return lambda texts: encoder.encode(list(texts))
+def encoder_of(job: RouterJob) -> Embed:
+    """The encoder that says which experts meet."""
+    return open_encoder(job.encoder, retriever=job.retriever, base_model=job.base)
 
 
 def _tasks(job: RouterJob, tokenizer: Any, embed: Embed) -> tuple[list[RouterTask], dict[str, float]]:
     """The prompts with their nearest experts, and how often the own one is among the first 1 and k."""
-    means = np.stack([embed(list(adapter.samples)).mean(0) for adapter in job.adapters])
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    index = MemoryIndex.build(embed, [adapter.samples for adapter in job.adapters])
     tasks: list[RouterTask] = []
     first: list[float] = []
     among: list[float] = []
     for slot, adapter in enumerate(job.adapters, start=1):
-        similarities = embed([prompt for prompt, _ in adapter.prompts]) @ means.T
-        nearest = np.argsort(-similarities, axis=1, kind="stable") + 1
+        nearest = index.nearest([prompt for prompt, _ in adapter.prompts]) + 1
         examples = tuple(encode(tokenizer, prompt, answer) for prompt, answer in adapter.prompts)
         tasks.append(RouterTask(examples, nearest, slot))
         first.append(float((nearest[:, 0] == slot).mean()))
@@ -276,7 +260,7 @@ def _key(job: RouterJob, workers: Workers) -> str:
     digest.update(json.dumps(facts, sort_keys=True).encode())
     for adapter in job.adapters:
         digest.update(json.dumps([adapter.name, adapter.samples, adapter.prompts]).encode())
-        digest.update(hashlib.sha256((adapter.path / TENSORS).read_bytes()).digest())
+        digest.update(hashlib.sha256((adapter.path / TENSORS_FILE).read_bytes()).digest())
     return digest.hexdigest()
 
 

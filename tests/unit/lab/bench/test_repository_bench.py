@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from ramole.lab.bench.repository.options import (
     FleetCase,
     RepositoryOptions,
     SearchCase,
-    full_repository_options,
-    quick_repository_options,
 )
 from ramole.lab.bench.repository.run import run_repository
 from ramole.lab.bench.repository.traffic import zipf_numbers
@@ -50,12 +47,14 @@ def test_the_whole_bench_gives_every_figure_and_says_what_it_could_not_measure()
     assert set(summary) == KEYS
     assert {key for key, value in summary.items() if value is None} == SERVER_KEYS == set(result["not_measured"])
     assert all(result["not_measured"].values())
-    assert all(math.isfinite(value) and value > 0 for value in summary.values() if value is not None)
     *searches, fleet = result["cases"]
+    assert summary["search_p50_ms_lite_1k"] == searches[0]["contestants"]["lite"]["p50_ms"]
+    assert summary["search_p50_ms_numpy_10k"] == searches[1]["contestants"]["numpy"]["p50_ms"]
+    assert summary["uploads_per_s"] == fleet["uploads"][-1]["uploads_per_s"]
+    assert summary["startup_s_10k"] == fleet["start_s"]["12"]
     for case in searches:
         for contestant in case["contestants"].values():
             assert contestant["recall"] == 1
-            assert 0 < contestant["p50_ms"] <= contestant["p99_ms"]
     assert [set(case["contestants"]) for case in searches] == [
         {"lite", "lite_bare", "numpy", "faiss_flat"},
         {"lite", "lite_bare", "numpy", "faiss_flat"},
@@ -67,15 +66,6 @@ def test_the_whole_bench_gives_every_figure_and_says_what_it_could_not_measure()
     assert summary["upload_to_answer_s"] >= fleet["answers"][0]["uploaded_s"]
     assert result["sizes"]["fleet"]["num_all"] == 12
     assert parts
-
-
-def test_quick_and_full_name_the_sizes_that_they_measure() -> None:
-    full, quick = full_repository_options(), quick_repository_options()
-    assert (full.lite_1k.num_rows, full.rows_10k.num_rows, full.rows_200k.num_rows) == (1000, 10_000, 200_000)
-    assert (full.fleet.num_few, full.fleet.num_many, full.fleet.num_all) == (100, 2000, 10_000)
-    assert full.lite_1k.on_lite
-    assert quick.lite_1k.on_lite
-    assert quick.fleet.num_few < quick.fleet.num_many
 
 
 def test_a_filled_store_holds_different_adapters_that_start_quickly(tmp_path: Path) -> None:

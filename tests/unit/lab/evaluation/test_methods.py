@@ -1,4 +1,4 @@
-"""Methods: each one equals SELECTION where only one adapter may be used; peers are what their papers say."""
+"""Methods: each one equals SELECTION where only one adapter may be used; rivals are what their papers say."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_gate_learns_and_leaves_the_model_alone(bench: Bench, form: type[rival
         gate = rivals.train_gate(
             answerer.model, answerer.mixture, tasks, [1, 2, 3], form, pad=answerer.pad, seed=0, steps=steps
         )
-        found = answerer.peer_outcomes(questions, pool, lambda plan, batch, gate=gate: form(plan, batch, gate))
+        found = answerer.rival_outcomes(questions, pool, lambda plan, batch, gate=gate: form(plan, batch, gate))
         losses.append(float(found.nll.mean()))
     assert losses[1] < 0.8 * losses[0]
     assert all(parameter.grad is None for parameter in answerer.model.parameters())

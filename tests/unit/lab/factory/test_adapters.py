@@ -74,14 +74,3 @@ def test_an_adapter_is_the_same_alone_and_beside_others() -> None:
         torch.testing.assert_close(layer.b[0], together.layers[name].b[1], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(layer.a[0], together.layers[name].a[1], rtol=1e-3, atol=1e-4)
         assert not torch.allclose(layer.b[0], together.layers[name].b[0], atol=1e-3)
-
-
-def test_what_is_taken_off_leaves_no_trace() -> None:
-    model = make_base()
-    ids = torch.arange(3, 11)[None]
-    before = model(input_ids=ids).logits
-    bank = Bank.put_on(model, RECIPES[0], ["a"])
-    bank.train(texts(1), ["a"], pad=0)
-    assert not torch.equal(model(input_ids=ids).logits, before)
-    bank.take_off()
-    assert torch.equal(model(input_ids=ids).logits, before)

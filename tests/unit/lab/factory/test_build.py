@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from ramole.core.errors import WrongState
+from ramole.lab.evaluation.evaluate import Bench, Plan
+from ramole.lab.evaluation.subject import zoo_subject
+from ramole.lab.evaluation.views import View
 from ramole.lab.factory.adapters import AdapterRecipe
 from ramole.lab.factory.base import BaseRecipe, Phase
 from ramole.lab.factory.build import build
 from ramole.lab.factory.recipes import PRESETS, ZooRecipe
-from ramole.lab.factory.retrieval import FloatArray
 from ramole.lab.factory.tasks import TASKS
+from ramole.lab.memory_index import MemoryIndex, open_encoder
 from ramole.lab.training.router import RouterRecipe
 from ramole.zoo.catalog import Split, load_zoo
 from ramole.zoo.manifest import Manifest
@@ -37,7 +42,7 @@ RECIPE = ZooRecipe(
 )
 
 
-def bag_of_words(texts: Sequence[str]) -> FloatArray:
+def bag_of_words(texts: Sequence[str]) -> npt.NDArray[np.float32]:
     """A sentence encoder that needs no model: hashed word counts."""
     vectors = np.zeros((len(texts), 64), np.float32)
     for row, text in zip(vectors, texts, strict=True):
@@ -54,7 +59,7 @@ def run(folder: Path, seed: int = 0, threads: int = 1) -> list[str]:
         recipe=RECIPE,
         seed=seed,
         threads=threads,
-        encode_texts=bag_of_words,
+        embed=bag_of_words,
         log=lambda stage, fraction: log.append((stage, fraction)),
     )
     assert all(0 <= fraction <= 1 for _, fraction in log)
@@ -64,7 +69,7 @@ def run(folder: Path, seed: int = 0, threads: int = 1) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("zoo")
-    assert run(path) == ["base", "adapters", "router", "world"]
+    assert run(path) == ["base", "adapters", "router"]
     return path
 
 
@@ -82,9 +87,9 @@ def test_the_result_is_a_zoo(folder: Path) -> None:
         ("hotel-stars", "hotel-sentiment"),
     }
     assert zoo.of(*Split) == zoo.adapters
-    figures = Manifest.read(folder).figures("world")
-    assert set(figures["all"]) == {"tasks", "base", "own", "top-1", "top-3", "selection", "stand-in"}
-    assert figures["two skills"]["prompts"] == len(zoo.pairs)
+    router = json.loads((zoo.router_path / "router.json").read_text())
+    assert router["tasks"] == [adapter.name for adapter in zoo.of(Split.TRAIN)]
+    assert router["base_sha256"] == Manifest.read(folder).stages["base"]["files"]["base/model.safetensors"]
 
 
 def test_a_finished_zoo_is_left_alone(folder: Path) -> None:
@@ -96,17 +101,32 @@ def test_a_lost_adapter_is_made_again_with_what_stands_on_it(folder: Path) -> No
     path = folder / "adapters" / name / "adapter_model.safetensors"
     before = path.read_bytes()
     path.unlink()
-    assert run(folder) == ["adapters", "router", "world"]
+    assert run(folder) == ["adapters", "router"]
     assert [adapter.name for adapter in load_zoo(folder).adapters] == [task.name for task in WORLD]
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_router_is_made_again_as_it_was(folder: Path) -> None:
+    path = folder / "router" / "adapter_model.safetensors"
+    before = path.read_bytes()
+    path.write_bytes(b"damaged")
+    assert run(folder) == ["router"]
     assert path.read_bytes() == before
 
 
 @pytest.mark.slow
 def test_the_tiny_preset_is_a_world_where_adapters_matter(tmp_path: Path) -> None:
-    build(tmp_path, recipe=PRESETS["tiny"], threads=2)
-    figures = Manifest.read(tmp_path).figures("world")
-    assert figures["all"]["own"] >= figures["all"]["base"] + 0.3
-    assert figures["all"]["stand-in"] > figures["all"]["base"]
+    zoo = build(tmp_path, recipe=PRESETS["tiny"], threads=2)
+    bench = Bench.load(zoo_subject(zoo), Plan())
+    index = MemoryIndex.build(open_encoder("minilm"), [adapter.samples for adapter in zoo.adapters])
+    view = bench.view(index)
+
+    def right(method: str, view: View) -> float:
+        return float(bench.methods.run(method, view, 3, index.task_similarities())[0].right.mean())
+
+    base = right("base", view)
+    assert right("perfect", view) >= base + 0.3
+    assert right("best_of_k", view.without_own()) > base
 
 
 @pytest.mark.slow

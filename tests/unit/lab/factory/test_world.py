@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from random import Random
 
 import pytest
 
 from ramole.lab.factory import base, splits
 from ramole.lab.factory.recipes import PRESETS
-from ramole.lab.factory.skills import HELD_OUT_WORDING, SKILLS
+from ramole.lab.factory.skills import HELD_OUT_WORDING
 from ramole.lab.factory.splits import TaskData, make_pairs, part_of, split, split_all
-from ramole.lab.factory.tasks import PLAIN, STYLES, TASKS, Task, siblings
+from ramole.lab.factory.tasks import TASKS, Task, siblings
 from ramole.zoo.catalog import Split
-
-DIGEST_OF_WORLD = """
-import hashlib
-from ramole.lab.factory.splits import make_pairs, split_all
-from ramole.lab.factory.tasks import TASKS, siblings
-data = [(d.task, siblings(d.task, TASKS), d.samples, d.train, d.dev, d.test) for d in split_all(TASKS[::7], seed=3)]
-print(hashlib.sha256(repr((data, make_pairs(TASKS, seed=3))).encode()).hexdigest())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -30,32 +19,12 @@ def world() -> list[TaskData]:
     return split_all(TASKS, seed=0)
 
 
-def test_texts_do_not_depend_on_the_hash_seed() -> None:
-    digests = [
-        subprocess.run(
-            [sys.executable, "-c", DIGEST_OF_WORLD],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout
-        for hash_seed in ("1", "4242")
-    ]
-    assert digests[0] == digests[1]
-    assert len(digests[0].strip()) == 64
-
-
 def test_another_seed_gives_other_texts() -> None:
     assert split(TASKS[0], seed=1).train != split(TASKS[0], seed=2).train
 
 
-def test_the_world_is_wide_enough() -> None:
-    assert len(TASKS) >= 224
-    assert len({task.about.cluster for task in TASKS}) >= 10
+def test_no_two_tasks_share_a_folder() -> None:
     assert len({task.name for task in TASKS}) == len(TASKS)
-    assert {task.style for task in TASKS} == set(STYLES)
-    assert PLAIN not in STYLES
-    assert {(task.family, task.skill) for task in TASKS} == set(SKILLS)
 
 
 def test_tasks_are_dealt_out_by_skill_group_and_then_one_by_one() -> None:
@@ -71,8 +40,6 @@ def test_tasks_are_dealt_out_by_skill_group_and_then_one_by_one() -> None:
 
 def test_the_shipped_world_is_a_part_of_the_full_one() -> None:
     full, shipped = PRESETS["full"], PRESETS["shipped"]
-    assert len(shipped.tasks) == 48
-    assert len({task.about.cluster for task in shipped.tasks}) >= 10
     assert {task.split for task in shipped.tasks} == set(Split)
     assert shipped.base == full.base
     assert all(shipped.adapter(task) == full.adapter(task) for task in shipped.tasks)

@@ -171,7 +171,7 @@ def test_damage_is_refused(made: tuple[Retriever, Encoder], tmp_path: Path) -> N
 def test_a_lora_for_other_modules_is_refused(made: tuple[Retriever, Encoder], tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
-    from ramole.embedding.retriever import sha256_of
+    from ramole.lora.digest import sha256_of
 
     folder = tmp_path / "copy"
     shutil.copytree(made[0].folder, folder)

@@ -16,9 +16,9 @@ from ramole.core.errors import InvalidInput
 from ramole.lab.training.lm import Encoded, answer_loss, collate, exact_matches
 from ramole.lab.training.router import RouterRecipe, RouterTask, candidates, survivors, train_router
 from ramole.lora.weights import AdapterWeights, LoraPair
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import RequestMixture, build_step_plan
+from ramole.mixture.slots import SlotShape
 
 WIDTH, NUM_EXPERTS, PROMPT = 32, 4, (1, 7, 9, 3)
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj")

@@ -26,8 +26,8 @@ from ramole.lab.training.router_job import (
     LOG,
     RouterAdapter,
     RouterJob,
-    _encoder,
     digest_of_base,
+    encoder_of,
     prepare,
     run_router_job,
 )
@@ -188,7 +188,7 @@ def test_two_ray_workers_train_one_router(job: RouterJob) -> None:
     from ramole.lab.training.ray_workers import run_router_job_on_ray
 
     barrier, shared, wanted = Barrier(2, timeout=120), [[], []], [{}, {}]
-    ready = [prepare(job, _encoder(job)) for _ in range(2)]  # transformers can not load in two threads
+    ready = [prepare(job, encoder_of(job)) for _ in range(2)]  # transformers can not load in two threads
 
     def train(rank: int) -> None:
         workers: Any = ThreadWorkers(rank, barrier, shared)

@@ -1,4 +1,4 @@
-"""Whole batches through whole engines, beside their peers."""
+"""Whole batches through whole engines, beside their rivals."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from typing import Any
 import torch
 
 from ramole.lab.bench.executor.floors import floor_of
-from ramole.lab.bench.executor.options import EngineCase, Peer
+from ramole.lab.bench.executor.options import EngineCase, Rival
 from ramole.lab.bench.executor.rig import Job, Rig, Tokens, from_memory, lockstep
 from ramole.lab.bench.executor.rivals import ContinuousBatching, GenerateBatch, OneByOne, arrow_model, peft_model
 from ramole.lab.bench.executor.world import (
     Request,
     concatenated,
-    load_adapter,
     make_base,
     make_prompts,
     make_router,
@@ -26,26 +25,28 @@ from ramole.lab.bench.executor.world import (
     save_adapters,
 )
 from ramole.lab.bench.timing import Times, clock, ratio
+from ramole.lora.files import read_folder
+from ramole.lora.reader import read_adapter
 from ramole.mixture.surgery import widths_of
 
 OURS = "ramole"
 
 # Which contestant must produce which one's tokens.
 _TWINS = {
-    Peer.PEFT_MIXED: OURS,
-    Peer.PEFT_ONE_BY_ONE: OURS,
-    Peer.PLAIN: Peer.NO_ADAPTERS,
-    Peer.PLAIN_LORA: OURS,
-    Peer.TRANSFORMERS_CB: Peer.NO_ADAPTERS,
+    Rival.PEFT_MIXED: OURS,
+    Rival.PEFT_ONE_BY_ONE: OURS,
+    Rival.PLAIN: Rival.NO_ADAPTERS,
+    Rival.PLAIN_LORA: OURS,
+    Rival.TRANSFORMERS_CB: Rival.NO_ADAPTERS,
 }
 _NOTES = {
-    Peer.PEFT_ARROW: "routes each token over all loaded adapters by its own rule: other tokens than ours by design",
-    Peer.TRANSFORMERS_CB: "the base model without adapters; its time includes starting its manager, as each call does",
+    Rival.PEFT_ARROW: "routes each token over all loaded adapters by its own rule: other tokens than ours by design",
+    Rival.TRANSFORMERS_CB: "the base model without adapters; its time includes starting its manager, as each call does",
 }
 
 
 class EngineBench:
-    """One case: worlds, rigs and peers are made here; `run` measures them."""
+    """One case: worlds, rigs and rivals are made here; `run` measures them."""
 
     def __init__(self, case: EngineCase, device: torch.device, folder: Path) -> None:
         self._case = case
@@ -53,29 +54,29 @@ class EngineBench:
         self._max_len = case.prompt_tokens[1] + case.new_tokens
         model = self._base()
         self._folders = save_adapters(folder, model, case.targets, count=case.num_adapters, rank=case.rank)
-        self._adapters = {name: load_adapter(path) for name, path in self._folders.items()}
+        self._adapters = {name: read_adapter(*read_folder(path)) for name, path in self._folders.items()}
         self._router = make_router(model, case.targets, rank=case.router_rank) if case.k > 1 else None
         prompts = make_prompts(case.num_requests, case.prompt_tokens, case.base.vocab_size)
         names = round_robin(list(self._folders), case.k)
         self._requests = [Request(str(i), prompt, next(names), case.preset) for i, prompt in enumerate(prompts)]
         self._bare = [replace(request, adapters=()) for request in self._requests]
         self._rigs: dict[str, tuple[Rig, list[Request]]] = {OURS: (self._rig(), self._requests)}
-        if Peer.NO_ADAPTERS in case.peers:
+        if Rival.NO_ADAPTERS in case.rivals:
             rig = self._rig()
             rig.run(self._requests, 1)  # the same modules are wrapped, the same slots are full
-            self._rigs[Peer.NO_ADAPTERS] = (rig, self._bare)
-        if Peer.PLAIN in case.peers:
-            self._rigs[Peer.PLAIN] = (self._rig(), self._bare)
-        if Peer.PLAIN_LORA in case.peers:
-            self._rigs[Peer.PLAIN_LORA] = self._plain_lora()
+            self._rigs[Rival.NO_ADAPTERS] = (rig, self._bare)
+        if Rival.PLAIN in case.rivals:
+            self._rigs[Rival.PLAIN] = (self._rig(), self._bare)
+        if Rival.PLAIN_LORA in case.rivals:
+            self._rigs[Rival.PLAIN_LORA] = self._plain_lora()
         self._skipped: dict[str, str] = {}
         self._others: dict[str, Callable[[], Tokens]] = {}
-        for peer in case.peers:
-            if peer not in self._rigs:
+        for rival in case.rivals:
+            if rival not in self._rigs:
                 try:
-                    self._others[peer] = self._peer(peer)
+                    self._others[rival] = self._rival(rival)
                 except Exception as error:
-                    self._skip(peer, error)
+                    self._skip(rival, error)
 
     def run(self) -> dict[str, Any]:
         """Interleaved rounds over everybody; the tokens of the last round are compared."""
@@ -104,7 +105,7 @@ class EngineBench:
         return self._report(times, tokens)
 
     def _skip(self, name: str, error: Exception) -> None:
-        # Other libraries on other machines: a peer that cannot run must not take the figures of the rest.
+        # Other libraries on other machines: a rival that cannot run must not take the figures of the rest.
         self._skipped[name] = f"{type(error).__name__}: {error}"
 
     def _base(self) -> torch.nn.Module:
@@ -135,33 +136,33 @@ class EngineBench:
         )
         return rig, [replace(request, adapters=(request.id,), preset="selection") for request in self._requests]
 
-    def _peer(self, peer: Peer) -> Callable[[], Tokens]:
+    def _rival(self, rival: Rival) -> Callable[[], Tokens]:
         new_tokens = self._case.new_tokens
-        match peer:
-            case Peer.PEFT_MIXED:
+        match rival:
+            case Rival.PEFT_MIXED:
                 return GenerateBatch(peft_model(self._base(), self._folders), self._requests, new_tokens, named=True)
-            case Peer.PEFT_ONE_BY_ONE:
+            case Rival.PEFT_ONE_BY_ONE:
                 return OneByOne(peft_model(self._base(), self._folders), self._requests, new_tokens)
-            case Peer.PEFT_ARROW:
+            case Rival.PEFT_ARROW:
                 model = arrow_model(self._base(), self._folders, self._case.k)
                 return GenerateBatch(model, self._requests, new_tokens, named=False)
-            case Peer.TRANSFORMERS_CB:
+            case Rival.TRANSFORMERS_CB:
                 return ContinuousBatching(self._base(), self._requests, new_tokens)
             case _:
-                raise ValueError(f"{peer} is an engine of our own")
+                raise ValueError(f"{rival} is an engine of our own")
 
     def _report(self, times: Times, tokens: dict[str, Tokens]) -> dict[str, Any]:
         num_tokens = self._case.num_requests * self._case.new_tokens
         contestants = {}
         for name, seconds in times.items():
-            twin = _TWINS.get(Peer(name)) if name != OURS else None
+            twin = _TWINS.get(Rival(name)) if name != OURS else None
             equal = tokens[name] == tokens[twin] if twin in tokens else None
             contestants[name] = {
                 "median_s": median(seconds),
                 "tokens_per_s": num_tokens / median(seconds),
                 "ramole_is_faster_by": ratio(times, name, OURS),
                 "tokens_equal": equal,
-            } | ({"note": _NOTES[Peer(name)]} if name in _NOTES else {})
+            } | ({"note": _NOTES[Rival(name)]} if name in _NOTES else {})
         ours, rig = tokens[OURS], self._rigs[OURS][0]
         alone = self._requests[: self._case.num_alone]
         is_alone_equal = all(
@@ -173,7 +174,7 @@ class EngineBench:
             "case": asdict(self._case),
             "tokens_equal": is_alone_equal and all(c["tokens_equal"] is not False for c in contestants.values()),
             "distinct_answers": len({tuple(answer) for answer in ours.values()}),
-            "differs_from_base": ours != tokens[Peer.NO_ADAPTERS] if Peer.NO_ADAPTERS in tokens else None,
+            "differs_from_base": ours != tokens[Rival.NO_ADAPTERS] if Rival.NO_ADAPTERS in tokens else None,
             "contestants": contestants,
             "skipped": self._skipped,
             "times": times,

@@ -10,7 +10,7 @@ import torch
 
 from ramole.core.errors import RamoleError
 from ramole.executor.runner import ModelRunner
-from ramole.executor.sampler import Choice
+from ramole.executor.sampler import SampledToken
 from ramole.executor.sequence import Sequence
 from ramole.lab.bench.executor.options import EngineCase
 from ramole.lab.bench.executor.rig import Rig, Tokens, from_memory, make_sequence
@@ -30,11 +30,11 @@ class SwitchedRunner(ModelRunner):
         if self.is_guarded:
             super().wipe(row)
 
-    def choose(self, logits: torch.Tensor, sequences: Ordered[Sequence]) -> list[Choice | RamoleError]:
+    def choose(self, logits: torch.Tensor, sequences: Ordered[Sequence]) -> list[SampledToken | RamoleError]:
         """As the engine does, or the largest logit."""
         if self.is_guarded:
             return super().choose(logits, sequences)
-        return [Choice(token) for token in logits.argmax(-1).tolist()]
+        return [SampledToken(token) for token in logits.argmax(-1).tolist()]
 
 
 def run_guard_case(case: EngineCase, device: torch.device) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ramole.mixture.formulas import masked_softmax
 
 
 class MaskedEinsum:
-    """sum_i a_i B_i A_i x through V [T, p, o]. Peer and cross-check, never used for serving."""
+    """sum_i a_i B_i A_i x through V [T, p, o]. Rival and cross-check, never used for serving."""
 
     def __init__(
         self,

@@ -19,10 +19,10 @@ from ramole.lab.bench.executor.world import make_pairs, round_robin
 from ramole.lab.bench.timing import Times, interleave, ratio
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.dispatch import layout_for
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.native import NativeForm
 from ramole.mixture.plan import RequestMixture, build_step_plan
+from ramole.mixture.slots import SlotShape
 from ramole.mixture.torch_form import TorchForm
 
 OURS, EINSUM, SHARED, BASE = "ramole", "masked_einsum", "shared_lora", "base"
@@ -39,15 +39,15 @@ class ModuleBench:
         self._device = device
         torch.manual_seed(0)
         d, p = case.width, case.num_adapters
-        model = nn.Module()
-        model.add_module(MODULE, nn.Linear(d, d, bias=False, device=device).requires_grad_(False))
+        base = nn.Linear(d, d, bias=False, device=device).requires_grad_(False)
+        model = nn.ModuleDict({MODULE: base})
         pairs = [make_pairs(model, [MODULE], rank=case.rank, seed=i + 1)[MODULE] for i in range(p)]
         router = make_pairs(model, [MODULE], rank=case.router_rank, seed=0)[MODULE]
         shape = SlotShape(p + 1, case.rank, case.router_rank)
         mixture = Mixture(model, shape, AdapterWeights({MODULE: router}), layout_for(device, torch.float32, shape))
         for i, pair in enumerate(pairs):
             mixture.write(i + 1, AdapterWeights({MODULE: pair}))
-        self._module = mixture.modules[MODULE]
+        self._base, self._slots = base, mixture.modules[MODULE]
         composition = PRESETS["ramole" if case.k > 1 else "selection"]
         names = [str(i + 1) for i in range(p)]
         mixtures = [
@@ -83,7 +83,7 @@ class ModuleBench:
                 rounds=case.rounds,
                 repeats=case.repeats,
                 device=self._device,
-                before=lambda: self._module.base(self._x),
+                before=lambda: self._base(self._x),
             )
             errors = {name: self._error(run) for name, run in contestants.items() if name not in (SHARED, BASE)}
         floor = floor_of(
@@ -116,16 +116,16 @@ class ModuleBench:
         }
 
     def _contestants(self) -> dict[str, Callable[[], object]]:
-        x, y, module, form, torch_form = self._x, self._y, self._module, self._form, self._torch
+        x, y, slots, form, torch_form = self._x, self._y, self._slots, self._form, self._torch
         contestants: dict[str, Callable[[], object]] = {
-            OURS: lambda: form.add(x, y, module),
+            OURS: lambda: form.add(x, y, slots),
             EINSUM: lambda: y.add_(self._einsum(x)),
-            SEGMENTS: lambda: torch_form.add_segments(x, y, module, range(self._num_requests)),
+            SEGMENTS: lambda: torch_form.add_segments(x, y, slots, range(self._num_requests)),
             SHARED: lambda: y.addmm_(x @ self._shared_a.T, self._shared_b),
-            BASE: lambda: module.base(x),
+            BASE: lambda: self._base(x),
         }
         if self._case.tokens_per_request == 1:
-            contestants[TOGETHER] = lambda: torch_form.add_decode(x, y, module)
+            contestants[TOGETHER] = lambda: torch_form.add_decode(x, y, slots)
         return contestants
 
     def _gain_of_native(self, times: Times) -> float | str:

@@ -9,7 +9,7 @@ QUERY_VALUE = ("q_proj", "v_proj")  # what the paper's adapters touch
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class Peer(StrEnum):
+class Rival(StrEnum):
     """Who runs beside the engine.
 
     NO_ADAPTERS is the same engine with the same wrapped modules and requests that name no adapter; PLAIN an engine over
@@ -61,7 +61,7 @@ class EngineCase:
         rank: r of every adapter, and of the slots.
         prompt_tokens: shortest and longest prompt.
         arrivals_per_step: requests that arrive before each step; 0 = all before the first.
-        peers: who runs beside it.
+        rivals: who runs beside it.
         rounds: interleaved repetitions after one that is not counted.
         num_alone: how many requests are also run alone, to compare their tokens.
         preset: the composition; '' = one adapter as it is, several routed.
@@ -78,7 +78,7 @@ class EngineCase:
     prompt_tokens: tuple[int, int] = (8, 48)
     new_tokens: int = 32
     arrivals_per_step: int = 0
-    peers: tuple[Peer, ...] = (Peer.NO_ADAPTERS,)
+    rivals: tuple[Rival, ...] = (Rival.NO_ADAPTERS,)
     rounds: int = 5
     num_alone: int = 4
     preset: str = ""
@@ -190,15 +190,15 @@ def quick_options() -> BenchOptions:
         num_requests=32,
         num_adapters=32,
         k=1,
-        peers=(Peer.NO_ADAPTERS, Peer.PEFT_MIXED),
+        rivals=(Rival.NO_ADAPTERS, Rival.PEFT_MIXED),
         new_tokens=24,
         rounds=3,
     )
     return BenchOptions(
         k1=k1,
         k3=EngineCase("k3_p32_h1024", MIDDLE, num_requests=32, num_adapters=32, k=3, new_tokens=16, rounds=4),
-        idle=replace(k1, name="idle_h512", peers=(Peer.NO_ADAPTERS, Peer.PLAIN), num_alone=0, rounds=6),
-        guards=replace(k1, name="guards_h512", peers=(), num_alone=0, rounds=8),
+        idle=replace(k1, name="idle_h512", rivals=(Rival.NO_ADAPTERS, Rival.PLAIN), num_alone=0, rounds=6),
+        guards=replace(k1, name="guards_h512", rivals=(), num_alone=0, rounds=8),
         prefill=ModuleCase(
             "prefill_d1024", 1024, num_requests=32, tokens_per_request=32, num_adapters=32, k=3, rounds=5
         ),
@@ -211,14 +211,14 @@ def quick_options() -> BenchOptions:
         ),
         slots=SlotCase("slots_zipf_k3", SMALL, num_adapters=32, k=3),
         more_engines=(
-            replace(k1, name="k1_p32_h512_qv", targets=QUERY_VALUE, peers=(Peer.NO_ADAPTERS,)),
+            replace(k1, name="k1_p32_h512_qv", targets=QUERY_VALUE, rivals=(Rival.NO_ADAPTERS,)),
             replace(
                 k1,
                 name="request_weights_p96_k3_h512",
                 num_adapters=96,
                 k=3,
                 preset="mixture",
-                peers=(Peer.NO_ADAPTERS, Peer.PLAIN_LORA),
+                rivals=(Rival.NO_ADAPTERS, Rival.PLAIN_LORA),
             ),
         ),
     )
@@ -241,7 +241,7 @@ def gpu_steps(quick: bool) -> tuple[StepCase, ...]:
 def full_options() -> BenchOptions:
     """The quick cases with more rounds, and the grid around them."""
     quick = quick_options()
-    everyone = (Peer.NO_ADAPTERS, Peer.PEFT_MIXED, Peer.PEFT_ONE_BY_ONE, Peer.TRANSFORMERS_CB)
+    everyone = (Rival.NO_ADAPTERS, Rival.PEFT_MIXED, Rival.PEFT_ONE_BY_ONE, Rival.TRANSFORMERS_CB)
     engines = [
         EngineCase(
             f"b{b}_p{p}_k{k}_r{r}_h{base.hidden}{'_staggered' if arrivals else ''}",
@@ -253,7 +253,7 @@ def full_options() -> BenchOptions:
             arrivals_per_step=arrivals,
             new_tokens=16,
             rounds=3,
-            peers=everyone[: 3 if b == 8 else 2] if k == 1 and not arrivals else (Peer.NO_ADAPTERS,),
+            rivals=everyone[: 3 if b == 8 else 2] if k == 1 and not arrivals else (Rival.NO_ADAPTERS,),
         )
         for base in (SMALL, MIDDLE, LARGE)
         for b, p, k, r, arrivals in (
@@ -267,7 +267,7 @@ def full_options() -> BenchOptions:
             (32, 32, 3, 8, 4),
         )
     ]
-    arrow = EngineCase("arrow_b8_p8_k3_h512", SMALL, num_requests=8, num_adapters=8, k=3, peers=(Peer.PEFT_ARROW,))
+    arrow = EngineCase("arrow_b8_p8_k3_h512", SMALL, num_requests=8, num_adapters=8, k=3, rivals=(Rival.PEFT_ARROW,))
     modules = [
         ModuleCase(
             f"t{b * n}_p{p}_k{k}_r{r}_d{d}",
@@ -286,7 +286,7 @@ def full_options() -> BenchOptions:
     ]
     return replace(
         quick,
-        k1=replace(quick.k1, peers=everyone, new_tokens=32, rounds=7),
+        k1=replace(quick.k1, rivals=everyone, new_tokens=32, rounds=7),
         k3=replace(quick.k3, new_tokens=32, rounds=7),
         idle=replace(quick.idle, rounds=15),
         guards=replace(quick.guards, rounds=25),

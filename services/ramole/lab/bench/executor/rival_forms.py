@@ -1,46 +1,42 @@
-"""Other ways to compute the update of many LoRAs, as forms of our own engine: the peers of a decode step on a GPU.
+"""Other ways to compute the update of many LoRAs, as forms of our own engine: the rivals of a decode step on a GPU.
 
 Request-level weights and OUTPUTS only: none of them routes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
-from ramole.mixture.formulas import ExpertRows, expert_weights
+from ramole.mixture.formulas import ExpertRows
 from ramole.mixture.plan import FloatArray, StepPlan
+from ramole.mixture.slots import ModuleSlots
 from ramole.mixture.step import packed
 
-if TYPE_CHECKING:
-    from ramole.mixture.layer import MixtureLinear
 
-
-class _PeerForm:
-    """What every peer needs of a plan: the slots [T, k] of each token and their weights [T, k], 0 = no expert."""
+class _RivalForm:
+    """What every rival needs of a plan: the slots [T, k] of each token and their weights [T, k], 0 = no expert."""
 
     sums_steps = True
 
     def __init__(self, plan: StepPlan, num_modules: int, device: torch.device) -> None:
         if plan.is_routed.any() or plan.merges_parameters.any():
-            raise ValueError("a peer form takes request-level weights and OUTPUTS only")
+            raise ValueError("a rival form takes request-level weights and OUTPUTS only")
         self.num_tokens = plan.num_tokens
         self._usage: FloatArray = np.zeros((num_modules, *plan.slots.shape), np.float32)
         rows = ExpertRows.of(plan, device)
-        weights = expert_weights(None, rows) * rows.scales * rows.is_expert
+        weights = rows.gates * rows.scales
         lengths = torch.tensor(plan.lengths, device=device)
         self._slots = rows.slots.repeat_interleave(lengths, 0)
         self._weights = weights.repeat_interleave(lengths, 0)
         self._adapters = sorted(plan.adapters)
 
     def usage(self) -> FloatArray:
-        """Nothing: a peer does not report what its experts got."""
+        """Nothing: a rival does not report what its experts got."""
         return self._usage
 
 
-class LoopForm(_PeerForm):
+class LoopForm(_RivalForm):
     """One adapter after the other over the tokens that use it, as PEFT's mixed batch does."""
 
     def __init__(self, plan: StepPlan, num_modules: int, device: torch.device) -> None:
@@ -51,7 +47,7 @@ class LoopForm(_PeerForm):
             for slot, mask in used.items()
         ]
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """y[tokens] += a B (A x[tokens]) for each adapter."""
         x, y = packed(x), packed(y)
         for slot, tokens, weights in self._parts:
@@ -59,10 +55,10 @@ class LoopForm(_PeerForm):
             y.index_add_(0, tokens, u @ module.lora_b[slot])
 
 
-class GatherForm(_PeerForm):
+class GatherForm(_RivalForm):
     """Each token's own A and B copied out of the slots, then two batched products."""
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """y_t += sum_i a_i B_i A_i x_t."""
         x, y = packed(x), packed(y)
         a = module.lora_a[self._slots].flatten(1, 2)  # [T, k R, d]
@@ -71,7 +67,7 @@ class GatherForm(_PeerForm):
         y += torch.bmm(h.unsqueeze(1), module.lora_b[self._slots].flatten(1, 2))[:, 0]
 
 
-class DenseForm(_PeerForm):
+class DenseForm(_RivalForm):
     """Every token through every adapter of the step by two dense products, a mask [T, p] in between."""
 
     def __init__(self, plan: StepPlan, num_modules: int, device: torch.device) -> None:
@@ -80,7 +76,7 @@ class DenseForm(_PeerForm):
         mask = self._slots.unsqueeze(-1) == self._index  # [T, k, p]
         self._mask = (self._weights.unsqueeze(-1) * mask).sum(1)
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, module: MixtureLinear) -> None:
+    def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """y += (M o (x A^T)) B over all p adapters."""
         x, y = packed(x), packed(y)
         u = x @ module.lora_a[self._index].flatten(0, 1).T

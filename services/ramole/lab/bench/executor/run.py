@@ -12,11 +12,11 @@ import torch
 from ramole.lab.bench.executor.engine_cases import OURS, run_engine_case
 from ramole.lab.bench.executor.guard_case import run_guard_case
 from ramole.lab.bench.executor.module_cases import EINSUM, run_module_case
-from ramole.lab.bench.executor.options import BenchOptions, Peer, full_options, gpu_steps, quick_options
+from ramole.lab.bench.executor.options import BenchOptions, Rival, full_options, gpu_steps, quick_options
 from ramole.lab.bench.executor.slot_cases import run_slot_case
 from ramole.lab.bench.executor.step_cases import run_step_case
-from ramole.lab.bench.machine import cpu_name, torch_threads
 from ramole.lab.bench.timing import ratio
+from ramole.lab.machine import cpu_name, torch_threads
 
 Progress = Callable[[str], None]
 Record = Callable[[dict[str, Any]], None]
@@ -27,7 +27,7 @@ GAIN = "native_overhead_vs_best_torch"
 def run_executor_bench(
     *, quick: bool, device: str = "cpu", threads: int, progress: Progress, record: Record = lambda case: None
 ) -> dict[str, Any]:
-    """Measures the engine beside its peers.
+    """Measures the engine beside its rivals.
 
     Args:
         quick: the summary's cases only, in minutes.
@@ -72,12 +72,12 @@ def run_bench(
         for step_case in options.steps:
             measure(run_step_case, step_case)
     summary = {
-        "k1_p32_vs_peft_mixed": ratio(k1["times"], Peer.PEFT_MIXED, OURS),
-        "k1_p32_vs_no_adapters": ratio(k1["times"], Peer.NO_ADAPTERS, OURS),
-        "k3_p32_vs_no_adapters_h1024": ratio(k3["times"], Peer.NO_ADAPTERS, OURS),
+        "k1_p32_vs_peft_mixed": ratio(k1["times"], Rival.PEFT_MIXED, OURS),
+        "k1_p32_vs_no_adapters": ratio(k1["times"], Rival.NO_ADAPTERS, OURS),
+        "k3_p32_vs_no_adapters_h1024": ratio(k3["times"], Rival.NO_ADAPTERS, OURS),
         "prefill_vs_masked_einsum": ratio(prefill["times"], EINSUM, OURS),
         "decode_vs_masked_einsum": ratio(decode["times"], EINSUM, OURS),
-        "no_adapters_vs_plain": ratio(idle["times"], Peer.PLAIN, Peer.NO_ADAPTERS),
+        "no_adapters_vs_plain": ratio(idle["times"], Rival.PLAIN, Rival.NO_ADAPTERS),
         "guarded_vs_unguarded": guards["unguarded_over_guarded"],
         GAIN: min((gain for gain in gains if isinstance(gain, float)), default=None),
         "ttft_2x_slots": slots["ttft_ratio"],

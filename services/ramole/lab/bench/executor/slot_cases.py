@@ -19,8 +19,10 @@ import torch
 from ramole.core.errors import Internal
 from ramole.lab.bench.executor.options import SlotCase
 from ramole.lab.bench.executor.rig import Rig, Tokens, make_sequence
-from ramole.lab.bench.executor.world import Request, load_adapter, make_base, make_prompts, make_router, save_adapters
+from ramole.lab.bench.executor.world import Request, make_base, make_prompts, make_router, save_adapters
 from ramole.lab.bench.timing import clock
+from ramole.lora.files import read_folder
+from ramole.lora.reader import read_adapter
 from ramole.lora.weights import AdapterWeights
 
 RESIDENT, HALF = "all_resident", "half_the_slots"
@@ -43,7 +45,7 @@ class DiskLoader:
 
     def _read(self, name: str) -> AdapterWeights:
         start_s = time.perf_counter()
-        weights = load_adapter(self.folders[name])
+        weights = read_adapter(*read_folder(self.folders[name]))
         self.seconds.append(time.perf_counter() - start_s)
         return weights
 
@@ -95,7 +97,7 @@ class SlotBench:
         model = make_base(case.base, max_len=max_len, device=device)
         folders = save_adapters(folder, model, case.targets, count=case.num_adapters, rank=case.rank)
         router = make_router(model, case.targets, rank=case.router_rank) if case.k > 1 else None
-        self._weights = load_adapter(next(iter(folders.values())))
+        self._weights = read_adapter(*read_folder(next(iter(folders.values()))))
         self._loaders = {name: DiskLoader(folders, pool) for name in (RESIDENT, HALF)}
         self._rigs = {
             name: Rig.build(

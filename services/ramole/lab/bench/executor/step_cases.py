@@ -18,13 +18,13 @@ from ramole.lab.bench.executor.world import Request, make_base, make_pairs, make
 from ramole.lab.bench.timing import Times, clock, ratio
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.dispatch import layout_for
-from ramole.mixture.layer import SlotShape
 from ramole.mixture.plan import StepPlan
+from ramole.mixture.slots import SlotShape
 from ramole.mixture.step import Form, Layout
 from ramole.mixture.surgery import widths_of
 
 OURS, ROUTED, BASE, EAGER, EAGER_BASE = "ramole", "ramole_routed", "base", "ramole_eager", "base_eager"
-PEERS: dict[str, Callable[[StepPlan, int, torch.device], Form]] = {
+RIVALS: dict[str, Callable[[StepPlan, int, torch.device], Form]] = {
     "torch_loop": LoopForm,
     "gather_bmm": GatherForm,
     "dense": DenseForm,
@@ -46,7 +46,7 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One way to run the same step. Peers run eagerly: their operations depend on the batch, so no graph holds them."""
+    """One way to run the same step. Rivals run eagerly: what they do depends on the batch, so no graph holds it."""
 
     layout: Layout
     uses_graphs: bool = False
@@ -105,9 +105,9 @@ class StepBench:
 
     def _contestants(self) -> dict[str, Contestant]:
         device = self._device
-        peers = {
+        rivals = {
             name: Contestant(lambda plan, n, form=form: form(plan, n, device))  # type: ignore[misc]
-            for name, form in PEERS.items()
+            for name, form in RIVALS.items()
         }
         return {
             BASE: Contestant(self._ours, uses_graphs=True, has_adapters=False),
@@ -115,7 +115,7 @@ class StepBench:
             ROUTED: Contestant(self._ours, uses_graphs=True, preset="ramole"),
             EAGER_BASE: Contestant(self._ours, has_adapters=False),
             EAGER: Contestant(self._ours),
-            **peers,
+            **rivals,
         }
 
     def _point(self, b: int, p: int, k: int) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class StepBench:
                 seconds, first[name] = self._decode(contestant, requests)
                 if i:
                     times[name].append(seconds)
-        agreeing = [sum(a == b for a, b in zip(first[OURS], first[name], strict=True)) for name in (EAGER, *PEERS)]
+        agreeing = [sum(a == b for a, b in zip(first[OURS], first[name], strict=True)) for name in (EAGER, *RIVALS)]
         floor = floor_of(
             self._widths,
             lora_widths=self._lora_widths,

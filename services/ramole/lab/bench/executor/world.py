@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from pathlib import Path
 import torch
 
 from ramole.lab.bench.executor.options import BaseSize
-from ramole.lora.reader import read_adapter
 from ramole.lora.weights import AdapterWeights, LoraPair
+from ramole.lora.writer import save_adapter
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PAD_TOKEN = 0
 
 
@@ -84,35 +82,10 @@ def save_adapters(
     folder: Path, model: torch.nn.Module, targets: Sequence[str], *, count: int, rank: int
 ) -> dict[str, Path]:
     """Writes `count` adapters as PEFT would and returns their folders by name."""
-    from safetensors.torch import save_file
-
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": "random-llama",
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "target_modules": sorted(targets),
-    }
     folders = {f"adapter-{i}": folder / f"adapter-{i}" for i in range(count)}
     for i, path in enumerate(folders.values()):
-        path.mkdir(parents=True)
-        tensors = {}
-        for name, pair in make_pairs(model, targets, rank=rank, seed=i + 1).items():
-            tensors[f"base_model.model.{name}.lora_A.weight"] = pair.a
-            tensors[f"base_model.model.{name}.lora_B.weight"] = pair.b
-        save_file(tensors, path / TENSORS, metadata={"format": "pt"})
-        (path / CONFIG).write_text(json.dumps(config))
+        save_adapter(path, make_pairs(model, targets, rank=rank, seed=i + 1), base_id="random-llama")
     return folders
-
-
-def load_adapter(folder: Path) -> AdapterWeights:
-    """Reads a folder as the executor does."""
-    return read_adapter((folder / CONFIG).read_bytes(), (folder / TENSORS).read_bytes())
 
 
 def round_robin(names: Sequence[str], k: int) -> Iterator[tuple[str, ...]]:

@@ -23,9 +23,8 @@ from ramole.core.errors import Unavailable
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.lora.admission import AdmissionLimits, admit
 from ramole.lora.base import BaseShapes
-from ramole.lora.config import CONFIG_FILE
 from ramole.lora.digest import content_digest
-from ramole.lora.header import TENSORS_FILE
+from ramole.lora.files import CONFIG_FILE, TENSORS_FILE
 from ramole.retrieval.generations import IndexType
 from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.values import Entry, Row

@@ -13,7 +13,7 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ramole.core.errors import Unavailable
-from ramole.lab.bench.repository.milvus_server import bound_to_parent
+from ramole.lab.milvus_server import bound_to_parent
 
 _PROGRAM = "from ramole.cli import app; app(['serve', '--local'])"
 _STOP_TIMEOUT_S = 60.0

@@ -12,17 +12,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ramole.lab.bench.machine import cpu_name, torch_threads
 from ramole.lab.bench.repository.fleet_cases import run_fleet_case
-from ramole.lab.bench.repository.milvus_server import MilvusServer
 from ramole.lab.bench.repository.options import RepositoryOptions, full_repository_options, quick_repository_options
 from ramole.lab.bench.repository.search_cases import LITE, NUMPY, SERVER, fill_server, run_search_case
+from ramole.lab.machine import cpu_name, torch_threads
+from ramole.lab.milvus_server import MilvusServer
 
 Progress = Callable[[str], None]
 
 
 def run_repository_bench(*, quick: bool, progress: Progress) -> dict[str, Any]:
-    """Measures search, start, memory, throughput and uploads, beside the peers where there are some.
+    """Measures search, start, memory, throughput and uploads, beside the rivals where there are some.
 
     Args:
         quick: smaller fleets, in minutes; "sizes" tells which.

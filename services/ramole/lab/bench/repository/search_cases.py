@@ -72,18 +72,18 @@ def run_search_case(case: SearchCase, database: str) -> dict[str, Any]:
     near = vectors[np.arange(case.num_queries) % case.num_rows]
     queries = random_vectors(case.num_queries, DIM, seed=2) * 0.5 + near
     own = vectors[:: case.num_bases]
-    peers: dict[str, Search] = {NUMPY: _numpy(own, case.num_bases, case.k)}
+    rivals: dict[str, Search] = {NUMPY: _numpy(own, case.num_bases, case.k)}
     if find_spec("faiss") is not None:
-        peers[FAISS] = _faiss(own, case.num_bases, case.k)
+        rivals[FAISS] = _faiss(own, case.num_bases, case.k)
     engines = [LITE] * case.on_lite + [SERVER] * bool(database)
     contestants: dict[str, dict[str, float]] = {}
-    # One engine after the other, each beside the peers: nobody runs both, and each would empty the other's caches.
+    # One engine after the other, each beside the rivals: nobody runs both, and each would empty the other's caches.
     for engine in engines:
         with ExitStack() as stack:
             uri = database if engine == SERVER else _lite(case, stack)
             ours = {engine: _through_index(uri, case, stack), f"{engine}{BARE}": _bare(uri, case, stack)}
-            contestants |= _measured(ours | peers, queries)
-    contestants = contestants or _measured(peers, queries)
+            contestants |= _measured(ours | rivals, queries)
+    contestants = contestants or _measured(rivals, queries)
     return {"name": case.name, "kind": "search", "case": asdict(case), "contestants": contestants}
 
 

@@ -76,7 +76,7 @@ def upload_all(address: str, folders: Sequence[Path], samples: Sequence[str], *,
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class UploadedAndAnswered:
     """Seconds from the begin of one upload: until it was acknowledged, until the first text, until the last."""
 
     adapter: str
@@ -85,21 +85,21 @@ class Answered:
     answered_s: float
 
 
-def upload_and_ask(address: str, adapters: Sequence[ZooAdapter]) -> list[Answered]:
+def upload_and_ask(address: str, adapters: Sequence[ZooAdapter]) -> list[UploadedAndAnswered]:
     """Uploads each adapter, then asks one of its test prompts at once, without naming it.
 
     Raises:
         Internal: the first answer after an upload does not use the adapter.
     """
 
-    async def main() -> list[Answered]:
+    async def main() -> list[UploadedAndAnswered]:
         async with _connected(address) as client:
             return [await _upload_and_ask(client, adapter) for adapter in adapters]
 
     return asyncio.run(main())
 
 
-async def _upload_and_ask(client: RamoleClient, adapter: ZooAdapter) -> Answered:
+async def _upload_and_ask(client: RamoleClient, adapter: ZooAdapter) -> UploadedAndAnswered:
     start_s = time.perf_counter()
     uploaded = await client.upload(adapter.path, adapter.samples, adapter=adapter.name)
     uploaded_s = time.perf_counter() - start_s
@@ -110,7 +110,9 @@ async def _upload_and_ask(client: RamoleClient, adapter: ZooAdapter) -> Answered
         if isinstance(event, Chunk) and first_text_s is None:
             first_text_s = time.perf_counter() - start_s
     answered_s = time.perf_counter() - start_s
-    return Answered(adapter.name, uploaded_s, answered_s if first_text_s is None else first_text_s, answered_s)
+    return UploadedAndAnswered(
+        adapter.name, uploaded_s, answered_s if first_text_s is None else first_text_s, answered_s
+    )
 
 
 @asynccontextmanager

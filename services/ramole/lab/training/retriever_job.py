@@ -1,8 +1,8 @@
-"""One retriever from a folder of adapters to an artefact that carries its own figures."""
+"""One retriever from a folder of adapters to an artefact."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from ramole.core.settings import PAPER_INSTRUCTION
 from ramole.embedding.encoder import MINILM, Encoder, digest_of, locate, open_model
 from ramole.embedding.fingerprint import Fingerprint
 from ramole.embedding.retriever import MANIFEST, FingerprintOf, LinearMap, Mode, Retriever
-from ramole.lab.evaluation.retrieval import Scoring, bm25_scores, compare, score, tfidf_scores
 from ramole.lab.training.retriever import RetrieverRecipe, save, train_encoder
 from ramole.lab.training.texts import AdapterTexts, choose, read_texts
 from ramole.lab.training.whitening import fit_whitening
@@ -25,8 +24,6 @@ Progress = Callable[[str, float], None]
 
 _BATCH = 64
 ZERO_SHOT = "zero_shot"
-FINAL = "trained"
-"""Of the figures: the retriever as it is saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +61,17 @@ class Vectors:
         return Vectors([linear_map(one) for one in self.samples], linear_map(self.queries))
 
 
-def run_retriever_job(job: RetrieverJob, *, progress: Progress = lambda what, fraction: None) -> Retriever:
-    """Trains, measures, saves.
+Measure = Callable[[Sequence[AdapterTexts], npt.NDArray[np.bool_], Mapping[str, Vectors], str], dict[str, Any]]
+"""(all texts, which were trained on, the vectors of every retriever on the way, the final one's name) -> figures."""
+
+
+def run_retriever_job(
+    job: RetrieverJob, *, measure: Measure, progress: Progress = lambda what, fraction: None
+) -> Retriever:
+    """Trains, has it measured, saves.
+
+    Args:
+        measure: makes the figures that the artefact carries.
 
     Raises:
         NotFound, InvalidInput: the texts can not be used, or `out` holds a retriever.
@@ -110,7 +116,7 @@ def run_retriever_job(job: RetrieverJob, *, progress: Progress = lambda what, fr
     }
     last = list(vectors)[-1]
     linear_map = maps[last] if job.is_whitened else None
-    figures = retriever_figures(texts, is_seen, vectors, maps, final=f"{last}_whitened" if job.is_whitened else last)
+    every = vectors | {f"{name}_whitened": vectors[name].mapped(one) for name, one in maps.items()}
     return save(
         job.out,
         model,
@@ -120,7 +126,7 @@ def run_retriever_job(job: RetrieverJob, *, progress: Progress = lambda what, fr
         recipe=job.recipe,
         tasks=tasks,
         seed=job.seed,
-        figures=figures,
+        figures=measure(texts, is_seen, every, f"{last}_whitened" if job.is_whitened else last),
         fingerprint=mark,
     )
 
@@ -138,25 +144,3 @@ def embed(encoder: Encoder, texts: Sequence[AdapterTexts], progress: Callable[[f
     table = np.concatenate(blocks)
     rows = [table[[row[text] for text in part]] for part in parts]
     return Vectors(rows[: len(texts)], np.concatenate(rows[len(texts) :]))
-
-
-def retriever_figures(
-    texts: Sequence[AdapterTexts],
-    is_seen: npt.NDArray[np.bool_],
-    vectors: dict[str, Vectors],
-    maps: dict[str, LinearMap],
-    *,
-    final: str,
-) -> dict[str, Any]:
-    """See `retrieval.compare`: with and without training, with and without the map, every scoring of the final one."""
-    queries = [query for one in texts for query in one.queries]
-    own = np.repeat(np.arange(len(texts)), [len(one.queries) for one in texts])
-    samples = [one.samples for one in texts]
-    every = {**vectors, **{f"{name}_whitened": vectors[name].mapped(one) for name, one in maps.items()}}
-    scores = {name: score(one.queries, one.samples) for name, one in every.items()}
-    scores |= {FINAL: scores[final], "bm25": bm25_scores(queries, samples), "tfidf": tfidf_scores(queries, samples)}
-    for scoring in Scoring:
-        if scoring is not Scoring.MEAN:
-            scores[f"{FINAL}_{scoring}"] = score(every[final].queries, every[final].samples, scoring)
-    clusters = [one.cluster for one in texts]
-    return compare(scores, own, is_seen=is_seen, clusters=clusters, reference=ZERO_SHOT)
