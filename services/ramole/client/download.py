@@ -11,12 +11,12 @@ from ramole.core.errors import Corrupt
 from ramole.core.names import AdapterRef
 from ramole.lora.digest import content_digest
 from ramole.transport.values import ref_from_pb
-from ramole.v1 import adapters_pb2
+from ramole.v1 import gateway_pb2
 
 _CONFIG_FILE, _TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
-async def save_download(parts: AsyncIterator[adapters_pb2.FetchResponse], folder: Path) -> AdapterRef:
+async def save_download(parts: AsyncIterator[gateway_pb2.DownloadAdapterResponse], folder: Path) -> AdapterRef:
     """Writes both files once all of them has arrived and their digest is right.
 
     Raises:

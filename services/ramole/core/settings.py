@@ -20,7 +20,13 @@ from ramole.core.setting_sources import DELIMITER, PREFIX, Variables, YamlFile, 
 PAPER_INSTRUCTION = "Represent the sentence for similar task retrieval: "
 
 
-Preset = Literal["selection", "mixture", "fusion", "ramole", "ramole_prior", "similarity", "hedged", "calibrated"]
+def _preset(value: str) -> str:
+    if value not in PRESETS:
+        raise ValueError(f"use one of {', '.join(PRESETS)}")
+    return value
+
+
+Preset = Annotated[str, AfterValidator(_preset)]
 
 
 def _at_home(path: str) -> str:
