@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
+import numpy as np
 
 from ramole.client.client import RamoleClient
 from ramole.core.call import current_call
@@ -20,6 +21,7 @@ from ramole.transport.peers import Addresses, Peers
 from ramole.transport.picker import DirectoryPicker
 from ramole.transport.server import GrpcServer
 from ramole.transport.service import Service
+from ramole.transport.vectors import vector_to_pb
 from ramole.v1 import (
     adapters_pb2,
     adapters_pb2_grpc,
@@ -31,6 +33,8 @@ from ramole.v1 import (
     retrieval_pb2,
     retrieval_pb2_grpc,
 )
+from ramole.v1.gateway_pb2 import ListAdaptersResponse
+from ramole.v1.records_pb2 import AdapterRecord, HistoryEntry
 
 BASE = "zoo/base"
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -90,8 +94,9 @@ def key_of(ref: common_pb2.AdapterRef) -> Key:
 class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)
-        self.records: dict[Key, adapters_pb2.AdapterRecord] = {}
-        self.removals: list[adapters_pb2.DeleteAdapterRequest] = []
+        self.records: dict[Key, AdapterRecord] = {}
+        self.staged: set[Key] = set()
+        self.removals: list[adapters_pb2.DeleteStoredRequest] = []
         self.revoked: list[common_pb2.AdapterRef] = []
         self.comment = "c"
         self.callers: dict[str, str] = {}
@@ -107,48 +112,45 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         """A version that is there already."""
         digest = hashlib.sha256(f"{name}{version}".encode()).hexdigest()
         ref = common_pb2.AdapterRef(tenant="default", name=name, version=version, digest=digest)
-        state = adapters_pb2.ADAPTER_STATE_LIVE if is_live else adapters_pb2.ADAPTER_STATE_STAGED
-        self.records[key_of(ref)] = adapters_pb2.AdapterRecord(
-            adapter=ref, base_model=base, state=state, samples=[f"sample of {name}"]
-        )
+        self.records[key_of(ref)] = AdapterRecord(adapter=ref, base_model=base, samples=[f"sample of {name}"])
+        if not is_live:
+            self.staged.add(key_of(ref))
         return ref
 
     async def Put(
-        self, request_iterator: AsyncIterator[adapters_pb2.UploadRequest], context: Context
+        self, request_iterator: AsyncIterator[adapters_pb2.PutRequest], context: Context
     ) -> adapters_pb2.PutResponse:
         requests = [request async for request in request_iterator]
         await self.begin("Put")
-        return self.put(AdapterName.parse(requests[0].header.adapter).name)
+        return self.put(AdapterName.parse(requests[0].upload.header.adapter).name)
 
     def put(self, name: str) -> adapters_pb2.PutResponse:
         versions = [version for _, known, version in self.records if known == name]
         ref = self.add(name, max(versions, default=0) + 1, is_live=False)
         return adapters_pb2.PutResponse(record=self.records[key_of(ref)], created=True)
 
-    async def Restage(self, request: adapters_pb2.RollbackAdapterRequest, context: Context) -> adapters_pb2.PutResponse:
+    async def Restage(self, request: adapters_pb2.RestageRequest, context: Context) -> adapters_pb2.RestageResponse:
         await self.begin("Restage")
         old = AdapterName.parse(request.adapter)
         versions = [version for _, known, version in self.records if known == old.name]
         ref = self.add(old.name, max(versions) + 1, is_live=False)
         record = self.records[key_of(ref)]
         record.source = str(old)
-        return adapters_pb2.PutResponse(record=record, created=True)
+        return adapters_pb2.RestageResponse(record=record, created=True)
 
-    async def GetHistory(
-        self, request: adapters_pb2.GetHistoryRequest, context: Context
-    ) -> adapters_pb2.GetHistoryResponse:
-        await self.begin("GetHistory")
+    async def GetStoredHistory(
+        self, request: adapters_pb2.GetStoredHistoryRequest, context: Context
+    ) -> adapters_pb2.GetStoredHistoryResponse:
+        await self.begin("GetStoredHistory")
         name = AdapterName.parse(request.adapter).name
-        entries = [
-            adapters_pb2.HistoryEntry(adapter=r.adapter, source=r.source) for r in self.live() if r.adapter.name == name
-        ]
+        entries = [HistoryEntry(adapter=r.adapter, source=r.source) for r in self.live() if r.adapter.name == name]
         for ref in self.revoked:
             if ref.name == name:
-                entries.append(adapters_pb2.HistoryEntry(adapter=ref, removal="revoked", comment=self.comment))
+                entries.append(HistoryEntry(adapter=ref, removal="revoked", comment=self.comment))
                 entries[-1].removed_at.FromSeconds(10**9)
         if not entries:
             raise NotFound(f"no {name}", field="adapter")
-        return adapters_pb2.GetHistoryResponse(entries=entries)
+        return adapters_pb2.GetStoredHistoryResponse(entries=entries)
 
     async def Fetch(
         self, request: adapters_pb2.FetchRequest, context: Context
@@ -160,28 +162,29 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
 
     async def Publish(self, request: adapters_pb2.PublishRequest, context: Context) -> adapters_pb2.PublishResponse:
         await self.begin("Publish")
-        record = self.records[key_of(request.adapter)]
-        record.state = adapters_pb2.ADAPTER_STATE_LIVE
-        return adapters_pb2.PublishResponse(record=record)
+        self.staged.discard(key_of(request.adapter))
+        return adapters_pb2.PublishResponse(record=self.records[key_of(request.adapter)])
 
     async def Discard(self, request: adapters_pb2.DiscardRequest, context: Context) -> adapters_pb2.DiscardResponse:
         await self.begin("Discard")
-        if self.records[key_of(request.adapter)].state == adapters_pb2.ADAPTER_STATE_LIVE:
+        if key_of(request.adapter) not in self.staged:
             raise WrongState("it is live")
+        self.staged.remove(key_of(request.adapter))
         del self.records[key_of(request.adapter)]
         return adapters_pb2.DiscardResponse()
 
-    def live(self) -> list[adapters_pb2.AdapterRecord]:
-        found = [r for r in self.records.values() if r.state == adapters_pb2.ADAPTER_STATE_LIVE]
+    def live(self) -> list[AdapterRecord]:
+        found = [record for key, record in self.records.items() if key not in self.staged]
         return sorted(found, key=lambda r: f"{r.adapter.name}@{r.adapter.version:09}")
 
-    async def GetAdapter(
-        self, request: adapters_pb2.GetAdapterRequest, context: Context
-    ) -> adapters_pb2.GetAdapterResponse:
-        await self.begin("GetAdapter")
-        return adapters_pb2.GetAdapterResponse(record=self.get(AdapterName.parse(request.adapter)))
+    async def GetStored(
+        self, request: adapters_pb2.GetStoredRequest, context: Context
+    ) -> adapters_pb2.GetStoredResponse:
+        await self.begin("GetStored")
+        record = self.get(AdapterName.parse(request.adapter))
+        return adapters_pb2.GetStoredResponse(record=record, is_live=key_of(record.adapter) not in self.staged)
 
-    def get(self, name: AdapterName) -> adapters_pb2.AdapterRecord:
+    def get(self, name: AdapterName) -> AdapterRecord:
         """As the real one: a pinned version in any state."""
         known = [*self.records.values()] if name.version else self.live()
         found = [r for r in known if r.adapter.name == name.name and name.version in (0, r.adapter.version)]
@@ -189,26 +192,27 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
             raise NotFound(f"no {name}", field="adapter")
         return found[-1]
 
-    async def ListAdapters(
-        self, request: adapters_pb2.ListAdaptersRequest, context: Context
-    ) -> adapters_pb2.ListAdaptersResponse:
-        await self.begin("ListAdapters")
-        size = min(request.page_size or 2, 2)  # several pages in every test
+    async def ListStored(
+        self, request: adapters_pb2.ListStoredRequest, context: Context
+    ) -> adapters_pb2.ListStoredResponse:
+        await self.begin("ListStored")
+        query = request.query
+        size = min(query.page_size or 2, 2)  # several pages in every test
         behind = [
             r
             for r in self.live()
-            if f"{r.adapter.name}@{r.adapter.version:09}" > request.page_token
-            and r.adapter.name.startswith(request.name_prefix)
+            if f"{r.adapter.name}@{r.adapter.version:09}" > query.page_token
+            and r.adapter.name.startswith(query.name_prefix)
         ]
         page = behind[:size]
         last = page[-1].adapter if len(behind) > size else None
         token = f"{last.name}@{last.version:09}" if last else ""
-        return adapters_pb2.ListAdaptersResponse(records=page, next_page_token=token)
+        return adapters_pb2.ListStoredResponse(page=ListAdaptersResponse(records=page, next_page_token=token))
 
-    async def DeleteAdapter(
-        self, request: adapters_pb2.DeleteAdapterRequest, context: Context
-    ) -> adapters_pb2.DeleteAdapterResponse:
-        await self.begin("DeleteAdapter")
+    async def DeleteStored(
+        self, request: adapters_pb2.DeleteStoredRequest, context: Context
+    ) -> adapters_pb2.DeleteStoredResponse:
+        await self.begin("DeleteStored")
         name = AdapterName.parse(request.adapter)
         gone = [
             r.adapter for r in self.live() if r.adapter.name == name.name and name.version in (0, r.adapter.version)
@@ -224,7 +228,7 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
             del self.records[key_of(ref)]
         used = {record.adapter.digest for record in self.records.values()}
         freed = {ref.digest for ref in gone} - used
-        return adapters_pb2.DeleteAdapterResponse(removed=gone, freed_digests=freed)
+        return adapters_pb2.DeleteStoredResponse(removed=gone, freed_digests=freed)
 
 
 class Embedding(Neighbour, embedding_pb2_grpc.EmbeddingServicer):
@@ -233,7 +237,7 @@ class Embedding(Neighbour, embedding_pb2_grpc.EmbeddingServicer):
 
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
         await self.begin("Embed")
-        vectors = [embedding_pb2.Vector(values=[1.0, 0.0]) for _ in request.texts]
+        vectors = [vector_to_pb(np.array([1.0, 0.0], np.float32)) for _ in request.texts]
         return embedding_pb2.EmbedResponse(vectors=vectors, encoder_id="e")
 
 
@@ -279,10 +283,10 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
 
     async def ListRows(
         self, request: retrieval_pb2.ListRowsRequest, context: Context
-    ) -> AsyncIterator[retrieval_pb2.IndexRow]:
+    ) -> AsyncIterator[retrieval_pb2.ListRowsResponse]:
         await self.begin("ListRows")
         for row in list(self.rows.values()):
-            yield retrieval_pb2.IndexRow(adapter=row, base_model=BASE)
+            yield retrieval_pb2.ListRowsResponse(adapter=row)
 
 
 class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
@@ -299,23 +303,24 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
 
     async def Execute(
         self, request: executor_pb2.ExecuteRequest, context: Context
-    ) -> AsyncIterator[executor_pb2.ExecuteEvent]:
+    ) -> AsyncIterator[executor_pb2.ExecuteResponse]:
         self.requests.append(request)
         self.num_running += 1
         try:
             await self.begin("Execute")
             words = request.prompt.split()
             for i, word in enumerate(words):
-                yield executor_pb2.ExecuteEvent(chunk=common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0]))
+                chunk = common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0])
+                yield executor_pb2.ExecuteResponse(chunk=chunk)
                 await self.begin("step")
-            yield executor_pb2.ExecuteEvent(
+            yield executor_pb2.ExecuteResponse(
                 done=executor_pb2.ExecuteDone(
                     finish_reason=common_pb2.FINISH_REASON_LENGTH,
                     prompt_tokens=3,
                     completion_tokens=len(words),
                     experts=[
-                        common_pb2.ExpertUsage(digest=expert.digest, mean_weight=0.25 + i, layer_weights=[0.25, 0.5])
-                        for i, expert in enumerate(request.experts)
+                        executor_pb2.ExpertUsage(mean_weight=0.25 + i, layer_weights=[0.25, 0.5])
+                        for i in range(len(request.experts))
                     ],
                     queue_s=0.5,
                     max_batch=4,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -20,13 +20,10 @@ from ramole.core.setting_sources import DELIMITER, PREFIX, Variables, YamlFile, 
 PAPER_INSTRUCTION = "Represent the sentence for similar task retrieval: "
 
 
-def _preset(value: str) -> str:
-    if value not in PRESETS:
-        raise ValueError(f"use one of {', '.join(PRESETS)}")
-    return value
-
-
-Preset = Annotated[str, AfterValidator(_preset)]
+if TYPE_CHECKING:  # where the names are text like any other
+    Preset = str
+else:
+    Preset = Literal[tuple(PRESETS)]
 
 
 def _at_home(path: str) -> str:

@@ -58,7 +58,7 @@ async def test_the_wire_form_is_the_documented_one(net: Any) -> None:
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub = AdaptersStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.GetAdapter(adapters_pb2.GetAdapterRequest(adapter="x"), metadata=(("x-request-id", "mine-1"),))
+            await stub.GetStored(adapters_pb2.GetStoredRequest(adapter="x"), metadata=(("x-request-id", "mine-1"),))
     error = caught.value
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert error.details() == "composition.k: bad k (use 0 to 8)"
@@ -79,7 +79,7 @@ async def test_what_may_be_repeated_says_when(net: Any) -> None:
     server = await net.serve(ProbeService(LimitExceeded("full", retry_after_s=2.5)))
     async with grpc.aio.insecure_channel(server.address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await AdaptersStub(channel).GetAdapter(adapters_pb2.GetAdapterRequest(adapter="x"))
+            await AdaptersStub(channel).GetStored(adapters_pb2.GetStoredRequest(adapter="x"))
     raw = dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
     retry = RetryInfo()
     assert rpc_status.status_pb2.Status.FromString(raw).details[1].Unpack(retry)
@@ -100,7 +100,7 @@ async def test_a_message_of_any_length_and_script_arrives_with_its_class(net: An
 async def test_a_message_over_the_size_limit_is_refused_as_such(net: Any) -> None:
     server = await net.serve(ProbeService())
     with pytest.raises(LimitExceeded):
-        await net.peers(server.address).adapters.Put(chunks(b"x" * (5 * 2**20)))
+        await net.peers(server.address).adapters.stub.Put(chunks(b"x" * (5 * 2**20)))
 
 
 async def test_a_server_that_is_not_there_is_unavailable(net: Any) -> None:

@@ -19,7 +19,7 @@ from ramole.observability.metrics import RpcMetrics
 from ramole.transport.server import GrpcServer
 from support.probe_service import CALLS, ProbeService, peers_at
 
-GET = "/ramole.v1.Adapters/GetAdapter"
+GET = "/ramole.v1.Adapters/GetStored"
 
 
 async def until(condition: Callable[[], bool]) -> None:

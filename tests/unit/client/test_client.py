@@ -23,7 +23,7 @@ async def world() -> AsyncIterator[World]:
 
 async def test_listing_walks_all_pages(world: World) -> None:
     assert [record.ref.name async for record in world.client.adapters()] == ["a", "b", "c", "d", "e"]
-    assert world.log.count("ListAdapters") == 3
+    assert world.log.count("ListStored") == 3
 
 
 async def test_one_adapter_with_everything_known(world: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ramole.core.errors import Corrupt, InvalidInput, Unavailable
 from ramole.lora.digest import content_digest
-from ramole.v1 import adapters_pb2
+from ramole.v1 import gateway_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayStub
 from support.gateway_world import World
 
@@ -63,7 +63,7 @@ async def test_removals_carry_reason_and_comment(world: World) -> None:
 async def test_nobody_can_forge_who_asked(world: World, folder: Path) -> None:
     async with grpc.aio.insecure_channel(world.servers["gateway"].address) as channel:
         forged = (("x-ramole-name", "root"),)
-        await GatewayStub(channel).DeleteAdapter(adapters_pb2.DeleteAdapterRequest(adapter="b"), metadata=forged)
+        await GatewayStub(channel).DeleteAdapter(gateway_pb2.DeleteAdapterRequest(adapter="b"), metadata=forged)
     await world.client.upload(folder, ["sample"])
-    for method in ("DeleteAdapter", "Put", "Publish"):
+    for method in ("DeleteStored", "Put", "Publish"):
         assert world.adapters.callers[method].startswith("ipv4:127.0.0.1:"), method
