@@ -12,7 +12,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo  # typ
 from grpc_status import rpc_status
 
 from ramole.core import errors
-from ramole.core.errors import DeadlineExceeded, Internal, InvalidInput, LimitExceeded, RamoleError
+from ramole.core.errors import DeadlineExceeded, ExpertUnavailable, Internal, InvalidInput, LimitExceeded, RamoleError
 from ramole.v1 import adapters_pb2
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
 from support.probe_service import CALLS, ProbeService, RelayService, chunks, facts
@@ -39,6 +39,26 @@ async def test_every_error_class_crosses_two_hops_unchanged(net: Any, cardinalit
         with pytest.raises(RamoleError) as caught:
             await call(peers)
         assert facts(caught.value) == facts(error)
+
+
+@pytest.mark.parametrize("problem", ExpertUnavailable.PROBLEMS)
+async def test_an_expert_that_cannot_be_used_arrives_with_its_place_and_its_problem(
+    net: Any, problem: type[RamoleError]
+) -> None:
+    error = ExpertUnavailable.of(problem("broken", remedy="upload it again"), 2)
+    server = await net.serve(ProbeService(error))
+    with pytest.raises(ExpertUnavailable) as caught:
+        await CALLS["stream"][0](net.peers(server.address))
+    assert facts(caught.value) == facts(error)
+    assert (caught.value.expert, caught.value.problem) == (2, problem)
+    adapters = caught.value.of_adapter("adapters[2].adapter")
+    assert facts(adapters) == (problem, "broken", "adapters[2].adapter", "upload it again")
+
+
+def test_what_says_nothing_about_the_adapter_stays_what_it_is() -> None:
+    error = ExpertUnavailable.of(errors.Unavailable("the store is down"), 1)
+    assert facts(error) == (errors.Unavailable, "the store is down", "experts[1]", "")
+    assert error.retry_after_s
 
 
 @pytest.mark.parametrize("cardinality", CALLS)

@@ -33,7 +33,7 @@ from ramole.lora.reader import read_adapter
 from ramole.transport.errors import from_rpc_error
 from ramole.transport.server import GrpcServer
 from ramole.v1 import adapters_pb2 as pb
-from ramole.v1 import adapters_pb2_grpc
+from ramole.v1 import adapters_pb2_grpc, gateway_pb2
 from ramole.v1.records_pb2 import AdapterRecord, FileChunk, UploadHeader
 from support.uploads import put_request
 
@@ -83,9 +83,13 @@ async def fails(call: Any, kind: type[Exception], field: str = "") -> None:
     assert error.field == field
 
 
+async def listing(stub: Any, **query: Any) -> gateway_pb2.ListAdaptersResponse:
+    return (await stub.ListStored(pb.ListStoredRequest(query=gateway_pb2.ListAdaptersRequest(**query)))).page
+
+
 async def listed(stub: Any, **request: Any) -> list[str]:
-    response = await stub.ListAdapters(pb.ListAdaptersRequest(**request))
-    return [f"{r.adapter.tenant}/{r.adapter.name}@{r.adapter.version}" for r in response.records]
+    page = await listing(stub, **request)
+    return [f"{r.adapter.tenant}/{r.adapter.name}@{r.adapter.version}" for r in page.records]
 
 
 async def fetch(stub: Any, digest: str) -> tuple[bytes, bytes, int]:
@@ -240,7 +244,7 @@ async def test_pages(stub: Any, make_files: MakeFiles) -> None:
     assert await listed(stub, base_model="other") == []
     found, token = [], ""
     while True:
-        page = await stub.ListAdapters(pb.ListAdaptersRequest(page_size=2, page_token=token, without_samples=True))
+        page = await listing(stub, page_size=2, page_token=token, without_samples=True)
         assert all(not record.samples and record.report.num_samples for record in page.records)
         found += [f"{r.adapter.tenant}/{r.adapter.name}@{r.adapter.version}" for r in page.records]
         token = page.next_page_token
@@ -248,17 +252,17 @@ async def test_pages(stub: Any, make_files: MakeFiles) -> None:
             break
     assert found == everything
     for bad in ("x", "W10=", "bnVsbA==", "é"):
-        await fails(stub.ListAdapters(pb.ListAdaptersRequest(page_token=bad)), InvalidInput, "page_token")
-    await fails(stub.ListAdapters(pb.ListAdaptersRequest(page_size=1001)), InvalidInput, "page_size")
+        await fails(listing(stub, page_token=bad), InvalidInput, "page_token")
+    await fails(listing(stub, page_size=1001), InvalidInput, "page_size")
 
 
 async def test_a_page_never_outgrows_a_message(stub: Any, make_files: MakeFiles) -> None:
     samples = [f"{number}{'é' * 16_000}" for number in range(3)]
     for number in range(30):
         await publish(stub, make_files(1), f"n{number:02}", samples=samples)
-    first = await stub.ListAdapters(pb.ListAdaptersRequest())
+    first = await listing(stub)
     assert 1 < len(first.records) < 30
-    rest = await stub.ListAdapters(pb.ListAdaptersRequest(page_token=first.next_page_token))
+    rest = await listing(stub, page_token=first.next_page_token)
     assert [r.adapter.name for r in (*first.records, *rest.records)] == [f"n{n:02}" for n in range(30)]
 
 
