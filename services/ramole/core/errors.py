@@ -7,7 +7,7 @@ RamoleError
 ├── AlreadyExists             ALREADY_EXISTS        the name or idempotency key is taken by other content
 ├── WrongState                FAILED_PRECONDITION   valid, but not here: another base model, a revoked adapter
 │   ├── EncoderMismatch       FAILED_PRECONDITION   vectors of an encoder that is not loaded, or not the index's
-│   └── ExpertUnavailable     FAILED_PRECONDITION   an executor cannot use one expert of a request
+│   └── ExpertUnavailable     its problem's own     an executor cannot use one expert of a request
 ├── Conflict                  ABORTED               compare-and-swap lost; read again and retry
 ├── LimitExceeded             RESOURCE_EXHAUSTED    too large, too many, or too busy
 ├── Unavailable               UNAVAILABLE           a dependency is down; a retry may succeed

@@ -101,7 +101,7 @@ def to_status(error: BaseException, request_id: str) -> grpc.Status:
         delay = Duration()
         delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
         details.append(_packed(RetryInfo(retry_delay=delay)))
-    code: int = _CODES[kind].value[0]
+    code: int = _CODES[error.problem if isinstance(error, ExpertUnavailable) else kind].value[0]
     status: grpc.Status = rpc_status.to_status(Status(code=code, message=str(shown), details=details))
     trailers = (*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
     return status._replace(trailing_metadata=trailers)  # type: ignore[attr-defined, no-any-return]

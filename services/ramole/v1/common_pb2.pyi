@@ -182,10 +182,10 @@ class AdapterRef(_message.Message):
       ADAPTER_REFUSED      INVALID_ARGUMENT: an uploaded adapter failed admission; nothing of it was kept
       ENCODER_MISMATCH     FAILED_PRECONDITION: the encoder is not loaded, or the index holds vectors of another one. Between
                            services the sign to look which generation of the index serves; a client can only wait
-      EXPERT_UNAVAILABLE   FAILED_PRECONDITION, of Executor.Execute only: an expert of the sequence cannot be used.
-                           metadata "expert" = its place in the request, from 0; "problem" = the reason that the adapter
-                           itself gives: NOT_FOUND, CORRUPT, ADAPTER_REFUSED or WRONG_STATE. The gateway routes once more
-                           without it, or answers with that reason where the request named the adapter
+      EXPERT_UNAVAILABLE   of Executor.Execute only: an expert of the sequence cannot be used. metadata "expert" = its place in
+                           the request, from 0; "problem" = the reason that the adapter itself gives: NOT_FOUND, CORRUPT,
+                           ADAPTER_REFUSED or WRONG_STATE, whose status this is too. The gateway routes once more without it,
+                           or answers with that reason where the request named the adapter
 
     Deadlines and cancellation are gRPC's own. Metadata key `x-request-id` is honoured and echoed; the server makes one up
     when it is absent.

@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from ramole.core import errors
 from ramole.core.errors import DeadlineExceeded, ExpertUnavailable, Internal, InvalidInput, LimitExceeded, RamoleError
+from ramole.transport.errors import to_status
 from ramole.v1 import adapters_pb2
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
 from support.probe_service import CALLS, ProbeService, RelayService, chunks, facts
@@ -46,6 +47,7 @@ async def test_an_expert_that_cannot_be_used_arrives_with_its_place_and_its_prob
     net: Any, problem: type[RamoleError]
 ) -> None:
     error = ExpertUnavailable.of(problem("broken", remedy="upload it again"), 2)
+    assert to_status(error, "id").code == to_status(problem("broken"), "id").code
     server = await net.serve(ProbeService(error))
     with pytest.raises(ExpertUnavailable) as caught:
         await CALLS["stream"][0](net.peers(server.address))
