@@ -297,6 +297,7 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
         self.requests: list[executor_pb2.ExecuteRequest] = []
         self.evicted: list[executor_pb2.EvictRequest] = []
         self.num_running = 0
+        self.finish_reason: int = common_pb2.FINISH_REASON_LENGTH
 
     def register(self, server: grpc.aio.Server) -> None:
         executor_pb2_grpc.add_ExecutorServicer_to_server(self, server)
@@ -315,7 +316,7 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
                 await self.begin("step")
             yield executor_pb2.ExecuteResponse(
                 done=executor_pb2.ExecuteDone(
-                    finish_reason=common_pb2.FINISH_REASON_LENGTH,
+                    finish_reason=self.finish_reason,  # type: ignore[arg-type]
                     prompt_tokens=3,
                     completion_tokens=len(words),
                     experts=[

@@ -190,6 +190,13 @@ async def test_an_error_after_the_first_piece_reaches_the_client_as_it_is(world:
     assert world.log.count("Execute") == 1
 
 
+async def test_an_unknown_finish_reason_is_an_error(world: World) -> None:
+    for reason in (0, 99):
+        world.executor.finish_reason = reason
+        with pytest.raises(Corrupt, match=f"finish reason {reason}"):
+            await world.client.complete("go")
+
+
 async def test_a_client_that_leaves_frees_the_executor(world: World) -> None:
     world.executor.gates["step"] = asyncio.Event()
     async with aclosing(world.client.generate("one two three")) as events:
