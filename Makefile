@@ -58,12 +58,17 @@ protos: $(STAMP) ## regenerate services/ramole/v1 from protos/
 	rm -f services/ramole/v1/*_pb2*
 	$(call PROTOC,services)
 
-protos-check: $(STAMP)
+protos-check: $(STAMP) ## that generated code is what protos/ says, and protos/ breaks no rule and no released client
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && ( $(call PROTOC,$$out) ) \
 	 && diff -r -x __init__.py -x __pycache__ "$$out/ramole/v1" services/ramole/v1 \
 	 || { echo "services/ramole/v1 does not match protos/: run 'make protos'" >&2; exit 1; }
+	$(BIN)/buf lint protos
+	$(BIN)/buf breaking protos --against protos/released.binpb
+
+protos-released: $(STAMP) ## remember protos/ as released: what protos-check lets nobody break from now on
+	$(BIN)/buf build protos --exclude-source-info --output protos/released.binpb
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help install demo test check docs fmt fuzz test-slow test-gpu protos protos-check clean
+.PHONY: help install demo test check docs fmt fuzz test-slow test-gpu protos protos-check protos-released clean

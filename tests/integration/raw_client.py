@@ -16,23 +16,25 @@ def main(stubs: str, address: str, folder: str, prompt: str, name: str, samples:
     import grpc
 
     import ramole
-    from ramole.v1 import adapters_pb2, common_pb2, gateway_pb2, gateway_pb2_grpc
+    from ramole.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc, records_pb2
 
     assert Path(str(ramole.__file__)).is_relative_to(stubs), "this test must not use the installed package"
 
-    def upload() -> Iterator[adapters_pb2.UploadRequest]:
-        yield adapters_pb2.UploadRequest(header=adapters_pb2.UploadHeader(adapter=name, samples=json.loads(samples)))
+    def upload() -> Iterator[gateway_pb2.UploadAdapterRequest]:
+        yield gateway_pb2.UploadAdapterRequest(
+            header=records_pb2.UploadHeader(adapter=name, samples=json.loads(samples))
+        )
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             data = (Path(folder) / file).read_bytes()
             for start in range(0, len(data), 2**20):
-                yield adapters_pb2.UploadRequest(
-                    chunk=adapters_pb2.FileChunk(file=file, data=data[start : start + 2**20])
+                yield gateway_pb2.UploadAdapterRequest(
+                    chunk=records_pb2.FileChunk(file=file, data=data[start : start + 2**20])
                 )
 
     with grpc.insecure_channel(address) as channel:
         gateway = gateway_pb2_grpc.GatewayStub(channel)
         record = gateway.UploadAdapter(upload(), timeout=60).record
-        listed = gateway.ListAdapters(adapters_pb2.ListAdaptersRequest(page_size=1000), timeout=30).records
+        listed = gateway.ListAdapters(gateway_pb2.ListAdaptersRequest(page_size=1000), timeout=30).records
         request = gateway_pb2.GenerateRequest(
             prompt=prompt,
             adapters=[gateway_pb2.WeightedAdapter(adapter=name)],
@@ -44,7 +46,7 @@ def main(stubs: str, address: str, folder: str, prompt: str, name: str, samples:
             refusal = "none"
         except grpc.RpcError as error:
             refusal = f"{error.code().name} {error.details()}"
-        gateway.DeleteAdapter(adapters_pb2.DeleteAdapterRequest(adapter=name), timeout=30)
+        gateway.DeleteAdapter(gateway_pb2.DeleteAdapterRequest(adapter=name), timeout=30)
     said = {
         "version": record.adapter.version,
         "modules": len(record.report.modules),

@@ -13,7 +13,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_status import rpc_status
 from safetensors.numpy import load_file, save_file
 
-from ramole.v1 import adapters_pb2, common_pb2, gateway_pb2, gateway_pb2_grpc
+from ramole.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc, records_pb2
 from ramole.zoo.catalog import Zoo, ZooAdapter
 from support.server_process import ServerProcess
 
@@ -86,17 +86,17 @@ class Upload:
     """The messages of one upload of a zoo adapter, to be spoilt."""
 
     def __init__(self, adapter: ZooAdapter, name: str) -> None:
-        self.header = adapters_pb2.UploadHeader(adapter=name, samples=adapter.samples)
+        self.header = records_pb2.UploadHeader(adapter=name, samples=adapter.samples)
         self.config = (adapter.path / "adapter_config.json").read_bytes()
         self.tensors = (adapter.path / "adapter_model.safetensors").read_bytes()
         self.tensors_name = "adapter_model.safetensors"
 
-    def messages(self) -> Iterator[adapters_pb2.UploadRequest]:
-        yield adapters_pb2.UploadRequest(header=self.header)
+    def messages(self) -> Iterator[gateway_pb2.UploadAdapterRequest]:
+        yield gateway_pb2.UploadAdapterRequest(header=self.header)
         for file, data in (("adapter_config.json", self.config), (self.tensors_name, self.tensors)):
             for at in range(0, len(data), 2**20):
-                chunk = adapters_pb2.FileChunk(file=file, data=data[at : at + 2**20])
-                yield adapters_pb2.UploadRequest(chunk=chunk)
+                chunk = records_pb2.FileChunk(file=file, data=data[at : at + 2**20])
+                yield gateway_pb2.UploadAdapterRequest(chunk=chunk)
 
 
 def spoil(upload: Upload, case: str, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ async def test_a_bad_upload_is_refused_and_leaves_nothing_behind(
     assert info.metadata["remedy"]
     assert footprint(system) == before
     with pytest.raises(grpc.aio.AioRpcError) as missing:
-        await stub.GetAdapter(adapters_pb2.GetAdapterRequest(adapter=name), timeout=60)
+        await stub.GetAdapter(gateway_pb2.GetAdapterRequest(adapter=name), timeout=60)
     assert missing.value.code() is NOT_FOUND
 
 
@@ -183,6 +183,6 @@ async def test_a_broken_upload_stream_leaves_nothing_behind(
         await call.write(message)
     call.cancel()
     with pytest.raises(grpc.aio.AioRpcError) as missing:
-        await stub.GetAdapter(adapters_pb2.GetAdapterRequest(adapter="broken"), timeout=60)
+        await stub.GetAdapter(gateway_pb2.GetAdapterRequest(adapter="broken"), timeout=60)
     assert missing.value.code() is NOT_FOUND
     assert footprint(system) == before

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+import numpy as np
 
 from ramole.app.services import SERVICES
 from ramole.client.client import RamoleClient
@@ -24,6 +25,7 @@ from ramole.transport.peers import Peers
 from ramole.transport.picker import DirectoryPicker
 from ramole.transport.server import GrpcServer
 from ramole.transport.service import Service
+from ramole.transport.vectors import vector_to_pb
 from ramole.v1 import (
     adapters_pb2,
     adapters_pb2_grpc,
@@ -35,6 +37,8 @@ from ramole.v1 import (
     retrieval_pb2,
     retrieval_pb2_grpc,
 )
+from ramole.v1.gateway_pb2 import ListAdaptersResponse
+from ramole.v1.records_pb2 import AdapterRecord, HistoryEntry
 
 BASE = "zoo/base"
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -81,7 +85,7 @@ def key_of(ref: common_pb2.AdapterRef) -> Key:
     return ref.tenant, ref.name, ref.version
 
 
-def position(record: adapters_pb2.AdapterRecord) -> str:
+def position(record: AdapterRecord) -> str:
     return f"{record.adapter.tenant}/{record.adapter.name}@{record.adapter.version:09}"
 
 
@@ -97,9 +101,10 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
 
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)
-        self.records: dict[Key, adapters_pb2.AdapterRecord] = {}
-        self.removals: list[adapters_pb2.DeleteAdapterRequest] = []
-        self.gone: list[adapters_pb2.HistoryEntry] = []
+        self.records: dict[Key, AdapterRecord] = {}
+        self.staged: set[Key] = set()
+        self.removals: list[adapters_pb2.DeleteStoredRequest] = []
+        self.gone: list[HistoryEntry] = []
         self.last: Counter[tuple[str, str]] = Counter()
         self.callers: dict[str, Principal] = {}
 
@@ -117,18 +122,17 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         digest = hashlib.sha256(f"{tenant}/{name}@{version}".encode()).hexdigest()
         ref = common_pb2.AdapterRef(tenant=tenant, name=name, version=version, digest=digest)
         self.last[tenant, name] = max(version, self.last[tenant, name])
-        state = adapters_pb2.ADAPTER_STATE_LIVE if is_live else adapters_pb2.ADAPTER_STATE_STAGED
-        self.records[key_of(ref)] = adapters_pb2.AdapterRecord(
-            adapter=ref, base_model=base, state=state, samples=[f"sample of {name}"]
-        )
+        self.records[key_of(ref)] = AdapterRecord(adapter=ref, base_model=base, samples=[f"sample of {name}"])
+        if not is_live:
+            self.staged.add(key_of(ref))
         return ref
 
     async def Put(
-        self, request_iterator: AsyncIterator[adapters_pb2.UploadRequest], context: Context
+        self, request_iterator: AsyncIterator[adapters_pb2.PutRequest], context: Context
     ) -> adapters_pb2.PutResponse:
         requests = [request async for request in request_iterator]
         await self.begin("Put")
-        header = requests[0].header
+        header = requests[0].upload.header
         answer = self.put(access.named_to_change(header.adapter, field="header.adapter"))
         self.records[key_of(answer.record.adapter)].is_public = answer.record.is_public = header.is_public
         return answer
@@ -137,7 +141,7 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         ref = self.add(name.name, self.last[name.tenant, name.name] + 1, is_live=False, tenant=name.tenant)
         return adapters_pb2.PutResponse(record=self.records[key_of(ref)], created=True)
 
-    async def Restage(self, request: adapters_pb2.RollbackAdapterRequest, context: Context) -> adapters_pb2.PutResponse:
+    async def Restage(self, request: adapters_pb2.RestageRequest, context: Context) -> adapters_pb2.RestageResponse:
         await self.begin("Restage")
         name = access.named_to_change(request.adapter)
         old = next(iter(self.versions(name)), None)
@@ -145,30 +149,30 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
             raise access.missing(name)
         latest = self.versions(replace(name, version=0))[-1]
         if (old.adapter.digest, old.is_public) == (latest.adapter.digest, latest.is_public):
-            return adapters_pb2.PutResponse(record=latest, created=False)
+            return adapters_pb2.RestageResponse(record=latest, created=False, is_live=True)
         record = self.put(name).record
-        record.MergeFrom(adapters_pb2.AdapterRecord(source=str(name), is_public=old.is_public))
+        record.MergeFrom(AdapterRecord(source=str(name), is_public=old.is_public))
         record.adapter.digest = old.adapter.digest
         self.records[key_of(record.adapter)] = record
-        return adapters_pb2.PutResponse(record=record, created=True)
+        return adapters_pb2.RestageResponse(record=record, created=True)
 
-    async def GetHistory(
-        self, request: adapters_pb2.GetHistoryRequest, context: Context
-    ) -> adapters_pb2.GetHistoryResponse:
-        await self.begin("GetHistory")
+    async def GetStoredHistory(
+        self, request: adapters_pb2.GetStoredHistoryRequest, context: Context
+    ) -> adapters_pb2.GetStoredHistoryResponse:
+        await self.begin("GetStoredHistory")
         name = replace(access.named(request.adapter), version=0)
-        entries = [adapters_pb2.HistoryEntry(adapter=r.adapter, source=r.source) for r in self.versions(name)]
+        entries = [HistoryEntry(adapter=r.adapter, source=r.source) for r in self.versions(name)]
         if access.may_see(name.tenant, is_public=False):
             gone = [entry for entry in self.gone if key_of(entry.adapter)[:2] == (name.tenant, name.name)]
             entries = sorted(entries + gone, key=lambda entry: entry.adapter.version)
         if not entries:
             raise access.missing(name)
-        return adapters_pb2.GetHistoryResponse(entries=entries[::-1])
+        return adapters_pb2.GetStoredHistoryResponse(entries=entries[::-1])
 
     def remove(self, ref: common_pb2.AdapterRef, removal: str, comment: str = "") -> None:
         """What the history keeps of a version."""
         self.records.pop(key_of(ref))
-        self.gone.append(adapters_pb2.HistoryEntry(adapter=ref, removal=removal, comment=comment))
+        self.gone.append(HistoryEntry(adapter=ref, removal=removal, comment=comment))
         self.gone[-1].removed_at.FromSeconds(10**9)
 
     async def Fetch(
@@ -187,40 +191,40 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         ref = record.adapter
         if (ref.tenant, ref.digest, "revoked") in {(e.adapter.tenant, e.adapter.digest, e.removal) for e in self.gone}:
             raise WrongState("it is revoked")
-        record.state = adapters_pb2.ADAPTER_STATE_LIVE
+        self.staged.discard(key_of(ref))
         return adapters_pb2.PublishResponse(record=record)
 
     async def Discard(self, request: adapters_pb2.DiscardRequest, context: Context) -> adapters_pb2.DiscardResponse:
         await self.begin("Discard")
-        record = self.records.get(key_of(request.adapter))
-        if record is not None and record.state == adapters_pb2.ADAPTER_STATE_LIVE:
+        if key_of(request.adapter) in self.records and key_of(request.adapter) not in self.staged:
             raise WrongState("it is live")
+        self.staged.discard(key_of(request.adapter))
         self.records.pop(key_of(request.adapter), None)
         return adapters_pb2.DiscardResponse()
 
-    def live(self) -> list[adapters_pb2.AdapterRecord]:
-        found = [r for r in self.records.values() if r.state == adapters_pb2.ADAPTER_STATE_LIVE]
-        return sorted(found, key=position)
+    def live(self) -> list[AdapterRecord]:
+        return sorted((r for key, r in self.records.items() if key not in self.staged), key=position)
 
-    def versions(self, name: AdapterName) -> list[adapters_pb2.AdapterRecord]:
+    def versions(self, name: AdapterName) -> list[AdapterRecord]:
         """Those of a name, or the pinned one, that are live and that the caller may see; oldest first."""
         named = [r for r in self.live() if (r.adapter.tenant, r.adapter.name) == (name.tenant, name.name)]
         return [r for r in named if name.version in (0, r.adapter.version) and self.is_visible(r)]
 
-    def is_visible(self, record: adapters_pb2.AdapterRecord) -> bool:
+    def is_visible(self, record: AdapterRecord) -> bool:
         """As the real one: a version is public while the latest of its name is."""
         ref = record.adapter
         named = [r for r in self.live() if (r.adapter.tenant, r.adapter.name) == (ref.tenant, ref.name)]
         is_public = record in named and record.is_public and named[-1].is_public
         return access.may_see(ref.tenant, is_public=is_public)
 
-    async def GetAdapter(
-        self, request: adapters_pb2.GetAdapterRequest, context: Context
-    ) -> adapters_pb2.GetAdapterResponse:
-        await self.begin("GetAdapter")
-        return adapters_pb2.GetAdapterResponse(record=self.get(access.named(request.adapter)))
+    async def GetStored(
+        self, request: adapters_pb2.GetStoredRequest, context: Context
+    ) -> adapters_pb2.GetStoredResponse:
+        await self.begin("GetStored")
+        record = self.get(access.named(request.adapter))
+        return adapters_pb2.GetStoredResponse(record=record, is_live=key_of(record.adapter) not in self.staged)
 
-    def get(self, name: AdapterName) -> adapters_pb2.AdapterRecord:
+    def get(self, name: AdapterName) -> AdapterRecord:
         """As the real one: a pinned version in any state."""
         pinned = self.records.get((name.tenant, name.name, name.version))
         found = [pinned] if pinned is not None and self.is_visible(pinned) else self.versions(name)
@@ -228,27 +232,28 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
             raise access.missing(name)
         return found[-1]
 
-    async def ListAdapters(
-        self, request: adapters_pb2.ListAdaptersRequest, context: Context
-    ) -> adapters_pb2.ListAdaptersResponse:
-        await self.begin("ListAdapters")
-        size = min(request.page_size or 2, 2)  # several pages in every test
+    async def ListStored(
+        self, request: adapters_pb2.ListStoredRequest, context: Context
+    ) -> adapters_pb2.ListStoredResponse:
+        await self.begin("ListStored")
+        query = request.query
+        size = min(query.page_size or 2, 2)  # several pages in every test
         behind = [
             r
             for r in self.live()
-            if position(r) > request.page_token
-            and r.adapter.name.startswith(request.name_prefix)
-            and request.tenant in ("", r.adapter.tenant)
+            if position(r) > query.page_token
+            and r.adapter.name.startswith(query.name_prefix)
+            and query.tenant in ("", r.adapter.tenant)
             and self.is_visible(r)
         ]
         page = behind[:size]
         token = position(page[-1]) if len(behind) > size else ""
-        return adapters_pb2.ListAdaptersResponse(records=page, next_page_token=token)
+        return adapters_pb2.ListStoredResponse(page=ListAdaptersResponse(records=page, next_page_token=token))
 
-    async def DeleteAdapter(
-        self, request: adapters_pb2.DeleteAdapterRequest, context: Context
-    ) -> adapters_pb2.DeleteAdapterResponse:
-        await self.begin("DeleteAdapter")
+    async def DeleteStored(
+        self, request: adapters_pb2.DeleteStoredRequest, context: Context
+    ) -> adapters_pb2.DeleteStoredResponse:
+        await self.begin("DeleteStored")
         name = access.named_to_change(request.adapter)
         gone = [r.adapter for r in self.versions(name)]
         if not gone:
@@ -261,7 +266,7 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
             self.remove(ref, "revoked" if request.is_revocation else "deleted", request.comment)
         used = {record.adapter.digest for record in self.records.values()}
         freed = {ref.digest for ref in gone} - used
-        return adapters_pb2.DeleteAdapterResponse(removed=gone, freed_digests=freed)
+        return adapters_pb2.DeleteStoredResponse(removed=gone, freed_digests=freed)
 
 
 class Embedding(Neighbour, embedding_pb2_grpc.EmbeddingServicer):
@@ -273,7 +278,7 @@ class Embedding(Neighbour, embedding_pb2_grpc.EmbeddingServicer):
 
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
         await self.begin("Embed")
-        vectors = [embedding_pb2.Vector(values=[1.0, 0.0]) for _ in request.texts]
+        vectors = [vector_to_pb(np.array([1.0, 0.0], np.float32)) for _ in request.texts]
         return embedding_pb2.EmbedResponse(vectors=vectors, encoder_id="e")
 
 
@@ -327,10 +332,10 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
 
     async def ListRows(
         self, request: retrieval_pb2.ListRowsRequest, context: Context
-    ) -> AsyncIterator[retrieval_pb2.IndexRow]:
+    ) -> AsyncIterator[retrieval_pb2.ListRowsResponse]:
         await self.begin("ListRows")
         for row in list(self.rows.values()):
-            yield retrieval_pb2.IndexRow(adapter=row, base_model=BASE)
+            yield retrieval_pb2.ListRowsResponse(adapter=row)
 
 
 class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
@@ -344,29 +349,31 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
         self.requests: list[executor_pb2.ExecuteRequest] = []
         self.evicted: list[executor_pb2.EvictRequest] = []
         self.num_running = 0
+        self.finish_reason: int = common_pb2.FINISH_REASON_LENGTH
 
     def register(self, server: grpc.aio.Server) -> None:
         executor_pb2_grpc.add_ExecutorServicer_to_server(self, server)
 
     async def Execute(
         self, request: executor_pb2.ExecuteRequest, context: Context
-    ) -> AsyncIterator[executor_pb2.ExecuteEvent]:
+    ) -> AsyncIterator[executor_pb2.ExecuteResponse]:
         self.requests.append(request)
         self.num_running += 1
         try:
             await self.begin("Execute")
             words = request.prompt.split()
             for i, word in enumerate(words):
-                yield executor_pb2.ExecuteEvent(chunk=common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0]))
+                chunk = common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0])
+                yield executor_pb2.ExecuteResponse(chunk=chunk)
                 await self.begin("step")
-            yield executor_pb2.ExecuteEvent(
+            yield executor_pb2.ExecuteResponse(
                 done=executor_pb2.ExecuteDone(
-                    finish_reason=common_pb2.FINISH_REASON_LENGTH,
+                    finish_reason=self.finish_reason,  # type: ignore[arg-type]
                     prompt_tokens=3,
                     completion_tokens=len(words),
                     experts=[
-                        common_pb2.ExpertUsage(digest=expert.digest, mean_weight=0.25 + i, layer_weights=[0.25, 0.5])
-                        for i, expert in enumerate(request.experts)
+                        executor_pb2.ExpertUsage(mean_weight=0.25 + i, layer_weights=[0.25, 0.5])
+                        for i in range(len(request.experts))
                     ],
                     queue_s=0.5,
                     max_batch=4,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ramole.client import RamoleClient, ReindexProgress
-from ramole.core.errors import WrongState
+from ramole.core.errors import EncoderMismatch
 from ramole.retrieval.servicer import RetrievalService
+from ramole.transport.vectors import vector_to_pb
 from ramole.v1 import embedding_pb2
 from support.gateway_world import Context, Embedding, World
 
@@ -24,13 +27,13 @@ class Encoders(Embedding):
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
         encoder_id = request.encoder_id or self.loaded[0]
         if encoder_id not in self.loaded:
-            raise WrongState(f"{encoder_id} is not loaded", field="encoder_id", remedy="ramole reindex")
+            raise EncoderMismatch(f"{encoder_id} is not loaded", field="encoder_id", remedy="ramole reindex")
         await self.begin("Embed")
         self.num_texts[encoder_id] += len(request.texts)
         vectors = []
         for text in request.texts:
             axis = (int(text.rsplit("n", 1)[1]) + SHIFT[encoder_id]) % DIM
-            vectors.append(embedding_pb2.Vector(values=[float(i == axis) for i in range(DIM)]))
+            vectors.append(vector_to_pb(np.eye(DIM, dtype=np.float32)[axis]))
         return embedding_pb2.EmbedResponse(vectors=vectors, encoder_id=encoder_id)
 
     async def DescribeEncoder(

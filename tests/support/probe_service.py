@@ -17,6 +17,8 @@ from ramole.transport.picker import Picker, StaticPicker
 from ramole.transport.server import GrpcServer
 from ramole.transport.service import Service
 from ramole.v1 import adapters_pb2, adapters_pb2_grpc
+from ramole.v1.records_pb2 import AdapterRecord, FileChunk
+from support.uploads import put_request
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -70,12 +72,12 @@ class ProbeService(adapters_pb2_grpc.AdaptersServicer, Service):
     def routing_stats(self) -> dict[str, object]:
         return {"adapters": ["a"]}
 
-    async def GetAdapter(
-        self, request: adapters_pb2.GetAdapterRequest, context: Context
-    ) -> adapters_pb2.GetAdapterResponse:
+    async def GetStored(
+        self, request: adapters_pb2.GetStoredRequest, context: Context
+    ) -> adapters_pb2.GetStoredResponse:
         try:
             await self._begin()
-            return adapters_pb2.GetAdapterResponse(record=adapters_pb2.AdapterRecord(base_model=request.adapter))
+            return adapters_pb2.GetStoredResponse(record=AdapterRecord(base_model=request.adapter))
         finally:
             self.closed.set()
 
@@ -91,13 +93,13 @@ class ProbeService(adapters_pb2_grpc.AdaptersServicer, Service):
             self.closed.set()
 
     async def Put(
-        self, request_iterator: AsyncIterator[adapters_pb2.UploadRequest], context: Context
+        self, request_iterator: AsyncIterator[adapters_pb2.PutRequest], context: Context
     ) -> adapters_pb2.PutResponse:
         try:
             await self._begin()
-            received = b"".join([request.chunk.data async for request in request_iterator])
+            received = b"".join([request.upload.chunk.data async for request in request_iterator])
             self.has_seen_end_of_upload = True
-            return adapters_pb2.PutResponse(record=adapters_pb2.AdapterRecord(base_model=received.decode()))
+            return adapters_pb2.PutResponse(record=AdapterRecord(base_model=received.decode()))
         finally:
             self.closed.set()
 
@@ -119,23 +121,23 @@ class RelayService(ProbeService):
         self._peers = peers
         self._may_retry = may_retry
 
-    async def GetAdapter(
-        self, request: adapters_pb2.GetAdapterRequest, context: Context
-    ) -> adapters_pb2.GetAdapterResponse:
+    async def GetStored(
+        self, request: adapters_pb2.GetStoredRequest, context: Context
+    ) -> adapters_pb2.GetStoredResponse:
         stub = adapters_pb2_grpc.AdaptersStub
-        return await self._peers.adapters.unary(lambda c: stub(c).GetAdapter, request, may_retry=self._may_retry)
+        return await self._peers.adapters.unary(lambda c: stub(c).GetStored, request, may_retry=self._may_retry)
 
     async def Fetch(
         self, request: adapters_pb2.FetchRequest, context: Context
     ) -> AsyncIterator[adapters_pb2.FetchResponse]:
-        async with aclosing(self._peers.adapters.Fetch(request)) as answers:
+        async with aclosing(self._peers.adapters.stub.Fetch(request)) as answers:
             async for answer in answers:
                 yield answer
 
     async def Put(
-        self, request_iterator: AsyncIterator[adapters_pb2.UploadRequest], context: Context
+        self, request_iterator: AsyncIterator[adapters_pb2.PutRequest], context: Context
     ) -> adapters_pb2.PutResponse:
-        return await self._peers.adapters.Put(request_iterator)
+        return await self._peers.adapters.stub.Put(request_iterator)
 
 
 def probe_server() -> GrpcServer:
@@ -149,22 +151,22 @@ def peers_at(picker: Picker | str) -> Peers:
     return Peers(lambda _: one)
 
 
-async def chunks(*parts: bytes) -> AsyncIterator[adapters_pb2.UploadRequest]:
+async def chunks(*parts: bytes) -> AsyncIterator[adapters_pb2.PutRequest]:
     """An upload of these bytes."""
     for part in parts:
-        yield adapters_pb2.UploadRequest(chunk=adapters_pb2.FileChunk(data=part))
+        yield put_request(chunk=FileChunk(data=part))
 
 
 async def call_unary(peers: Peers) -> object:
-    return (await peers.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(adapter="x"))).record.base_model
+    return (await peers.adapters.stub.GetStored(adapters_pb2.GetStoredRequest(adapter="x"))).record.base_model
 
 
 async def call_stream(peers: Peers) -> object:
-    return b"".join([answer.data async for answer in peers.adapters.Fetch(adapters_pb2.FetchRequest(digest="x"))])
+    return b"".join([answer.data async for answer in peers.adapters.stub.Fetch(adapters_pb2.FetchRequest(digest="x"))])
 
 
 async def call_upload(peers: Peers) -> object:
-    return (await peers.adapters.Put(chunks(b"a", b"b"))).record.base_model
+    return (await peers.adapters.stub.Put(chunks(b"a", b"b"))).record.base_model
 
 
 CALLS = {"unary": (call_unary, "x"), "stream": (call_stream, b"\0\1\2"), "upload": (call_upload, "ab")}

@@ -16,7 +16,7 @@ from ramole.transport.errors import from_rpc_error
 from ramole.transport.identity import principal_to_metadata
 from ramole.transport.peers import Peers
 from ramole.transport.server import GrpcServer
-from ramole.v1 import adapters_pb2, gateway_pb2
+from ramole.v1 import gateway_pb2, records_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayStub
 from support.real_world import RealWorld, adapter_files
 
@@ -65,16 +65,16 @@ class TenantWorld(RealWorld):
             return error
         return None
 
-    async def give(self, name: str, number: int, *, is_public: bool = False) -> adapters_pb2.AdapterRecord:
+    async def give(self, name: str, number: int, *, is_public: bool = False) -> records_pb2.AdapterRecord:
         """Uploads ``tenant/name``, which prompts with n<number> in them find."""
         [answer] = await self.ask(EVE, "UploadAdapter", upload(name, number, is_public=is_public))
-        record: adapters_pb2.AdapterRecord = answer.record
+        record: records_pb2.AdapterRecord = answer.record
         return record
 
     async def listed(self, who: Principal | None, **asked: Any) -> list[str]:
         """All pages of a listing; no page but the only one may be empty."""
         found: list[str] = []
-        request = adapters_pb2.ListAdaptersRequest(**asked)
+        request = gateway_pb2.ListAdaptersRequest(**asked)
         while True:
             [page] = await self.ask(who, "ListAdapters", request)
             assert page.records or not request.page_token, "an empty page tells that something is hidden there"
@@ -84,12 +84,12 @@ class TenantWorld(RealWorld):
                 return found
 
 
-def upload(name: str, number: int, **header: Any) -> Sequence[adapters_pb2.UploadRequest]:
+def upload(name: str, number: int, **header: Any) -> Sequence[gateway_pb2.UploadAdapterRequest]:
     """The messages of an upload."""
-    head = adapters_pb2.UploadHeader(**{"adapter": name, "samples": [f"sample n{number}"], **header})
-    chunks = [adapters_pb2.FileChunk(file=file, data=data) for file, data in adapter_files(number).items()]
-    parts = [adapters_pb2.UploadRequest(chunk=chunk) for chunk in chunks]
-    return [adapters_pb2.UploadRequest(header=head), *parts]
+    head = records_pb2.UploadHeader(**{"adapter": name, "samples": [f"sample n{number}"], **header})
+    chunks = [records_pb2.FileChunk(file=file, data=data) for file, data in adapter_files(number).items()]
+    parts = [gateway_pb2.UploadAdapterRequest(chunk=chunk) for chunk in chunks]
+    return [gateway_pb2.UploadAdapterRequest(header=head), *parts]
 
 
 def names(refs: Any) -> list[str]:

@@ -10,17 +10,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from ramole.adapters.intake.upload import UploadHeader
 from ramole.adapters.store.catalog import Position
-from ramole.adapters.store.records import AdapterRecord, Removal, State
+from ramole.adapters.store.records import AdapterRecord, Removal
 from ramole.core import access
 from ramole.core.errors import InvalidInput
 from ramole.core.names import AdapterRef
 from ramole.transport.values import ref_to_pb
-from ramole.v1 import adapters_pb2
-
-_STATES = {State.STAGED: adapters_pb2.ADAPTER_STATE_STAGED, State.LIVE: adapters_pb2.ADAPTER_STATE_LIVE}
+from ramole.v1 import records_pb2
 
 
-def header_from_pb(message: adapters_pb2.UploadHeader) -> UploadHeader:
+def header_from_pb(message: records_pb2.UploadHeader) -> UploadHeader:
     """The header of an upload. Raises InvalidInput on a bad name, PermissionDenied on another tenant's."""
     return UploadHeader(
         name=access.named_to_change(message.adapter, field="header.adapter"),
@@ -35,17 +33,16 @@ def header_from_pb(message: adapters_pb2.UploadHeader) -> UploadHeader:
     )
 
 
-def record_to_pb(record: AdapterRecord) -> adapters_pb2.AdapterRecord:
+def record_to_pb(record: AdapterRecord) -> records_pb2.AdapterRecord:
     """One version, for the wire, with the samples that it carries."""
     created_at = Timestamp()
     created_at.FromDatetime(record.created_at)
-    return adapters_pb2.AdapterRecord(
+    return records_pb2.AdapterRecord(
         source=record.source,
         adapter=ref_to_pb(record.ref),
         base_model=record.base_model,
-        state=_STATES[record.state],
         is_public=record.is_public,
-        report=adapters_pb2.AdmissionReport(
+        report=records_pb2.AdmissionReport(
             modules=record.report.modules,
             rank=record.report.rank,
             bytes=record.num_bytes,
@@ -58,9 +55,9 @@ def record_to_pb(record: AdapterRecord) -> adapters_pb2.AdapterRecord:
     )
 
 
-def version_to_pb(version: AdapterRecord | Removal) -> adapters_pb2.HistoryEntry:
+def version_to_pb(version: AdapterRecord | Removal) -> records_pb2.HistoryEntry:
     """One line of a history."""
-    entry = adapters_pb2.HistoryEntry(adapter=ref_to_pb(version.ref))
+    entry = records_pb2.HistoryEntry(adapter=ref_to_pb(version.ref))
     entry.created_at.FromDatetime(version.created_at)
     if isinstance(version, Removal):
         entry.removed_at.FromDatetime(version.removed_at)

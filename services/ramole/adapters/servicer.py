@@ -19,7 +19,7 @@ from ramole.adapters.content_reader import ContentReader
 from ramole.adapters.housekeeping import Housekeeping
 from ramole.adapters.intake.ingest import Ingest
 from ramole.adapters.intake.upload import Upload
-from ramole.adapters.store.records import AdapterRecord
+from ramole.adapters.store.records import AdapterRecord, State
 from ramole.adapters.store.store import Store, Version
 from ramole.core import access
 from ramole.core.bounds import DEFAULT_PAGE_SIZE, TEXTS, check_number, check_text
@@ -33,7 +33,7 @@ from ramole.tiers.machine import machine_id
 from ramole.tiers.reserve import Reserve
 from ramole.transport.service import Service
 from ramole.transport.values import ref_from_pb, ref_to_pb
-from ramole.v1 import adapters_pb2, adapters_pb2_grpc
+from ramole.v1 import adapters_pb2, adapters_pb2_grpc, gateway_pb2
 
 CHUNK_BYTES = 2**20
 # A page ends early rather than outgrow a gRPC message.
@@ -109,30 +109,31 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
             store.close()
 
     async def Put(
-        self, request_iterator: AsyncIterator[adapters_pb2.UploadRequest], context: Context
+        self, request_iterator: AsyncIterator[adapters_pb2.PutRequest], context: Context
     ) -> adapters_pb2.PutResponse:
         """Receives, admits and stages one upload."""
         opened = self._ready()
         with ExitStack() as places, opened.ingest.begin() as upload:
             async with self._audit.entry("upload", "") as entry:
                 async for request in request_iterator:
-                    if request.HasField("header"):
-                        entry.adapter = request.header.adapter[:200]
-                        header = header_from_pb(request.header)
+                    part = request.upload
+                    if part.HasField("header"):
+                        entry.adapter = part.header.adapter[:200]
+                        header = header_from_pb(part.header)
                         places.enter_context(opened.ingest.place(header.name.tenant))
                         opened.ingest.check_quota(header.name)
                         upload.begin(header)
                     else:
-                        await _receive(upload, request)
+                        await _receive(upload, part)
                 if upload.source:
                     entry.detail = upload.source[: TEXTS["header.source"].high]
                     await opened.ingest.fetch(upload)
                     entry.detail = upload.source
                 record, is_created = await opened.ingest.stage(upload)
                 entry.refs = [record.ref]
-        return adapters_pb2.PutResponse(record=record_to_pb(record), created=is_created)
+        return adapters_pb2.PutResponse(record=record_to_pb(record), created=is_created, is_live=_is_live(record))
 
-    async def Restage(self, request: adapters_pb2.RollbackAdapterRequest, context: Context) -> adapters_pb2.PutResponse:
+    async def Restage(self, request: adapters_pb2.RestageRequest, context: Context) -> adapters_pb2.RestageResponse:
         """Stages the content of an older version as the next one."""
         opened = self._ready()
         async with self._audit.entry("rollback", request.adapter) as entry:
@@ -140,7 +141,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
             opened.ingest.check_quota(name)
             record, is_created = await asyncio.to_thread(opened.store.restage, name, _expected(request))
             entry.refs, entry.detail = [record.ref], str(name)
-        return adapters_pb2.PutResponse(record=record_to_pb(record), created=is_created)
+        return adapters_pb2.RestageResponse(record=record_to_pb(record), created=is_created, is_live=_is_live(record))
 
     async def Publish(self, request: adapters_pb2.PublishRequest, context: Context) -> adapters_pb2.PublishResponse:
         """Makes a staged version live."""
@@ -166,9 +167,9 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         opened.housekeeping.forget(ref.digest)
         return adapters_pb2.DiscardResponse()
 
-    async def GetAdapter(
-        self, request: adapters_pb2.GetAdapterRequest, context: Context
-    ) -> adapters_pb2.GetAdapterResponse:
+    async def GetStored(
+        self, request: adapters_pb2.GetStoredRequest, context: Context
+    ) -> adapters_pb2.GetStoredResponse:
         """One version."""
         opened = self._ready()
         name = access.named(request.adapter)
@@ -177,54 +178,54 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
             raise access.missing(name)
         if not request.without_samples:
             record = await asyncio.to_thread(opened.store.with_samples, record)
-        return adapters_pb2.GetAdapterResponse(record=record_to_pb(record))
+        return adapters_pb2.GetStoredResponse(record=record_to_pb(record), is_live=_is_live(record))
 
-    async def ListAdapters(
-        self, request: adapters_pb2.ListAdaptersRequest, context: Context
-    ) -> adapters_pb2.ListAdaptersResponse:
+    async def ListStored(
+        self, request: adapters_pb2.ListStoredRequest, context: Context
+    ) -> adapters_pb2.ListStoredResponse:
         """One page of live versions."""
-        opened = self._ready()
-        size = request.page_size or DEFAULT_PAGE_SIZE
+        opened, query = self._ready(), request.query
+        size = query.page_size or DEFAULT_PAGE_SIZE
         check_number("page_size", size)
-        after = position_from_token(request.page_token)
+        after = position_from_token(query.page_token)
 
         def is_wanted(record: AdapterRecord) -> bool:
             return (
                 _is_visible(opened.store, record)
-                and request.base_model in ("", record.base_model)
-                and request.tenant in ("", record.ref.tenant)
-                and record.ref.name.startswith(request.name_prefix)
-                and (not request.latest_only or opened.store.is_latest(record))
+                and query.base_model in ("", record.base_model)
+                and query.tenant in ("", record.ref.tenant)
+                and record.ref.name.startswith(query.name_prefix)
+                and (not query.latest_only or opened.store.is_latest(record))
             )
 
         # One more than asked for tells whether there is a next page.
         found = opened.store.page(after, size + 1, is_wanted)
-        response, num_bytes, last = adapters_pb2.ListAdaptersResponse(), 0, None
+        page, num_bytes, last = gateway_pb2.ListAdaptersResponse(), 0, None
         for record in found:
-            full = record if request.without_samples else await asyncio.to_thread(_with_samples, opened.store, record)
+            full = record if query.without_samples else await asyncio.to_thread(_with_samples, opened.store, record)
             if full is not None:
                 message = record_to_pb(full)
                 num_bytes += message.ByteSize()
-                if len(response.records) == size or (response.records and num_bytes > PAGE_BYTES):
+                if len(page.records) == size or (page.records and num_bytes > PAGE_BYTES):
                     break
-                response.records.append(message)
+                page.records.append(message)
             last = record.ref
         if found and last is not None and (last != found[-1].ref or len(found) > size):
-            response.next_page_token = page_token(last)
-        return response
+            page.next_page_token = page_token(last)
+        return adapters_pb2.ListStoredResponse(page=page)
 
-    async def GetHistory(
-        self, request: adapters_pb2.GetHistoryRequest, context: Context
-    ) -> adapters_pb2.GetHistoryResponse:
+    async def GetStoredHistory(
+        self, request: adapters_pb2.GetStoredHistoryRequest, context: Context
+    ) -> adapters_pb2.GetStoredHistoryResponse:
         """All versions of one name."""
         opened = self._ready()
         store, name = opened.store, access.named(request.adapter)
         versions = await asyncio.to_thread(store.history, name, partial(_is_visible, store))
-        return adapters_pb2.GetHistoryResponse(entries=[version_to_pb(version) for version in versions])
+        return adapters_pb2.GetStoredHistoryResponse(entries=[version_to_pb(version) for version in versions])
 
-    async def DeleteAdapter(
-        self, request: adapters_pb2.DeleteAdapterRequest, context: Context
-    ) -> adapters_pb2.DeleteAdapterResponse:
+    async def DeleteStored(
+        self, request: adapters_pb2.DeleteStoredRequest, context: Context
+    ) -> adapters_pb2.DeleteStoredResponse:
         """Removes one version or all of a name."""
         opened = self._ready()
         check_text("comment", request.comment)
@@ -242,7 +243,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         freed = sorted({ref.digest for ref in removed if not store.has_digest(ref.digest)})
         for digest in freed:
             opened.housekeeping.forget(digest)
-        return adapters_pb2.DeleteAdapterResponse(removed=[ref_to_pb(ref) for ref in removed], freed_digests=freed)
+        return adapters_pb2.DeleteStoredResponse(removed=[ref_to_pb(ref) for ref in removed], freed_digests=freed)
 
     async def Fetch(
         self, request: adapters_pb2.FetchRequest, context: Context
@@ -299,11 +300,15 @@ def _with_samples(store: Store, record: AdapterRecord) -> AdapterRecord | None:
         return record
 
 
-async def _receive(upload: Upload, request: adapters_pb2.UploadRequest) -> None:
+async def _receive(upload: Upload, request: gateway_pb2.UploadAdapterRequest) -> None:
     if not request.HasField("chunk"):
         raise InvalidInput("an empty message", field="part", remedy="send a header or a chunk")
     await asyncio.to_thread(upload.write, request.chunk.file, request.chunk.data)
 
 
-def _expected(request: adapters_pb2.RollbackAdapterRequest | adapters_pb2.DeleteAdapterRequest) -> int | None:
+def _is_live(record: AdapterRecord) -> bool:
+    return record.state is State.LIVE
+
+
+def _expected(request: adapters_pb2.RestageRequest | adapters_pb2.DeleteStoredRequest) -> int | None:
     return request.expected_version if request.HasField("expected_version") else None

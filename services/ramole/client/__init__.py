@@ -4,7 +4,6 @@ from ramole.client.client import RamoleClient, UseAdapter
 from ramole.client.values import (
     AdapterRecord,
     AdapterUsage,
-    Chunk,
     Completion,
     Description,
     ReindexProgress,
@@ -17,6 +16,7 @@ from ramole.client.values import (
     Usage,
     Version,
 )
+from ramole.core.answer import Chunk, FinishReason
 from ramole.core.samples import Samples, SamplesFormat, read_samples
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Chunk",
     "Completion",
     "Description",
+    "FinishReason",
     "RamoleClient",
     "ReindexProgress",
     "Revoked",

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ramole.client.checks import message
 from ramole.client.codec import description_from_pb, event_from_pb, record_from_pb, route_from_pb, version_from_pb
@@ -19,7 +19,6 @@ from ramole.client.download import save_download
 from ramole.client.upload import check_folder, upload_messages
 from ramole.client.values import (
     AdapterRecord,
-    Chunk,
     Completion,
     Description,
     ReindexProgress,
@@ -31,17 +30,21 @@ from ramole.client.values import (
     Version,
 )
 from ramole.core.address import check_address
+from ramole.core.answer import Chunk
 from ramole.core.composition import Composition
 from ramole.core.errors import InvalidInput, Unavailable
 from ramole.core.names import AdapterRef
 from ramole.core.sampling import Sampling
 from ramole.core.texts import check_text
-from ramole.transport.caller import Caller
 from ramole.transport.channels import Channels
 from ramole.transport.picker import StaticPicker
+from ramole.transport.stubs import Peer, reading
 from ramole.transport.values import composition_to_pb, ref_from_pb, sampling_to_pb
-from ramole.v1 import adapters_pb2, gateway_pb2
+from ramole.v1 import gateway_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayStub
+
+if TYPE_CHECKING:
+    from ramole.v1.gateway_pb2_grpc import GatewayAsyncStub
 
 _REINDEX_TIMEOUT_S = 86_400.0
 
@@ -77,7 +80,8 @@ class RamoleClient:
     def __init__(self, address: str, *, timeout_s: float | None = None) -> None:
         picker = StaticPicker(check_address(address))
         self._channels = Channels(through_proxy=True)
-        self._gateway = Caller(picker, self._channels)
+        peer: Peer[GatewayAsyncStub] = Peer(GatewayStub, picker, self._channels)
+        self._gateway = peer.stub
         self._timeout_s = timeout_s
 
     async def __aenter__(self) -> Self:
@@ -119,9 +123,9 @@ class RamoleClient:
             sampling=None if sampling is None else sampling_to_pb(sampling),
             fallback=gateway_pb2.FALLBACK_BASE_MODEL if may_fall_back else gateway_pb2.FALLBACK_UNSPECIFIED,
         )
-        events = self._gateway.stream(lambda c: GatewayStub(c).Generate, request, timeout_s=self._timeout_s)
-        async with aclosing(events):
-            async for event in events:
+        events = self._gateway.Generate(request, timeout=self._timeout_s)
+        async with reading(events) as answers:
+            async for event in answers:
                 yield event_from_pb(event)
 
     async def complete(
@@ -155,9 +159,7 @@ class RamoleClient:
     async def route(self, prompt: str, *, k: int = 0) -> Route:
         """The k adapters that fit `prompt` best, without generating; 0 = the server's default."""
         request = message(gateway_pb2.RouteRequest, prompt=prompt, k=k)
-        return route_from_pb(
-            await self._gateway.unary(lambda c: GatewayStub(c).Route, request, timeout_s=self._timeout_s)
-        )
+        return route_from_pb(await self._gateway.Route(request, timeout=self._timeout_s))
 
     async def upload(
         self,
@@ -198,15 +200,14 @@ class RamoleClient:
             expected_version=expected_version,
             is_public=is_public,
         )
-        answer = await self._gateway.upload(lambda c: GatewayStub(c).UploadAdapter, messages, timeout_s=self._timeout_s)
+        answer = await self._gateway.UploadAdapter(messages, timeout=self._timeout_s)
         return Uploaded(record_from_pb(answer.record), answer.created)
 
     async def get(self, adapter: str) -> AdapterRecord:
         """One version: the latest when none is pinned."""
-        answer = await self._gateway.unary(
-            lambda c: GatewayStub(c).GetAdapter,
-            message(adapters_pb2.GetAdapterRequest, adapter=adapter),
-            timeout_s=self._timeout_s,
+        answer = await self._gateway.GetAdapter(
+            message(gateway_pb2.GetAdapterRequest, adapter=adapter),
+            timeout=self._timeout_s,
         )
         return record_from_pb(answer.record)
 
@@ -223,7 +224,7 @@ class RamoleClient:
         token = ""
         while True:
             request = message(
-                adapters_pb2.ListAdaptersRequest,
+                gateway_pb2.ListAdaptersRequest,
                 base_model=base_model,
                 tenant=tenant,
                 name_prefix=name_prefix,
@@ -232,9 +233,7 @@ class RamoleClient:
                 page_token=token,
                 without_samples=True,
             )
-            answer = await self._gateway.unary(
-                lambda c: GatewayStub(c).ListAdapters, request, timeout_s=self._timeout_s
-            )
+            answer = await self._gateway.ListAdapters(request, timeout=self._timeout_s)
             for record in answer.records:
                 yield record_from_pb(record)
             token = answer.next_page_token
@@ -243,10 +242,9 @@ class RamoleClient:
 
     async def history(self, adapter: str) -> tuple[Version, ...]:
         """All versions of a name, those that are gone too, newest first."""
-        answer = await self._gateway.unary(
-            lambda c: GatewayStub(c).GetHistory,
-            message(adapters_pb2.GetHistoryRequest, adapter=adapter),
-            timeout_s=self._timeout_s,
+        answer = await self._gateway.GetHistory(
+            message(gateway_pb2.GetHistoryRequest, adapter=adapter),
+            timeout=self._timeout_s,
         )
         return tuple(version_from_pb(entry) for entry in answer.entries)
 
@@ -259,13 +257,12 @@ class RamoleClient:
         Raises:
             Corrupt: the bytes that arrived have another digest.
         """
-        parts = self._gateway.stream(
-            lambda c: GatewayStub(c).DownloadAdapter,
+        parts = self._gateway.DownloadAdapter(
             message(gateway_pb2.DownloadAdapterRequest, adapter=adapter),
-            timeout_s=self._timeout_s,
+            timeout=self._timeout_s,
         )
-        async with aclosing(parts):
-            return await save_download(parts, folder)
+        async with reading(parts) as answers:
+            return await save_download(answers, folder)
 
     async def rollback(self, adapter: str, *, expected_version: int | None = None) -> Uploaded:
         """Makes ``tenant/name@version`` the latest again, as a new version with its content and samples.
@@ -273,10 +270,9 @@ class RamoleClient:
         Raises:
             Conflict: `expected_version` is not the latest.
         """
-        answer = await self._gateway.unary(
-            lambda c: GatewayStub(c).RollbackAdapter,
-            message(adapters_pb2.RollbackAdapterRequest, adapter=adapter, expected_version=expected_version),
-            timeout_s=self._timeout_s,
+        answer = await self._gateway.RollbackAdapter(
+            message(gateway_pb2.RollbackAdapterRequest, adapter=adapter, expected_version=expected_version),
+            timeout=self._timeout_s,
         )
         return Uploaded(record_from_pb(answer.record), answer.created)
 
@@ -289,42 +285,34 @@ class RamoleClient:
             NotFound: there is no such version.
             Conflict: `expected_version` is not the latest.
         """
-        answer = await self._gateway.unary(
-            lambda c: GatewayStub(c).DeleteAdapter,
+        answer = await self._gateway.DeleteAdapter(
             message(
-                adapters_pb2.DeleteAdapterRequest, adapter=adapter, comment=comment, expected_version=expected_version
+                gateway_pb2.DeleteAdapterRequest, adapter=adapter, comment=comment, expected_version=expected_version
             ),
-            timeout_s=self._timeout_s,
+            timeout=self._timeout_s,
         )
         return tuple(ref_from_pb(ref) for ref in answer.removed)
 
     async def revoke(self, adapter: str, *, comment: str = "", expected_version: int | None = None) -> Revoked:
         """As `delete`, but running requests that use the adapter end with Cancelled."""
-        answer = await self._gateway.unary(
-            lambda c: GatewayStub(c).RevokeAdapter,
+        answer = await self._gateway.RevokeAdapter(
             message(
                 gateway_pb2.RevokeAdapterRequest, adapter=adapter, comment=comment, expected_version=expected_version
             ),
-            timeout_s=self._timeout_s,
+            timeout=self._timeout_s,
         )
         return Revoked(tuple(ref_from_pb(ref) for ref in answer.removed), answer.aborted)
 
     async def reindex(self) -> AsyncIterator[ReindexProgress]:
         """Rebuilds the index with the configured encoder while requests run; closing it breaks off, to go on later."""
-        call = self._gateway.stream(
-            lambda c: GatewayStub(c).Reindex, gateway_pb2.ReindexRequest(), timeout_s=_REINDEX_TIMEOUT_S
-        )
-        async with aclosing(call) as steps:
+        call = self._gateway.Reindex(gateway_pb2.ReindexRequest(), timeout=_REINDEX_TIMEOUT_S)
+        async with reading(call) as steps:
             async for step in steps:
                 yield ReindexProgress(step.generation, step.encoder_id, step.done, step.total)
 
     async def describe(self) -> Description:
         """The served model and its load."""
-        return description_from_pb(
-            await self._gateway.unary(
-                lambda c: GatewayStub(c).Describe, gateway_pb2.DescribeRequest(), timeout_s=self._timeout_s
-            )
-        )
+        return description_from_pb(await self._gateway.Describe(gateway_pb2.DescribeRequest(), timeout=self._timeout_s))
 
 
 def _named_to_pb(number: int, adapter: str | UseAdapter) -> gateway_pb2.WeightedAdapter:

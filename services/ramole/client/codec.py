@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC
-from typing import Literal
 
 from ramole.client.values import (
     AdapterRecord,
     AdapterUsage,
-    Chunk,
     Description,
     Route,
     RoutedAdapter,
@@ -18,18 +15,14 @@ from ramole.client.values import (
     Usage,
     Version,
 )
+from ramole.core.answer import Chunk
 from ramole.core.composition import Composition
 from ramole.core.errors import Corrupt
-from ramole.transport.values import composition_from_pb, ref_from_pb
-from ramole.v1 import adapters_pb2, common_pb2, gateway_pb2
-
-_FINISH: Mapping[int, Literal["stop", "length"]] = {
-    common_pb2.FINISH_REASON_STOP: "stop",
-    common_pb2.FINISH_REASON_LENGTH: "length",
-}
+from ramole.transport.values import composition_from_pb, finish_from_pb, ref_from_pb
+from ramole.v1 import gateway_pb2, records_pb2
 
 
-def event_from_pb(message: gateway_pb2.GenerateEvent) -> Routing | Chunk | Usage:
+def event_from_pb(message: gateway_pb2.GenerateResponse) -> Routing | Chunk | Usage:
     """One message of a Generate stream."""
     if message.HasField("chunk"):
         chunk = message.chunk
@@ -56,7 +49,7 @@ def _routing_from_pb(message: gateway_pb2.RoutingReport) -> Routing:
 
 def _usage_from_pb(message: gateway_pb2.UsageReport) -> Usage:
     return Usage(
-        _FINISH.get(message.finish_reason, "stop"),
+        finish_from_pb(message.finish_reason),
         message.prompt_tokens,
         message.completion_tokens,
         tuple(
@@ -88,7 +81,7 @@ def route_from_pb(message: gateway_pb2.RouteResponse) -> Route:
     )
 
 
-def record_from_pb(message: adapters_pb2.AdapterRecord) -> AdapterRecord:
+def record_from_pb(message: records_pb2.AdapterRecord) -> AdapterRecord:
     """One stored version."""
     report = message.report
     return AdapterRecord(
@@ -107,7 +100,7 @@ def record_from_pb(message: adapters_pb2.AdapterRecord) -> AdapterRecord:
     )
 
 
-def version_from_pb(message: adapters_pb2.HistoryEntry) -> Version:
+def version_from_pb(message: records_pb2.HistoryEntry) -> Version:
     """One line of a history."""
     return Version(
         ref_from_pb(message.adapter),

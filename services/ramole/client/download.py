@@ -11,10 +11,10 @@ from ramole.core.names import AdapterRef
 from ramole.lora.digest import content_digest
 from ramole.lora.files import CONFIG_FILE, TENSORS_FILE
 from ramole.transport.values import ref_from_pb
-from ramole.v1 import adapters_pb2
+from ramole.v1 import gateway_pb2
 
 
-async def save_download(parts: AsyncIterator[adapters_pb2.FetchResponse], folder: Path) -> AdapterRef:
+async def save_download(parts: AsyncIterator[gateway_pb2.DownloadAdapterResponse], folder: Path) -> AdapterRef:
     """Writes both files once all of them has arrived and their digest is right.
 
     Raises:

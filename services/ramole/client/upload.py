@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from ramole.client.checks import message
 from ramole.core.errors import InvalidInput
 from ramole.core.texts import visible
 from ramole.lora.files import FILES
-from ramole.v1 import adapters_pb2
+from ramole.v1.gateway_pb2 import UploadAdapterRequest
+from ramole.v1.records_pb2 import FileChunk, UploadHeader
 
 CHUNK_BYTES = 2**20
 
@@ -38,11 +40,14 @@ async def upload_messages(
     expected_version: int | None = None,
     is_public: bool = False,
     source: str = "",
-) -> AsyncIterator[adapters_pb2.UploadRequest]:
-    """The header, then both files in chunks unless there is no folder. Reads in threads, holds one chunk at a time."""
-    yield adapters_pb2.UploadRequest(
+) -> AsyncIterator[UploadAdapterRequest]:
+    """The header, then both files in chunks unless there is no folder. Reads in threads, holds one chunk at a time.
+
+    What was sent is what lay there when it began: the header says the sha256 of both files, and the server compares.
+    """
+    yield UploadAdapterRequest(
         header=message(
-            adapters_pb2.UploadHeader,
+            UploadHeader,
             adapter=adapter,
             samples=samples,
             base_model=base_model,
@@ -50,6 +55,7 @@ async def upload_messages(
             expected_version=expected_version,
             is_public=is_public,
             source=source,
+            sha256={} if folder is None else await asyncio.to_thread(_hashes, folder),
         )
     )
     if folder is None:
@@ -58,6 +64,14 @@ async def upload_messages(
         file = await asyncio.to_thread((folder / name).open, "rb")
         try:
             while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                yield adapters_pb2.UploadRequest(chunk=adapters_pb2.FileChunk(file=name, data=data))
+                yield UploadAdapterRequest(chunk=FileChunk(file=name, data=data))
         finally:
             file.close()
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    hashes = {}
+    for name in FILES:
+        with (folder / name).open("rb") as file:
+            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
+from ramole.core.answer import FinishReason
 from ramole.core.composition import Composition
 from ramole.core.names import AdapterRef
 
@@ -36,15 +36,6 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of the answer. `logprobs` belong to the tokens, when the request asked for them."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class AdapterUsage:
     """The weight that one adapter got: mean over tokens and modules, and the same for each layer."""
 
@@ -58,7 +49,7 @@ class AdapterUsage:
 class Usage:
     """What a generation used. Times in seconds, as the gateway saw them."""
 
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
     adapters: tuple[AdapterUsage, ...]

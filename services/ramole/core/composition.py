@@ -21,8 +21,10 @@ Experts for Uploadable Machine Learning"), beside four of our own.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from ramole.core.bounds import check_number
 from ramole.core.errors import InvalidInput
@@ -75,6 +77,37 @@ class Composition:
         for field in ("k", "tau", "spread", "scale"):
             check_number(f"composition.{field}", getattr(self, field))
 
+    def with_axes(
+        self,
+        *,
+        preset: str | None = None,
+        weighting: str | None = None,
+        merge: str | None = None,
+        k: int | None = None,
+        tau: float | None = None,
+        spread: float | None = None,
+        scale: float | None = None,
+        is_adaptive: bool | None = None,
+    ) -> Composition:
+        """What a request makes of this default: a preset, and any axis on top of it; None = not given.
+
+        Raises:
+            InvalidInput: an unknown name, or an axis out of its range.
+        """
+        base = self if preset is None else PRESETS[_known(preset, PRESETS, "preset")]
+        if is_adaptive is None and spread is not None:
+            is_adaptive = False  # who gives a spread means it
+        axes: dict[str, Any] = {
+            "weighting": None if weighting is None else Weighting(_known(weighting, list(Weighting), "weighting")),
+            "merge": None if merge is None else Merge(_known(merge, list(Merge), "merge")),
+            "k": k,
+            "tau": tau,
+            "spread": spread,
+            "scale": scale,
+            "is_adaptive": is_adaptive,
+        }
+        return replace(base, **{axis: value for axis, value in axes.items() if value is not None})
+
     def doubting(self, doubt: float | None) -> Composition:
         """The same for a prompt of which the repository says how much to doubt what it found; None = it cannot tell."""
         return replace(self, spread=doubt) if self.is_adaptive and doubt is not None else self
@@ -90,6 +123,14 @@ PRESETS: dict[str, Composition] = {
     "hedged": Composition(Weighting.SIMILARITY, Merge.OUTPUTS, k=5, tau=0.005, spread=0.35),
     "calibrated": Composition(Weighting.SIMILARITY, Merge.OUTPUTS, k=5, tau=0.005, spread=0.35, is_adaptive=True),
 }
+
+
+def _known(name: str, names: Collection[str], axis: str) -> str:
+    if name not in names:
+        raise InvalidInput(
+            f"unknown {axis} {name[:80]!r}", field=f"composition.{axis}", remedy=f"use {', '.join(names)}"
+        )
+    return name
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ RamoleError
 ├── NotFound                  NOT_FOUND             an adapter, version or digest that does not exist
 ├── AlreadyExists             ALREADY_EXISTS        the name or idempotency key is taken by other content
 ├── WrongState                FAILED_PRECONDITION   valid, but not here: another base model, a revoked adapter
+│   ├── EncoderMismatch       FAILED_PRECONDITION   vectors of an encoder that is not loaded, or not the index's
+│   └── ExpertUnavailable     its problem's own     an executor cannot use one expert of a request
 ├── Conflict                  ABORTED               compare-and-swap lost; read again and retry
 ├── LimitExceeded             RESOURCE_EXHAUSTED    too large, too many, or too busy
 ├── Unavailable               UNAVAILABLE           a dependency is down; a retry may succeed
@@ -18,6 +20,8 @@ RamoleError
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 
@@ -44,9 +48,26 @@ class RamoleError(Exception):
         self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
         self.is_final = False
 
+    @classmethod
+    def reason(cls) -> str:
+        """What the class is called on the wire: its name in UPPER_SNAKE_CASE."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).upper()
+
+    def facts(self) -> dict[str, str]:
+        """What a class knows beyond message, field and remedy, for the wire."""
+        return {}
+
+    def take(self, facts: Mapping[str, str]) -> None:
+        """The inverse of `facts`, where the error arrives.
+
+        Raises:
+            KeyError, ValueError: something is missing or wrong there.
+        """
+
     def at(self, field: str) -> Self:
         """The same error, about another field."""
         error = type(self)(self.message, field=field, remedy=self.remedy).because(self.__cause__)
+        error.take(self.facts())
         error.retry_after_s, error.is_final = self.retry_after_s, self.is_final
         return error
 
@@ -85,6 +106,10 @@ class WrongState(RamoleError):
     """The request is valid but does not fit this server, for example an adapter of another base model."""
 
 
+class EncoderMismatch(WrongState):
+    """The encoder that was asked for is not loaded, or the index holds vectors of another one."""
+
+
 class Conflict(RamoleError):
     """A compare-and-swap lost against another writer."""
 
@@ -109,6 +134,44 @@ class DeadlineExceeded(RamoleError):
 
 class Corrupt(RamoleError):
     """Stored bytes no longer match their digest."""
+
+
+class ExpertUnavailable(WrongState):
+    """An executor cannot use one expert of a request. Between executor and gateway only.
+
+    Attributes:
+        expert: its place in the request, from 0.
+        problem: what class of error it is, one of `PROBLEMS`, when it is told of the adapter itself.
+    """
+
+    PROBLEMS: ClassVar[tuple[type[RamoleError], ...]] = (NotFound, Corrupt, AdapterRefused, WrongState)
+
+    expert: int = 0
+    problem: type[RamoleError] = WrongState
+
+    @classmethod
+    def of(cls, error: RamoleError, expert: int) -> RamoleError:
+        """The error of an adapter as that of a request's expert. One that says nothing about the adapter stays."""
+        field = f"experts[{expert}]"
+        problem = next((kind for kind in cls.PROBLEMS if isinstance(error, kind)), None)
+        if problem is None:
+            return error.at(field)
+        raised = cls(error.message, field=field, remedy=error.remedy).because(error)
+        raised.expert, raised.problem = expert, problem
+        return raised
+
+    def of_adapter(self, field: str = "") -> RamoleError:
+        """The error of the adapter itself; `field` is where the request named it."""
+        return self.problem(self.message, field=field, remedy=self.remedy).because(self)
+
+    def facts(self) -> dict[str, str]:
+        """See `RamoleError.facts`."""
+        return {"expert": str(self.expert), "problem": self.problem.reason()}
+
+    def take(self, facts: Mapping[str, str]) -> None:
+        """See `RamoleError.take`."""
+        problems = {kind.reason(): kind for kind in self.PROBLEMS}
+        self.expert, self.problem = int(facts["expert"]), problems[facts["problem"]]
 
 
 class Internal(RamoleError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -21,7 +21,10 @@ DEVICE = r"^(cpu|cuda(:[0-9]{1,3})?)$"
 PAPER_INSTRUCTION = "Represent the sentence for similar task retrieval: "
 
 
-Preset = Literal["selection", "mixture", "fusion", "ramole", "ramole_prior", "similarity", "hedged", "calibrated"]
+if TYPE_CHECKING:  # where the names are text like any other
+    Preset = str
+else:
+    Preset = Literal[tuple(PRESETS)]
 
 
 def _at_home(path: str) -> str:

@@ -7,11 +7,12 @@ from typing import Any
 
 import grpc
 
-from ramole.core.errors import InvalidInput, Unavailable, WrongState
+from ramole.core.errors import EncoderMismatch, InvalidInput, Unavailable
 from ramole.core.settings import EmbeddingSettings, PreviousEncoder, Settings
 from ramole.embedding.batcher import MicroBatcher
 from ramole.embedding.encoder import Encoder
 from ramole.transport.service import Service
+from ramole.transport.vectors import vector_to_pb
 from ramole.v1 import embedding_pb2, embedding_pb2_grpc
 
 MAX_TEXTS = 1024
@@ -63,7 +64,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
         _check_texts(texts)
         vectors = await batcher.submit(texts)
         return embedding_pb2.EmbedResponse(
-            vectors=[embedding_pb2.Vector(values=vector) for vector in vectors.tolist()], encoder_id=encoder.encoder_id
+            vectors=[vector_to_pb(vector) for vector in vectors], encoder_id=encoder.encoder_id
         )
 
     async def DescribeEncoder(
@@ -79,7 +80,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
         for encoder, batcher in self._encoders:
             if encoder_id in ("", encoder.encoder_id):
                 return encoder, batcher
-        raise WrongState(
+        raise EncoderMismatch(
             f"the encoder {encoder_id!r} is not loaded",
             field="encoder_id",
             remedy="rebuild the index with `ramole reindex`, or name it in embedding.previous meanwhile",

@@ -20,11 +20,21 @@ from itertools import islice
 
 import torch
 
-from ramole.core.errors import Cancelled, InvalidInput, LimitExceeded, RamoleError, Unavailable, WrongState, own_fault
+from ramole.core.answer import FinishReason
+from ramole.core.errors import (
+    Cancelled,
+    ExpertUnavailable,
+    InvalidInput,
+    LimitExceeded,
+    RamoleError,
+    Unavailable,
+    WrongState,
+    own_fault,
+)
 from ramole.executor.runner import ModelRunner
 from ramole.executor.sampler import SampledToken
 from ramole.executor.scheduler import Schedule, Scheduler
-from ramole.executor.sequence import FinishReason, Sequence
+from ramole.executor.sequence import Sequence
 from ramole.executor.slots import SlotTable
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.plan import NO_SLOT, RequestMixture, StepPlan
@@ -83,7 +93,6 @@ class Engine:
         self._sequences: dict[str, Sequence] = {}
         self._updates: list[Update] = []
         self._doomed: set[str] = set()
-        self.num_steps = 0
         self.fullest_plan: StepPlan | None = None
         self.fullest_digests: tuple[str, ...] = ()
 
@@ -296,8 +305,6 @@ class Engine:
         if isinstance(sampled, RamoleError):
             self._fail(sequence, sampled)
             return
-        if sequence.first_token_s is None:
-            sequence.first_token_s = self._clock()
         sequence.tokens.append(sampled.token)
         if sampled.token in self._eos:
             sequence.finish_reason = FinishReason.STOP
@@ -316,7 +323,6 @@ class Engine:
             self._fail(sequence, own_fault(error, "what the experts got could not be read"))
 
     def _account(self, plan: StepPlan) -> None:
-        self.num_steps += 1
         best = self.fullest_plan
         if best is None or (plan.num_adapters, plan.num_requests) > (best.num_adapters, best.num_requests):
             by_slot = {self._scheduler.slots.slot(digest): digest for digest in self.resident}
@@ -382,7 +388,7 @@ class Engine:
 def _of_expert(error: RamoleError, sequence: Sequence, digest: str) -> RamoleError:
     """The error of one adapter, as that of the request's expert."""
     index = next(i for i, expert in enumerate(sequence.experts) if expert.digest == digest)
-    return error.at(f"experts[{index}]")
+    return ExpertUnavailable.of(error, index)
 
 
 def _failure(load: Future[AdapterWeights]) -> RamoleError | None:

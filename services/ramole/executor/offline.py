@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from ramole.core.composition import PRESETS, Composition, Expert
-from ramole.core.errors import InvalidInput, NotFound, RamoleError
+from ramole.core.errors import ExpertUnavailable, InvalidInput, NotFound, RamoleError
 from ramole.core.sampling import Sampling
 from ramole.core.settings import ExecutorSettings, PlainSettings
 from ramole.executor.engine import Engine
@@ -116,6 +116,8 @@ class OfflineEngine:
             if self.engine.is_stalled:
                 wait(self.engine.pending_loads, return_when="FIRST_COMPLETED")
             for update in self.engine.step():
+                if isinstance(update.error, ExpertUnavailable):
+                    raise update.error.of_adapter(f"adapters[{update.sequence.id}][{update.error.expert}]")
                 if update.error is not None:
                     raise update.error
                 id_ = update.sequence.id

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
+from ramole.core.answer import FinishReason
 from ramole.core.composition import Composition, Expert
 from ramole.mixture.plan import RequestMixture
-
-
-class FinishReason(StrEnum):
-    """Why a sequence ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +40,6 @@ class Sequence:
     num_cached: int = 0
     finish_reason: FinishReason | None = None
     admitted_s: float | None = None
-    first_token_s: float | None = None
     max_batch: int = 0
     max_unique_adapters: int = 0
     usage_weights: npt.NDArray[np.float64] | None = None

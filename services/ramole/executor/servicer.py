@@ -53,7 +53,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         metrics = TierMetrics(self.registry)
         runner, codec = await asyncio.to_thread(load_runner, self._settings)
         disk = await asyncio.to_thread(DiskTier, self._settings.cache_dir, cache.disk_bytes)
-        self._source = source = AdapterSource(self._peers.adapters, disk, metrics, machine=machine_id())
+        self._source = source = AdapterSource(self._peers.adapters.stub, disk, metrics, machine=machine_id())
         worker = EngineWorker(codec, max_step_s=options.max_step_s)
         loop = asyncio.get_running_loop()
         self._host = host = HostTier[AdapterWeights](
@@ -103,7 +103,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
 
     async def Execute(
         self, request: executor_pb2.ExecuteRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[executor_pb2.ExecuteEvent]:
+    ) -> AsyncIterator[executor_pb2.ExecuteResponse]:
         """Streams one answer."""
         experts = tuple(expert_from_pb(expert) for expert in request.experts)
         composition = composition_from_pb(request.composition, Composition())
@@ -133,8 +133,8 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         self, request: executor_pb2.GetStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> executor_pb2.GetStatusResponse:
         """What is loaded and how full it is."""
-        base_id, num_slots = self._settings.base_id, self._settings.executor.num_slots
-        return await self._ready().ask(lambda engine: status_to_pb(engine, base_model=base_id, num_slots=num_slots))
+        num_slots = self._settings.executor.num_slots
+        return await self._ready().ask(lambda engine: status_to_pb(engine, num_slots=num_slots))
 
     def _ready(self) -> EngineWorker:
         if self._worker is None:

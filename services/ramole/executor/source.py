@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import aclosing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ramole.core.errors import Corrupt
 from ramole.lora.content import Content
@@ -15,8 +15,11 @@ from ramole.lora.reader import read_adapter
 from ramole.lora.weights import AdapterWeights
 from ramole.observability.tiers import Tier, TierMetrics
 from ramole.tiers.disk import DiskTier
-from ramole.transport.peers import AdaptersPeer
+from ramole.transport.stubs import reading
 from ramole.v1 import adapters_pb2
+
+if TYPE_CHECKING:
+    from ramole.v1.adapters_pb2_grpc import AdaptersAsyncStub
 
 FETCH_TIMEOUT_S = 60.0
 # Each holds the files of one adapter in memory until its weights are read out of them.
@@ -34,7 +37,7 @@ class AdapterSource:
         machine: of this process: files of an adapters service on the same machine are mapped, not sent; '' = never.
     """
 
-    def __init__(self, adapters: AdaptersPeer, disk: DiskTier, metrics: TierMetrics, *, machine: str) -> None:
+    def __init__(self, adapters: AdaptersAsyncStub, disk: DiskTier, metrics: TierMetrics, *, machine: str) -> None:
         self._adapters = adapters
         self._disk = disk
         self._metrics = metrics
@@ -89,7 +92,7 @@ class AdapterSource:
         """The folder that the service hands over, or the content that it sends."""
         config, data, size = b"", bytearray(), -1
         request = adapters_pb2.FetchRequest(digest=digest, machine=machine)
-        async with aclosing(self._adapters.Fetch(request, timeout_s=FETCH_TIMEOUT_S)) as parts:
+        async with reading(self._adapters.Fetch(request, timeout=FETCH_TIMEOUT_S)) as parts:
             async for part in parts:
                 match part.WhichOneof("part"):
                     case "folder":

@@ -17,12 +17,13 @@ from queue import SimpleQueue
 from typing import TypeVar
 from uuid import uuid4
 
+from ramole.core.answer import Chunk, FinishReason
 from ramole.core.composition import Composition, Expert
 from ramole.core.errors import RamoleError, Unavailable, own_fault
 from ramole.core.sampling import Sampling
 from ramole.executor.engine import Engine, Update
 from ramole.executor.sampler import make_sampler
-from ramole.executor.sequence import FinishReason, Sequence
+from ramole.executor.sequence import Sequence
 from ramole.executor.text import TextCodec, TextStream
 
 _log = logging.getLogger(__name__)
@@ -33,21 +34,11 @@ _WATCH_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of an answer."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Done:
     """The end of an answer. `sequence` no longer changes."""
 
     sequence: Sequence
     finish_reason: FinishReason
-    ended_s: float
 
 
 Event = Chunk | Done | RamoleError
@@ -267,7 +258,7 @@ class EngineWorker:
             self._outbox.append((client.events, Chunk(text, (update.token,), logprobs)))
             if is_last:
                 reason = FinishReason.STOP if client.text.is_stopped else update.sequence.finish_reason
-                done = Done(update.sequence, reason or FinishReason.LENGTH, self._clock())
+                done = Done(update.sequence, reason or FinishReason.LENGTH)
                 self._outbox.append((client.events, done))
                 self._drop(update.sequence.id)
 

@@ -1,46 +1,22 @@
-"""Protobuf <-> values of the gateway. Validation that needs no other service happens here."""
+"""Protobuf <-> values of the gateway: fields are mapped here, and judged by the values themselves."""
 
 from __future__ import annotations
 
-from datetime import UTC
+from collections.abc import Sequence
 
-from ramole.core import access
-from ramole.core.bounds import check_count, check_number
-from ramole.core.composition import Composition, Weighting
+from ramole.core.composition import Composition
 from ramole.core.errors import InvalidInput
 from ramole.core.settings import GatewaySettings
-from ramole.gateway.values import (
-    Choice,
-    ExpertUsage,
-    FinishReason,
-    NamedAdapter,
-    Order,
-    Outcome,
-    Piece,
-    Record,
-    Report,
-    Routing,
-    Usage,
+from ramole.gateway.values import Choice, Order, Routing
+from ramole.transport.values import (
+    composition_from_pb,
+    composition_to_pb,
+    finish_from_pb,
+    ref_to_pb,
+    sampling_from_pb,
+    sampling_to_pb,
 )
-from ramole.transport.values import composition_from_pb, composition_to_pb, ref_from_pb, ref_to_pb, sampling_from_pb
-from ramole.v1 import adapters_pb2, common_pb2, executor_pb2, gateway_pb2
-
-_FINISH = {
-    common_pb2.FINISH_REASON_STOP: FinishReason.STOP,
-    common_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
-}
-_FINISH_OUT = {reason: code for code, reason in _FINISH.items()}
-
-
-def prompt_from_pb(prompt: str, settings: GatewaySettings) -> str:
-    """Raises InvalidInput for an empty or overlong prompt."""
-    if not prompt.strip():
-        raise InvalidInput("the prompt is empty", field="prompt", remedy="send some text")
-    if len(prompt) > settings.max_prompt_chars:
-        raise InvalidInput(
-            f"{len(prompt)} characters", field="prompt", remedy=f"send at most {settings.max_prompt_chars}"
-        )
-    return prompt
+from ramole.v1 import executor_pb2, gateway_pb2
 
 
 def order_from_pb(message: gateway_pb2.GenerateRequest, settings: GatewaySettings) -> Order:
@@ -49,75 +25,81 @@ def order_from_pb(message: gateway_pb2.GenerateRequest, settings: GatewaySetting
     Raises:
         InvalidInput: naming the field at fault and the remedy.
     """
-    prompt = prompt_from_pb(message.prompt, settings)
-    check_count("adapters", len(message.adapters))
-    named = tuple(_named_from_pb(i, adapter) for i, adapter in enumerate(message.adapters))
-    composition = composition_from_pb(message.composition, settings.composition)
-    if composition.weighting is Weighting.EXPLICIT and not named:
-        raise InvalidInput(
-            "explicit weights without adapters", field="adapters", remedy="name the adapters that the weights belong to"
-        )
     if message.fallback not in (gateway_pb2.FALLBACK_UNSPECIFIED, gateway_pb2.FALLBACK_BASE_MODEL):
         raise InvalidInput(f"unknown fallback {message.fallback}", field="fallback", remedy="see Fallback")
-    return Order(
-        prompt,
-        named,
-        composition,
+    return Order.of(
+        message.prompt,
+        [
+            (
+                named.adapter,
+                named.weight if named.HasField("weight") else 1.0,
+                named.scale if named.HasField("scale") else 1.0,
+            )
+            for named in message.adapters
+        ],
+        composition_from_pb(message.composition, settings.composition),
         sampling_from_pb(message.sampling),
         may_fall_back=message.fallback == gateway_pb2.FALLBACK_BASE_MODEL,
+        max_prompt_chars=settings.max_prompt_chars,
     )
 
 
-def _named_from_pb(index: int, message: gateway_pb2.WeightedAdapter) -> NamedAdapter:
-    field = f"adapters[{index}]"
-    named = NamedAdapter(
-        access.named(message.adapter, field=f"{field}.adapter"),
-        message.weight if message.HasField("weight") else 1.0,
-        message.scale if message.HasField("scale") else 1.0,
-    )
-    for part, value in (("weight", named.weight), ("scale", named.scale)):
-        check_number(f"adapters.{part}", value, at=f"{field}.{part}")
-    return named
-
-
-def k_from_pb(k: int, default: Composition) -> int:
-    """Adapters that a Route request asks for. Raises InvalidInput when there are too many."""
-    check_number("composition.k", k, at="k")
-    return k or default.k
-
-
-def routed_to_pb(choice: Choice) -> gateway_pb2.RoutedAdapter:
-    """One adapter of a routing."""
-    return gateway_pb2.RoutedAdapter(adapter=ref_to_pb(choice.ref), similarity=choice.similarity)
-
-
-def event_to_pb(event: Routing | Piece | Usage, *, request_id: str, base_model: str) -> gateway_pb2.GenerateEvent:
-    """One message of a Generate stream."""
-    if isinstance(event, Piece):
-        chunk = common_pb2.TokenChunk(text=event.text, token_ids=event.token_ids, logprobs=event.logprobs)
-        return gateway_pb2.GenerateEvent(chunk=chunk)
-    if isinstance(event, Usage):
-        return gateway_pb2.GenerateEvent(usage=_usage_to_pb(event))
-    return gateway_pb2.GenerateEvent(
-        routing=gateway_pb2.RoutingReport(
-            request_id=request_id,
-            base_model=base_model,
-            adapters=[routed_to_pb(choice) for choice in event.choices],
-            composition=composition_to_pb(event.composition),
-            fallback=event.has_fallen_back,
-            embed_s=event.embed_s,
-            search_s=event.search_s,
-            doubt=event.doubt,
-        )
+def routing_to_pb(routing: Routing, *, request_id: str, base_model: str) -> gateway_pb2.RoutingReport:
+    """The first message of an answer."""
+    return gateway_pb2.RoutingReport(
+        request_id=request_id,
+        base_model=base_model,
+        adapters=_routed_to_pb(routing.choices),
+        composition=composition_to_pb(routing.composition),
+        fallback=routing.has_fallen_back,
+        embed_s=routing.embed_s,
+        search_s=routing.search_s,
+        doubt=routing.doubt,
     )
 
 
-def _usage_to_pb(usage: Usage) -> gateway_pb2.UsageReport:
-    outcome = usage.outcome
+def route_to_pb(routing: Routing) -> gateway_pb2.RouteResponse:
+    """What a prompt would get."""
+    return gateway_pb2.RouteResponse(
+        adapters=_routed_to_pb(routing.choices),
+        embed_s=routing.embed_s,
+        search_s=routing.search_s,
+        doubt=routing.doubt,
+    )
+
+
+def _routed_to_pb(choices: Sequence[Choice]) -> list[gateway_pb2.RoutedAdapter]:
+    return [gateway_pb2.RoutedAdapter(adapter=ref_to_pb(each.ref), similarity=each.similarity) for each in choices]
+
+
+def execution_to_pb(order: Order, routing: Routing) -> executor_pb2.ExecuteRequest:
+    """What the executor is asked to run."""
+    return executor_pb2.ExecuteRequest(
+        prompt=order.prompt,
+        experts=[
+            executor_pb2.Expert(
+                digest=each.ref.digest, similarity=each.similarity, weight=each.weight, scale=each.scale
+            )
+            for each in routing.choices
+        ],
+        composition=composition_to_pb(routing.composition),
+        sampling=sampling_to_pb(order.sampling),
+    )
+
+
+def usage_to_pb(
+    done: executor_pb2.ExecuteDone, choices: Sequence[Choice], *, first_token_s: float, total_s: float
+) -> gateway_pb2.UsageReport:
+    """The last message of an answer: times in seconds from the arrival of the request at the gateway.
+
+    Raises:
+        Corrupt: the executor gave a finish reason that is unknown here.
+    """
+    finish_from_pb(done.finish_reason)
     return gateway_pb2.UsageReport(
-        finish_reason=_FINISH_OUT[outcome.finish_reason],
-        prompt_tokens=outcome.prompt_tokens,
-        completion_tokens=outcome.completion_tokens,
+        finish_reason=done.finish_reason,
+        prompt_tokens=done.prompt_tokens,
+        completion_tokens=done.completion_tokens,
         adapters=[
             gateway_pb2.AdapterUsage(
                 adapter=ref_to_pb(choice.ref),
@@ -125,77 +107,14 @@ def _usage_to_pb(usage: Usage) -> gateway_pb2.UsageReport:
                 mean_weight=expert.mean_weight,
                 layer_weights=expert.layer_weights,
             )
-            for choice, expert in zip(usage.routing.choices, outcome.experts, strict=True)
+            for choice, expert in zip(choices, done.experts, strict=True)
         ],
-        queue_s=outcome.queue_s,
-        first_token_s=usage.first_token_s,
-        total_s=usage.total_s,
-        max_batch=outcome.max_batch,
-        max_unique_adapters=outcome.max_unique_adapters,
+        queue_s=done.queue_s,
+        first_token_s=first_token_s,
+        total_s=total_s,
+        max_batch=done.max_batch,
+        max_unique_adapters=done.max_unique_adapters,
     )
-
-
-def piece_from_pb(message: common_pb2.TokenChunk) -> Piece:
-    """A piece of the answer."""
-    return Piece(message.text, tuple(message.token_ids), tuple(message.logprobs))
-
-
-def outcome_from_pb(message: executor_pb2.ExecuteDone) -> Outcome:
-    """The end of a sequence."""
-    return Outcome(
-        _FINISH.get(message.finish_reason, FinishReason.STOP),
-        message.prompt_tokens,
-        message.completion_tokens,
-        tuple(ExpertUsage(expert.mean_weight, tuple(expert.layer_weights)) for expert in message.experts),
-        message.queue_s,
-        message.max_batch,
-        message.max_unique_adapters,
-    )
-
-
-def record_from_pb(message: adapters_pb2.AdapterRecord) -> Record:
-    """One stored version."""
-    report = message.report
-    return Record(
-        ref_from_pb(message.adapter),
-        message.base_model,
-        message.state == adapters_pb2.ADAPTER_STATE_LIVE,
-        message.is_public,
-        Report(
-            tuple(report.modules),
-            report.rank,
-            report.bytes,
-            report.norm,
-            report.num_samples,
-            report.relative_norm if report.HasField("relative_norm") else None,
-        ),
-        tuple(message.samples),
-        message.created_at.ToDatetime(UTC),
-        message.source,
-    )
-
-
-def record_to_pb(record: Record) -> adapters_pb2.AdapterRecord:
-    """The same, for the wire."""
-    state = adapters_pb2.ADAPTER_STATE_LIVE if record.is_live else adapters_pb2.ADAPTER_STATE_STAGED
-    message = adapters_pb2.AdapterRecord(
-        adapter=ref_to_pb(record.ref),
-        base_model=record.base_model,
-        state=state,
-        is_public=record.is_public,
-        report=adapters_pb2.AdmissionReport(
-            modules=record.report.modules,
-            rank=record.report.rank,
-            bytes=record.report.num_bytes,
-            norm=record.report.norm,
-            num_samples=record.report.num_samples,
-            relative_norm=record.report.relative_norm,
-        ),
-        samples=record.samples,
-        source=record.source,
-    )
-    message.created_at.FromDatetime(record.created_at)
-    return message
 
 
 def describe_to_pb(

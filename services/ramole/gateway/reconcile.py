@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from ramole.core.errors import WrongState
+from ramole.core.errors import EncoderMismatch
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.reindex import batches, latest
+from ramole.transport.values import ref_from_pb
 
 _log = logging.getLogger(__name__)
 
@@ -32,11 +33,10 @@ async def reconcile(backends: Backends) -> tuple[int, int]:
     try:
         async for batch in batches(backends.live_records(sorted(lost, key=str))):
             await backends.index(batch, live[0].encoder_id if live else "")
-            await backends.unindex([record.ref for record in batch if not await backends.is_live(record.ref)])
+            refs = [ref_from_pb(record.adapter) for record in batch]
+            await backends.unindex([ref for ref in refs if not await backends.is_live(ref)])
             num_indexed += len(batch)
-    except WrongState as error:
-        if error.field != "encoder_id":
-            raise
+    except EncoderMismatch as error:
         _log.warning("adapters cannot be retrieved until the index is rebuilt with `ramole reindex`: %s", error)
     if orphans or num_indexed:
         _log.info("index reconciled", extra={"fields": {"indexed": num_indexed, "removed": len(orphans)}})
@@ -45,8 +45,10 @@ async def reconcile(backends: Backends) -> tuple[int, int]:
 
 async def _may_have_row(backends: Backends, ref: AdapterRef) -> bool:
     """Whether it is the latest live version now, or about to be: an upload is indexed just before it is live."""
-    record = await backends.find(AdapterName(ref.tenant, ref.name, ref.version))
-    if record is None or record.ref != ref:
+    found = await backends.find(AdapterName(ref.tenant, ref.name, ref.version))
+    if found is None or ref_from_pb(found.record.adapter) != ref:
         return False
-    newest = await backends.find(AdapterName(ref.tenant, ref.name)) if record.is_live else None
-    return not record.is_live or (newest is not None and newest.ref == ref)
+    if not found.is_live:
+        return True
+    newest = await backends.find(AdapterName(ref.tenant, ref.name))
+    return newest is not None and ref_from_pb(newest.record.adapter) == ref

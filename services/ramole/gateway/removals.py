@@ -12,7 +12,8 @@ from ramole.gateway.backends import Backends
 from ramole.gateway.finisher import Finisher
 from ramole.gateway.upkeep import Upkeep
 from ramole.gateway.uploads import Uploads
-from ramole.gateway.values import Removed
+from ramole.transport.values import ref_from_pb
+from ramole.v1.adapters_pb2 import DeleteStoredRequest
 
 _log = logging.getLogger(__name__)
 
@@ -26,12 +27,17 @@ class Removals:
         self._finisher = finisher
         self._upkeep = upkeep
 
-    async def delete(self, name: AdapterName, *, comment: str = "", expected_version: int | None = None) -> Removed:
+    async def delete(
+        self, name: AdapterName, *, comment: str = "", expected_version: int | None = None
+    ) -> list[AdapterRef]:
         """Removes one version, or all of a name: out of the index, so that no search finds it, then out of the store.
 
         Args:
             comment: why; kept in the history.
             expected_version: only if this is the latest version of the name.
+
+        Returns:
+            The versions that are gone.
 
         Raises:
             NotFound: there is no such adapter.
@@ -40,43 +46,51 @@ class Removals:
         """
         return await self._finisher.finish(self._delete(name, comment, expected_version))
 
-    async def revoke(self, name: AdapterName, *, comment: str = "", expected_version: int | None = None) -> Removed:
+    async def revoke(
+        self, name: AdapterName, *, comment: str = "", expected_version: int | None = None
+    ) -> tuple[list[AdapterRef], int]:
         """Removes one version, or all of a name, and every other version of the tenant with the same content.
 
         Out of the store and off the devices first, so that it works without an index; requests that run with the
         content end with CANCELLED. Revoking again what is revoked finishes what may have failed. Arguments as `delete`.
+
+        Returns:
+            The versions that are gone, and how many running requests were aborted.
 
         Raises:
             As `delete`.
         """
         return await self._finisher.finish(self._revoke(name, comment, expected_version))
 
-    async def _delete(self, name: AdapterName, comment: str, expected_version: int | None) -> Removed:
+    async def _delete(self, name: AdapterName, comment: str, expected_version: int | None) -> list[AdapterRef]:
         refs = await self._versions(name)
         if expected_version is None or expected_version == await self._latest_version(name):
             await self._backends.unindex(refs)
         try:
-            deleted = await self._backends.delete(
-                name, is_revocation=False, comment=comment, expected_version=expected_version
-            )
+            request = DeleteStoredRequest(adapter=str(name), comment=comment, expected_version=expected_version)
+            deleted = await self._backends.adapters.DeleteStored(request)
         except Conflict:
             # Nothing is removed; if the name got another version just now, what left the index comes back.
             await self._uploads.restore(name)
             raise
-        await self._backends.unindex(sorted(set(deleted.refs) - set(refs), key=str))  # uploaded in between
-        await self._restore(deleted.refs)
+        removed = [ref_from_pb(ref) for ref in deleted.removed]
+        await self._backends.unindex(sorted(set(removed) - set(refs), key=str))  # uploaded in between
+        await self._restore(removed)
         try:
-            await self._backends.evict(deleted.freed, abort=False)
+            await self._backends.evict(deleted.freed_digests, abort=False)
         except RamoleError as error:
             _log.warning("deleted adapters stay on the devices until their slots are needed: %s", error)
-        return Removed(deleted.refs, aborted=0)
+        return removed
 
-    async def _revoke(self, name: AdapterName, comment: str, expected_version: int | None) -> Removed:
+    async def _revoke(
+        self, name: AdapterName, comment: str, expected_version: int | None
+    ) -> tuple[list[AdapterRef], int]:
         try:
-            deleted = await self._backends.delete(
-                name, is_revocation=True, comment=comment, expected_version=expected_version
+            request = DeleteStoredRequest(
+                adapter=str(name), comment=comment, is_revocation=True, expected_version=expected_version
             )
-            refs = deleted.refs
+            deleted = await self._backends.adapters.DeleteStored(request)
+            refs = [ref_from_pb(ref) for ref in deleted.removed]
         except NotFound:
             refs = await self._backends.revoked(name)
             if not refs:
@@ -93,7 +107,7 @@ class Removals:
             # No executor gets the content any more: a search that finds it is routed once more.
             self._upkeep.ask()
             _log.warning("what was revoked leaves the index later: %s", error)
-        return Removed(refs, aborted)
+        return refs, aborted
 
     async def _restore(self, removed: Collection[AdapterRef]) -> None:
         """Makes older versions findable again where the latest one is gone."""
@@ -106,13 +120,13 @@ class Removals:
                 await self._uploads.restore(name)
 
     async def _latest_version(self, name: AdapterName) -> int:
-        record = await self._backends.find(AdapterName(name.tenant, name.name))
-        return 0 if record is None else record.ref.version
+        found = await self._backends.find(AdapterName(name.tenant, name.name))
+        return 0 if found is None else found.record.adapter.version
 
     async def _versions(self, name: AdapterName) -> list[AdapterRef]:
         if name.version:
-            record = await self._backends.find(name)
-            refs = [record.ref] if record is not None and record.is_live else []
+            found = await self._backends.find(name)
+            refs = [ref_from_pb(found.record.adapter)] if found is not None and found.is_live else []
         else:
             refs = [ref async for ref in self._backends.live(name)]
         if not refs:

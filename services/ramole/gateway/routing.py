@@ -10,14 +10,16 @@ from dataclasses import replace
 from ramole.core import access
 from ramole.core.bounds import MAX_EXPERTS
 from ramole.core.call import current_call
-from ramole.core.errors import DeadlineExceeded, Unavailable, WrongState
+from ramole.core.composition import Composition
+from ramole.core.errors import DeadlineExceeded, EncoderMismatch, Unavailable, WrongState
 from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.stages import Stages
-from ramole.gateway.values import Choice, NamedAdapter, Order, Retrieved, Routing
+from ramole.gateway.values import Choice, NamedAdapter, Order, Routing
+from ramole.transport.values import ref_from_pb
 
 
-class Router:
+class AdapterChooser:
     """Finds the adapters of one request.
 
     Args:
@@ -32,7 +34,7 @@ class Router:
         self._timeout_s = timeout_s
         self._encoder_id = ""  # the live generation's; '' until it turns out to be another than the settings' one
 
-    async def plan(self, order: Order, stages: Stages, without: Collection[AdapterRef] = ()) -> Routing:
+    async def choose(self, order: Order, stages: Stages, without: Collection[AdapterRef] = ()) -> Routing:
         """What `order` will use. Of what is retrieved, nothing of `without`.
 
         Raises:
@@ -49,68 +51,76 @@ class Router:
         if composition.k == 0:
             return Routing((), composition)
         try:
-            found = await self.retrieve(order.prompt, min(composition.k + len(without), MAX_EXPERTS), stages)
-            choices = [choice for choice in found.choices if choice.ref not in without]
-            return Routing(
-                tuple(choices[: composition.k]),
-                composition.doubting(found.doubt),
-                embed_s=found.embed_s,
-                search_s=found.search_s,
-                doubt=found.doubt,
-            )
+            return await self.retrieve(order.prompt, composition, stages, without)
         except Unavailable:
             if not order.may_fall_back:
                 raise
             return Routing((), replace(composition, k=0), has_fallen_back=True)
 
-    async def retrieve(self, prompt: str, k: int, stages: Stages) -> Retrieved:
-        """The k nearest adapters.
+    async def retrieve(
+        self, prompt: str, composition: Composition, stages: Stages, without: Collection[AdapterRef] = ()
+    ) -> Routing:
+        """The `composition.k` nearest adapters, besides those of `without`.
 
         Raises:
             Unavailable: the encoder or the index is down or too slow; it says which.
             DeadlineExceeded: the deadline of the call passed.
-            WrongState: the index holds vectors of an encoder that is not loaded.
+            EncoderMismatch: the index holds vectors of an encoder that is not loaded.
         """
         try:
             encoder_id = self._encoder_id
             try:
-                return await self._retrieve(prompt, k, encoder_id, stages)
-            except WrongState as error:
-                if error.field != "encoder_id":
-                    raise
+                return await self._retrieve(prompt, composition, encoder_id, stages, without)
+            except EncoderMismatch:
                 # Another generation of the index serves than last time.
                 generations = await self._backends.generations()
                 if not generations or generations[0].encoder_id == encoder_id:
                     raise
                 self._encoder_id = generations[0].encoder_id
-            return await self._retrieve(prompt, k, self._encoder_id, stages)
+            return await self._retrieve(prompt, composition, self._encoder_id, stages, without)
         except DeadlineExceeded as error:
             if current_call().remaining_s() == 0.0:
                 raise stages.too_slow() from error
             raise Unavailable(f"{stages.slowest} was slow ({stages})", remedy="retry with back-off") from error
 
-    async def _retrieve(self, prompt: str, k: int, encoder_id: str, stages: Stages) -> Retrieved:
+    async def _retrieve(
+        self,
+        prompt: str,
+        composition: Composition,
+        encoder_id: str,
+        stages: Stages,
+        without: Collection[AdapterRef],
+    ) -> Routing:
         stages.enter("embedding")
         started = time.perf_counter()
         embedded = await self._backends.embed([prompt], encoder_id, timeout_s=self._timeout_s)
         embedded_at = time.perf_counter()
         stages.enter("retrieval")
-        choices, doubt = await self._backends.search(
-            embedded.vectors[0], embedded.encoder_id, k, timeout_s=self._timeout_s
-        )
+        k = min(composition.k + len(without), MAX_EXPERTS)
+        found = await self._backends.search(embedded.vectors[0], embedded.encoder_id, k, timeout_s=self._timeout_s)
         searched_at = time.perf_counter()
         stages.enter("")
-        return Retrieved(choices, embedded_at - started, searched_at - embedded_at, doubt)
+        choices = [Choice(ref_from_pb(hit.adapter), hit.similarity) for hit in found.hits]
+        doubt = found.doubt if found.HasField("doubt") else None
+        return Routing(
+            tuple([choice for choice in choices if choice.ref not in without][: composition.k]),
+            composition.doubting(doubt),
+            embed_s=embedded_at - started,
+            search_s=searched_at - embedded_at,
+            doubt=doubt,
+        )
 
     async def _resolve(self, index: int, named: NamedAdapter) -> Choice:
         field = f"adapters[{index}].adapter"
-        record = await self._backends.find(named.name)
-        if record is None or not record.is_live:
+        found = await self._backends.find(named.name)
+        if found is None or not found.is_live:
             raise access.missing(named.name, field=field)
+        record = found.record
+        ref = ref_from_pb(record.adapter)
         if record.base_model != self._base_id:
             raise WrongState(
-                f"{record.ref} is made for {record.base_model}",
+                f"{ref} is made for {record.base_model}",
                 field=field,
                 remedy=f"use an adapter of {self._base_id}, which is served here",
             )
-        return Choice(record.ref, weight=named.weight, scale=named.scale)
+        return Choice(ref, weight=named.weight, scale=named.scale)

@@ -1,12 +1,14 @@
-"""What the gateway's flows work on. No protobuf, no network."""
+"""What the gateway decides on. What it only passes on stays the message that it was. No protobuf, no network."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
 
-from ramole.core.composition import Composition, Expert
+from ramole.core import access
+from ramole.core.bounds import check_count, check_number
+from ramole.core.composition import Composition, Weighting
+from ramole.core.errors import InvalidInput
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.core.sampling import Sampling
 
@@ -22,11 +24,14 @@ class NamedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One validated Generate request.
+    """One valid request for an answer, whatever brought it.
 
     Attributes:
         named: adapters to use instead of retrieval; empty = retrieve `composition.k` of them.
         may_fall_back: whether the bare base model may answer when retrieval is down.
+
+    Raises:
+        InvalidInput: naming the field at fault and the remedy; also of a Composition and a Sampling.
     """
 
     prompt: str
@@ -34,6 +39,56 @@ class Order:
     composition: Composition
     sampling: Sampling
     may_fall_back: bool = False
+
+    def __post_init__(self) -> None:
+        check_prompt(self.prompt)
+        check_count("adapters", len(self.named))
+        for index, named in enumerate(self.named):
+            for part, value in (("weight", named.weight), ("scale", named.scale)):
+                check_number(f"adapters.{part}", value, at=f"adapters[{index}].{part}")
+        if self.composition.weighting is Weighting.EXPLICIT and not self.named:
+            raise InvalidInput(
+                "explicit weights without adapters",
+                field="adapters",
+                remedy="name the adapters that the weights belong to",
+            )
+
+    @classmethod
+    def of(
+        cls,
+        prompt: str,
+        adapters: Collection[tuple[str, float, float]],
+        composition: Composition,
+        sampling: Sampling,
+        *,
+        may_fall_back: bool = False,
+        max_prompt_chars: int,
+    ) -> Order:
+        """An order from the plain values of a request.
+
+        Args:
+            adapters: name, weight and scale of each.
+            max_prompt_chars: of the settings.
+
+        Raises:
+            InvalidInput: naming the field at fault and the remedy.
+        """
+        check_prompt(prompt, max_prompt_chars)
+        check_count("adapters", len(adapters))
+        named = tuple(
+            NamedAdapter(access.named(name, field=f"adapters[{index}].adapter"), weight, scale)
+            for index, (name, weight, scale) in enumerate(adapters)
+        )
+        return cls(prompt, named, composition, sampling, may_fall_back)
+
+
+def check_prompt(prompt: str, max_chars: int | None = None) -> str:
+    """Returns `prompt`. Raises InvalidInput when it is blank or too long."""
+    if not prompt.strip():
+        raise InvalidInput("the prompt is empty", field="prompt", remedy="send some text")
+    if max_chars is not None and len(prompt) > max_chars:
+        raise InvalidInput(f"{len(prompt)} characters", field="prompt", remedy=f"send at most {max_chars}")
+    return prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +100,17 @@ class Choice:
     weight: float = 1.0
     scale: float = 1.0
 
-    @property
-    def expert(self) -> Expert:
-        """The same for the executor."""
-        return Expert(self.ref.digest, self.similarity, self.weight, self.scale)
-
-
-@dataclass(frozen=True, slots=True)
-class Retrieved:
-    """The nearest adapters of one prompt, best first, and the seconds that the two steps took.
-
-    `doubt`: how likely it is that no adapter was made for the prompt; None = the repository cannot tell.
-    """
-
-    choices: tuple[Choice, ...]
-    embed_s: float
-    search_s: float
-    doubt: float | None = None
-
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What a request will use, best first. `has_fallen_back`: retrieval was down, the base model answers alone.
+    """What a request will use.
 
-    `doubt`: see `Retrieved`; `composition` has heeded it already.
+    Attributes:
+        choices: best first.
+        has_fallen_back: retrieval was down, the base model answers alone.
+        embed_s, search_s: what the two steps of retrieval took.
+        doubt: how likely it is that no adapter was made for the prompt; None = the repository cannot tell.
+            `composition` has heeded it already.
     """
 
     choices: tuple[Choice, ...]
@@ -77,136 +119,3 @@ class Routing:
     embed_s: float = 0.0
     search_s: float = 0.0
     doubt: float | None = None
-
-
-class FinishReason(StrEnum):
-    """Why a generation ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece of the answer. `logprobs` belong to the tokens, when the request asked for them."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertUsage:
-    """The weight that one expert got: mean over everything, and for each layer."""
-
-    mean_weight: float
-    layer_weights: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How the executor ended one sequence. `experts` are in the order of the request's; times in seconds."""
-
-    finish_reason: FinishReason
-    prompt_tokens: int
-    completion_tokens: int
-    experts: tuple[ExpertUsage, ...]
-    queue_s: float
-    max_batch: int
-    max_unique_adapters: int
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """The end of a generation, as seen by the gateway: times in seconds from the arrival of the request."""
-
-    routing: Routing
-    outcome: Outcome
-    first_token_s: float
-    total_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What admission found."""
-
-    modules: tuple[str, ...]
-    rank: int
-    num_bytes: int
-    norm: float
-    num_samples: int
-    relative_norm: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One stored version of an adapter."""
-
-    ref: AdapterRef
-    base_model: str
-    is_live: bool
-    is_public: bool
-    report: Report
-    samples: tuple[str, ...]
-    created_at: datetime
-    source: str = ""
-
-    @property
-    def name(self) -> AdapterName:
-        """``tenant/name``, without the version."""
-        return AdapterName(self.ref.tenant, self.ref.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Answer to an upload. `is_created` is false when an earlier, equal upload answered."""
-
-    record: Record
-    is_created: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """Unit vectors, one for each text, and the identity of the encoder that made them."""
-
-    vectors: tuple[tuple[float, ...], ...]
-    encoder_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One generation of the index: vectors of one encoder."""
-
-    number: int
-    encoder_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reindexed:
-    """How far a rebuild is: `done` of `total` adapters are in the generation; `changed` in the running round."""
-
-    generation: int
-    encoder_id: str
-    done: int
-    total: int
-    changed: int
-
-
-REVOKED = "revoked"
-"""What the history says of a version that was revoked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deleted:
-    """Versions that the store has removed, and those of their contents that no version has any more."""
-
-    refs: tuple[AdapterRef, ...]
-    freed: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """Versions that are gone, and how many running requests were aborted for it."""
-
-    refs: tuple[AdapterRef, ...]
-    aborted: int

@@ -19,7 +19,7 @@ from typing import Any
 from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
-from ramole.core.errors import InvalidInput, WrongState
+from ramole.core.errors import EncoderMismatch, InvalidInput
 
 ALIAS = "adapters_live"
 
@@ -64,11 +64,11 @@ class Generation:
         """Refuses vectors that do not belong here.
 
         Raises:
-            WrongState: they come from another encoder.
+            EncoderMismatch: they come from another encoder.
             InvalidInput: they have another dimension.
         """
         if encoder_id != self.encoder_id:
-            raise WrongState(
+            raise EncoderMismatch(
                 f"the index holds vectors of encoder {self.encoder_id!r}, not of {encoder_id!r}",
                 field="encoder_id",
                 remedy="serve with that encoder, or rebuild the index with `ramole reindex`",
@@ -110,7 +110,7 @@ class Generations:
         """Makes an empty generation, or finishes what a crash left half done. Loaded, but not live.
 
         Raises:
-            WrongState: that number holds vectors of another encoder.
+            EncoderMismatch: that number holds vectors of another encoder.
         """
         means = f"adapters__{re.sub(r'[^A-Za-z0-9]', '_', encoder_id)}__g{number}"
         generation = Generation(number, encoder_id, dim, means)
@@ -137,7 +137,7 @@ class Generations:
         """Makes the first generation and lets it serve, together with any other replica that does the same.
 
         Raises:
-            WrongState: there is one already, of another encoder.
+            EncoderMismatch: there is one already, of another encoder.
         """
         deadline = time.monotonic() + self._timeout_s
         while True:

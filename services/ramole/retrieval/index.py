@@ -149,7 +149,7 @@ class VectorIndex:
 
         Raises:
             InvalidInput: a bad vector, name or k.
-            WrongState: the index holds vectors of another encoder.
+            EncoderMismatch: the index holds vectors of another encoder.
             Unavailable: Milvus failed.
         """
         if not 1 <= k <= MAX_EXPERTS:
@@ -201,7 +201,7 @@ class VectorIndex:
 
         Raises:
             InvalidInput: a bad name, digest, base model, encoder id or vector.
-            WrongState: no such generation holds vectors of this encoder.
+            EncoderMismatch: no such generation holds vectors of this encoder.
             Unavailable: Milvus failed, or did not show the rows in time. They may appear later; upsert them again.
         """
         prepared = Prepared.check(entries, encoder_id)

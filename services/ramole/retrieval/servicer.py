@@ -11,7 +11,6 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-import numpy as np
 
 from ramole.core.errors import RamoleError, Unavailable
 from ramole.core.settings import Settings
@@ -19,6 +18,7 @@ from ramole.retrieval.values import Entry, Row
 from ramole.tiers.reserve import Reserve
 from ramole.transport.service import Service
 from ramole.transport.values import ref_from_pb, ref_to_pb
+from ramole.transport.vectors import vector_from_pb
 from ramole.v1 import retrieval_pb2, retrieval_pb2_grpc
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
         self, request: retrieval_pb2.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> retrieval_pb2.SearchResponse:
         """The nearest live adapters."""
-        index = self._ready()
+        index, vector = self._ready(), vector_from_pb(request.vector, field="vector")
         found = await self._run(
             self._readers,
             lambda: index.search(
-                np.array(request.vector, dtype=np.float32),
+                vector,
                 encoder_id=request.encoder_id,
                 base_model=request.base_model,
                 tenant=request.tenant,
@@ -106,7 +106,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
         entries = [
             Entry(
                 Row(ref_from_pb(each.adapter), each.base_model, each.is_public),
-                [np.array(sample.values, dtype=np.float32) for sample in each.samples],
+                [vector_from_pb(sample, field=f"samples[{i}]") for i, sample in enumerate(each.samples)],
             )
             for each in request.adapters
         ]
@@ -135,7 +135,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
 
     async def ListRows(
         self, request: retrieval_pb2.ListRowsRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[retrieval_pb2.IndexRow]:
+    ) -> AsyncIterator[retrieval_pb2.ListRowsResponse]:
         """Streams every row."""
         batches = self._ready().rows(request.generation)
         # One thread for all of it: a cancelled call may close the listing only after the batch that it is reading.
@@ -143,7 +143,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
         try:
             while batch := await self._run(thread, lambda: next(batches, None)):
                 for row in batch:
-                    yield retrieval_pb2.IndexRow(adapter=ref_to_pb(row.ref), base_model=row.base_model)
+                    yield retrieval_pb2.ListRowsResponse(adapter=ref_to_pb(row.ref))
         finally:
             thread.submit(batches.close)
             thread.shutdown(wait=False)

@@ -5,7 +5,6 @@ The wire form is described at the top of ``protos/ramole/v1/common.proto``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -25,6 +24,8 @@ from ramole.core.errors import (
     Conflict,
     Corrupt,
     DeadlineExceeded,
+    EncoderMismatch,
+    ExpertUnavailable,
     Internal,
     InvalidInput,
     LimitExceeded,
@@ -52,6 +53,8 @@ _CODES: dict[type[RamoleError], grpc.StatusCode] = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     WrongState: grpc.StatusCode.FAILED_PRECONDITION,
+    EncoderMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    ExpertUnavailable: grpc.StatusCode.FAILED_PRECONDITION,
     Conflict: grpc.StatusCode.ABORTED,
     LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
@@ -62,11 +65,7 @@ _CODES: dict[type[RamoleError], grpc.StatusCode] = {
 }
 
 
-def _reason(kind: type[RamoleError]) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).upper()
-
-
-_BY_REASON = {_reason(kind): kind for kind in _CODES}
+_BY_REASON = {kind.reason(): kind for kind in _CODES}
 _BY_CODE = {code: kind for kind, code in reversed(_CODES.items())}
 
 
@@ -97,9 +96,9 @@ def to_status(error: RamoleError, request_id: str) -> grpc.Status:
         field=_clip(error.field, _MAX_FIELD_BYTES),
         remedy=_clip(error.remedy, _MAX_REMEDY_BYTES),
     )
-    facts = {"field": shown.field, "remedy": shown.remedy, "request_id": request_id}
+    facts = {"field": shown.field, "remedy": shown.remedy, "request_id": request_id, **error.facts()}
     facts |= {_FINAL: "true"} if error.is_final else {}
-    info = ErrorInfo(reason=_reason(kind), domain=DOMAIN, metadata={k: v for k, v in facts.items() if v})
+    info = ErrorInfo(reason=kind.reason(), domain=DOMAIN, metadata={k: v for k, v in facts.items() if v})
     details = [_packed(info)]
     if shown.field:
         violation = BadRequest.FieldViolation(field=shown.field, description=shown.message)
@@ -108,7 +107,7 @@ def to_status(error: RamoleError, request_id: str) -> grpc.Status:
         delay = Duration()
         delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
         details.append(_packed(RetryInfo(retry_delay=delay)))
-    code: int = _CODES[kind].value[0]
+    code: int = _CODES[error.problem if isinstance(error, ExpertUnavailable) else kind].value[0]
     status: grpc.Status = rpc_status.to_status(Status(code=code, message=str(shown), details=details))
     trailers = (*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
     return status._replace(trailing_metadata=trailers)  # type: ignore[attr-defined, no-any-return]
@@ -137,6 +136,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError, part: str = "", *, unreachable: 
     text = error.details() or error.code().name
     text = text.removeprefix(f"{field}: " if field else "").removesuffix(f" ({remedy})" if remedy else "")
     raised = kind(text, field=field, remedy=remedy)
+    try:
+        raised.take(info.metadata)
+    except (KeyError, ValueError):  # of a server that says it otherwise
+        raised = Internal(text, field=field, remedy=remedy)
     delays = [retry.retry_delay.ToTimedelta().total_seconds() for retry in details if isinstance(retry, RetryInfo)]
     raised.retry_after_s = delays[0] if delays else None
     raised.is_final = _FINAL in info.metadata

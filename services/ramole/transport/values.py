@@ -1,33 +1,34 @@
-"""Protobuf <-> values that more than one service exchanges. The only maps between wire enums and ours."""
+"""Protobuf <-> values that more than one service exchanges. Enums are mapped by their names, nowhere else."""
 
 from __future__ import annotations
 
-from ramole.core.composition import PRESETS, Composition, Merge, Weighting
-from ramole.core.errors import InvalidInput
+from typing import Any, Literal
+
+from google.protobuf.descriptor import EnumDescriptor
+
+from ramole.core.answer import FinishReason
+from ramole.core.composition import Composition
+from ramole.core.errors import Corrupt
 from ramole.core.names import AdapterRef
 from ramole.core.sampling import Sampling
 from ramole.v1 import common_pb2
 
-_WEIGHTINGS = {
-    common_pb2.WEIGHTING_UNIFORM: Weighting.UNIFORM,
-    common_pb2.WEIGHTING_SIMILARITY: Weighting.SIMILARITY,
-    common_pb2.WEIGHTING_ROUTER: Weighting.ROUTER,
-    common_pb2.WEIGHTING_ROUTER_WITH_PRIOR: Weighting.ROUTER_WITH_PRIOR,
-    common_pb2.WEIGHTING_EXPLICIT: Weighting.EXPLICIT,
-}
-_WEIGHTINGS_OUT = {value: key for key, value in _WEIGHTINGS.items()}
-_MERGES = {common_pb2.MERGE_OUTPUTS: Merge.OUTPUTS, common_pb2.MERGE_PARAMETERS: Merge.PARAMETERS}
-_MERGES_OUT = {value: key for key, value in _MERGES.items()}
-_PRESETS = {
-    common_pb2.PRESET_SELECTION: "selection",
-    common_pb2.PRESET_MIXTURE: "mixture",
-    common_pb2.PRESET_FUSION: "fusion",
-    common_pb2.PRESET_RAMOLE: "ramole",
-    common_pb2.PRESET_RAMOLE_PRIOR: "ramole_prior",
-    common_pb2.PRESET_SIMILARITY: "similarity",
-    common_pb2.PRESET_HEDGED: "hedged",
-    common_pb2.PRESET_CALIBRATED: "calibrated",
-}
+
+def names_of(kind: EnumDescriptor) -> dict[int, str]:
+    """Number -> name of a wire enum, as it is written here: PRESET_RAMOLE_PRIOR is ``ramole_prior``. 0 has no name."""
+    prefix = kind.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return {
+        number: value.name.removeprefix(prefix).lower() for number, value in kind.values_by_number.items() if number
+    }
+
+
+def _number(kind: EnumDescriptor, name: str) -> Any:
+    return next(number for number, known in names_of(kind).items() if known == name)
+
+
+def _name(kind: EnumDescriptor, number: int) -> str | None:
+    """None = not given. An unknown number is its own name: whoever looks that up refuses it."""
+    return names_of(kind).get(number, str(number)) if number else None
 
 
 def composition_from_pb(message: common_pb2.Composition, default: Composition) -> Composition:
@@ -36,48 +37,46 @@ def composition_from_pb(message: common_pb2.Composition, default: Composition) -
     Raises:
         InvalidInput: an unknown enum value, or an axis out of its range.
     """
-    base = default
-    if message.preset:
-        name = _PRESETS.get(message.preset)
-        if name is None:
-            raise InvalidInput(f"unknown preset {message.preset}", field="composition.preset", remedy="see Preset")
-        base = PRESETS[name]
-    weighting, merge = base.weighting, base.merge
-    if message.weighting:
-        if message.weighting not in _WEIGHTINGS:
-            raise InvalidInput(
-                f"unknown weighting {message.weighting}", field="composition.weighting", remedy="see Weighting"
-            )
-        weighting = _WEIGHTINGS[message.weighting]
-    if message.merge:
-        if message.merge not in _MERGES:
-            raise InvalidInput(f"unknown merge {message.merge}", field="composition.merge", remedy="see Merge")
-        merge = _MERGES[message.merge]
-    return Composition(
-        weighting=weighting,
-        merge=merge,
-        k=message.k if message.HasField("k") else base.k,
-        tau=message.tau if message.HasField("tau") else base.tau,
-        spread=message.spread if message.HasField("spread") else base.spread,
-        scale=message.scale if message.HasField("scale") else base.scale,
-        # Who gives a spread means it.
-        is_adaptive=message.adaptive_spread
-        if message.HasField("adaptive_spread")
-        else base.is_adaptive and not message.HasField("spread"),
+
+    def given(field: Literal["k", "tau", "spread", "scale", "adaptive_spread"]) -> Any:
+        return getattr(message, field) if message.HasField(field) else None
+
+    return default.with_axes(
+        preset=_name(common_pb2.Preset.DESCRIPTOR, message.preset),
+        weighting=_name(common_pb2.Weighting.DESCRIPTOR, message.weighting),
+        merge=_name(common_pb2.Merge.DESCRIPTOR, message.merge),
+        k=given("k"),
+        tau=given("tau"),
+        spread=given("spread"),
+        scale=given("scale"),
+        is_adaptive=given("adaptive_spread"),
     )
 
 
 def composition_to_pb(composition: Composition) -> common_pb2.Composition:
     """Every axis set, no preset."""
     return common_pb2.Composition(
-        weighting=_WEIGHTINGS_OUT[composition.weighting],
-        merge=_MERGES_OUT[composition.merge],
+        weighting=_number(common_pb2.Weighting.DESCRIPTOR, composition.weighting),
+        merge=_number(common_pb2.Merge.DESCRIPTOR, composition.merge),
         k=composition.k,
         tau=composition.tau,
         spread=composition.spread,
         scale=composition.scale,
         adaptive_spread=composition.is_adaptive,
     )
+
+
+def finish_from_pb(number: int) -> FinishReason:
+    """Why an answer ended. Raises Corrupt for a reason that is unknown here."""
+    try:
+        return FinishReason(names_of(common_pb2.FinishReason.DESCRIPTOR)[number])
+    except (KeyError, ValueError):
+        raise Corrupt(f"unknown finish reason {number}", remedy="run one version of ramole everywhere") from None
+
+
+def finish_to_pb(reason: FinishReason) -> common_pb2.FinishReason.ValueType:
+    """The same, for the wire."""
+    return common_pb2.FinishReason.ValueType(_number(common_pb2.FinishReason.DESCRIPTOR, reason))
 
 
 def sampling_from_pb(message: common_pb2.Sampling) -> Sampling:

@@ -22,69 +22,56 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from ramole.v1 import common_pb2 as ramole_dot_v1_dot_common__pb2
+from ramole.v1 import gateway_pb2 as ramole_dot_v1_dot_gateway__pb2
+from ramole.v1 import records_pb2 as ramole_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ramole/v1/adapters.proto\x12\tramole.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16ramole/v1/common.proto\"i\n\rUploadRequest\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.ramole.v1.UploadHeaderH\x00\x12%\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x14.ramole.v1.FileChunkH\x00\x42\x06\n\x04part\"\x98\x02\n\x0cUploadHeader\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x0f\n\x07samples\x18\x03 \x03(\t\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tis_public\x18\x06 \x01(\x08\x12\x33\n\x06sha256\x18\x07 \x03(\x0b\x32#.ramole.v1.UploadHeader.Sha256Entry\x12\x0e\n\x06source\x18\x08 \x01(\t\x1a-\n\x0bSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x13\n\x11_expected_version\"\'\n\tFileChunk\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x90\x01\n\x0f\x41\x64missionReport\x12\x0f\n\x07modules\x18\x01 \x03(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0c\n\x04norm\x18\x04 \x01(\x01\x12\x13\n\x0bnum_samples\x18\x05 \x01(\r\x12\x1a\n\rrelative_norm\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_relative_norm\"\x83\x02\n\rAdapterRecord\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.ramole.v1.AdapterState\x12\x11\n\tis_public\x18\x04 \x01(\x08\x12*\n\x06report\x18\x05 \x01(\x0b\x32\x1a.ramole.v1.AdmissionReport\x12\x0f\n\x07samples\x18\x06 \x03(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x08 \x01(\t\"H\n\x0bPutResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"8\n\x0ePublishRequest\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\";\n\x0fPublishResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\"8\n\x0e\x44iscardRequest\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\"\x11\n\x0f\x44iscardResponse\"=\n\x11GetAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x17\n\x0fwithout_samples\x18\x02 \x01(\x08\">\n\x12GetAdapterResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\"\xa3\x01\n\x13ListAdaptersRequest\x12\x12\n\nbase_model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x17\n\x0fwithout_samples\x18\x04 \x01(\x08\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x13\n\x0bname_prefix\x18\x06 \x01(\t\x12\x13\n\x0blatest_only\x18\x07 \x01(\x08\"Z\n\x14ListAdaptersResponse\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x83\x01\n\x14\x44\x65leteAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x15\n\ris_revocation\x18\x03 \x01(\x08\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"V\n\x15\x44\x65leteAdapterResponse\x12&\n\x07removed\x18\x01 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x15\n\rfreed_digests\x18\x02 \x03(\t\"]\n\x16RollbackAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"$\n\x11GetHistoryRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\">\n\x12GetHistoryResponse\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.ramole.v1.HistoryEntry\"\xc8\x01\n\x0cHistoryEntry\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x03 \x01(\t\x12.\n\nremoved_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07removal\x18\x05 \x01(\t\x12\x0f\n\x07\x63omment\x18\x06 \x01(\t\"/\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07machine\x18\x02 \x01(\t\"e\n\rFetchResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.ramole.v1.WeightsHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06\x66older\x18\x03 \x01(\tH\x00\x42\x06\n\x04part\"Z\n\rWeightsHeader\x12\x13\n\x0b\x63onfig_json\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12&\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0b\x32\x15.ramole.v1.AdapterRef*_\n\x0c\x41\x64\x61pterState\x12\x1d\n\x19\x41\x44\x41PTER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41\x44\x41PTER_STATE_STAGED\x10\x01\x12\x16\n\x12\x41\x44\x41PTER_STATE_LIVE\x10\x02\x32\x88\x05\n\x08\x41\x64\x61pters\x12\x39\n\x03Put\x12\x18.ramole.v1.UploadRequest\x1a\x16.ramole.v1.PutResponse(\x01\x12@\n\x07Publish\x12\x19.ramole.v1.PublishRequest\x1a\x1a.ramole.v1.PublishResponse\x12\x44\n\x07Restage\x12!.ramole.v1.RollbackAdapterRequest\x1a\x16.ramole.v1.PutResponse\x12@\n\x07\x44iscard\x12\x19.ramole.v1.DiscardRequest\x1a\x1a.ramole.v1.DiscardResponse\x12I\n\nGetAdapter\x12\x1c.ramole.v1.GetAdapterRequest\x1a\x1d.ramole.v1.GetAdapterResponse\x12O\n\x0cListAdapters\x12\x1e.ramole.v1.ListAdaptersRequest\x1a\x1f.ramole.v1.ListAdaptersResponse\x12I\n\nGetHistory\x12\x1c.ramole.v1.GetHistoryRequest\x1a\x1d.ramole.v1.GetHistoryResponse\x12R\n\rDeleteAdapter\x12\x1f.ramole.v1.DeleteAdapterRequest\x1a .ramole.v1.DeleteAdapterResponse\x12<\n\x05\x46\x65tch\x12\x17.ramole.v1.FetchRequest\x1a\x18.ramole.v1.FetchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ramole/v1/adapters.proto\x12\tramole.v1\x1a\x16ramole/v1/common.proto\x1a\x17ramole/v1/gateway.proto\x1a\x17ramole/v1/records.proto\"=\n\nPutRequest\x12/\n\x06upload\x18\x01 \x01(\x0b\x32\x1f.ramole.v1.UploadAdapterRequest\"Y\n\x0bPutResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x0f\n\x07is_live\x18\x03 \x01(\x08\"8\n\x0ePublishRequest\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\";\n\x0fPublishResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\"U\n\x0eRestageRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"]\n\x0fRestageResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x0f\n\x07is_live\x18\x03 \x01(\x08\"8\n\x0e\x44iscardRequest\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\"\x11\n\x0f\x44iscardResponse\"<\n\x10GetStoredRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x17\n\x0fwithout_samples\x18\x02 \x01(\x08\"N\n\x11GetStoredResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x0f\n\x07is_live\x18\x02 \x01(\x08\"B\n\x11ListStoredRequest\x12-\n\x05query\x18\x01 \x01(\x0b\x32\x1e.ramole.v1.ListAdaptersRequest\"C\n\x12ListStoredResponse\x12-\n\x04page\x18\x01 \x01(\x0b\x32\x1f.ramole.v1.ListAdaptersResponse\"*\n\x17GetStoredHistoryRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\"D\n\x18GetStoredHistoryResponse\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.ramole.v1.HistoryEntry\"\x82\x01\n\x13\x44\x65leteStoredRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x15\n\ris_revocation\x18\x03 \x01(\x08\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"U\n\x14\x44\x65leteStoredResponse\x12&\n\x07removed\x18\x01 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x15\n\rfreed_digests\x18\x02 \x03(\t\"/\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07machine\x18\x02 \x01(\t\"e\n\rFetchResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.ramole.v1.WeightsHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06\x66older\x18\x03 \x01(\tH\x00\x42\x06\n\x04part\"2\n\rWeightsHeader\x12\x13\n\x0b\x63onfig_json\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\x32\x87\x05\n\x08\x41\x64\x61pters\x12\x36\n\x03Put\x12\x15.ramole.v1.PutRequest\x1a\x16.ramole.v1.PutResponse(\x01\x12@\n\x07Publish\x12\x19.ramole.v1.PublishRequest\x1a\x1a.ramole.v1.PublishResponse\x12@\n\x07Restage\x12\x19.ramole.v1.RestageRequest\x1a\x1a.ramole.v1.RestageResponse\x12@\n\x07\x44iscard\x12\x19.ramole.v1.DiscardRequest\x1a\x1a.ramole.v1.DiscardResponse\x12\x46\n\tGetStored\x12\x1b.ramole.v1.GetStoredRequest\x1a\x1c.ramole.v1.GetStoredResponse\x12I\n\nListStored\x12\x1c.ramole.v1.ListStoredRequest\x1a\x1d.ramole.v1.ListStoredResponse\x12[\n\x10GetStoredHistory\x12\".ramole.v1.GetStoredHistoryRequest\x1a#.ramole.v1.GetStoredHistoryResponse\x12O\n\x0c\x44\x65leteStored\x12\x1e.ramole.v1.DeleteStoredRequest\x1a\x1f.ramole.v1.DeleteStoredResponse\x12<\n\x05\x46\x65tch\x12\x17.ramole.v1.FetchRequest\x1a\x18.ramole.v1.FetchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ramole.v1.adapters_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UPLOADHEADER_SHA256ENTRY']._loaded_options = None
-  _globals['_UPLOADHEADER_SHA256ENTRY']._serialized_options = b'8\001'
-  _globals['_ADAPTERSTATE']._serialized_start=2457
-  _globals['_ADAPTERSTATE']._serialized_end=2552
-  _globals['_UPLOADREQUEST']._serialized_start=96
-  _globals['_UPLOADREQUEST']._serialized_end=201
-  _globals['_UPLOADHEADER']._serialized_start=204
-  _globals['_UPLOADHEADER']._serialized_end=484
-  _globals['_UPLOADHEADER_SHA256ENTRY']._serialized_start=418
-  _globals['_UPLOADHEADER_SHA256ENTRY']._serialized_end=463
-  _globals['_FILECHUNK']._serialized_start=486
-  _globals['_FILECHUNK']._serialized_end=525
-  _globals['_ADMISSIONREPORT']._serialized_start=528
-  _globals['_ADMISSIONREPORT']._serialized_end=672
-  _globals['_ADAPTERRECORD']._serialized_start=675
-  _globals['_ADAPTERRECORD']._serialized_end=934
-  _globals['_PUTRESPONSE']._serialized_start=936
-  _globals['_PUTRESPONSE']._serialized_end=1008
-  _globals['_PUBLISHREQUEST']._serialized_start=1010
-  _globals['_PUBLISHREQUEST']._serialized_end=1066
-  _globals['_PUBLISHRESPONSE']._serialized_start=1068
-  _globals['_PUBLISHRESPONSE']._serialized_end=1127
-  _globals['_DISCARDREQUEST']._serialized_start=1129
-  _globals['_DISCARDREQUEST']._serialized_end=1185
-  _globals['_DISCARDRESPONSE']._serialized_start=1187
-  _globals['_DISCARDRESPONSE']._serialized_end=1204
-  _globals['_GETADAPTERREQUEST']._serialized_start=1206
-  _globals['_GETADAPTERREQUEST']._serialized_end=1267
-  _globals['_GETADAPTERRESPONSE']._serialized_start=1269
-  _globals['_GETADAPTERRESPONSE']._serialized_end=1331
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=1334
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=1497
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1499
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1589
-  _globals['_DELETEADAPTERREQUEST']._serialized_start=1592
-  _globals['_DELETEADAPTERREQUEST']._serialized_end=1723
-  _globals['_DELETEADAPTERRESPONSE']._serialized_start=1725
-  _globals['_DELETEADAPTERRESPONSE']._serialized_end=1811
-  _globals['_ROLLBACKADAPTERREQUEST']._serialized_start=1813
-  _globals['_ROLLBACKADAPTERREQUEST']._serialized_end=1906
-  _globals['_GETHISTORYREQUEST']._serialized_start=1908
-  _globals['_GETHISTORYREQUEST']._serialized_end=1944
-  _globals['_GETHISTORYRESPONSE']._serialized_start=1946
-  _globals['_GETHISTORYRESPONSE']._serialized_end=2008
-  _globals['_HISTORYENTRY']._serialized_start=2011
-  _globals['_HISTORYENTRY']._serialized_end=2211
-  _globals['_FETCHREQUEST']._serialized_start=2213
-  _globals['_FETCHREQUEST']._serialized_end=2260
-  _globals['_FETCHRESPONSE']._serialized_start=2262
-  _globals['_FETCHRESPONSE']._serialized_end=2363
-  _globals['_WEIGHTSHEADER']._serialized_start=2365
-  _globals['_WEIGHTSHEADER']._serialized_end=2455
-  _globals['_ADAPTERS']._serialized_start=2555
-  _globals['_ADAPTERS']._serialized_end=3203
+  _globals['_PUTREQUEST']._serialized_start=113
+  _globals['_PUTREQUEST']._serialized_end=174
+  _globals['_PUTRESPONSE']._serialized_start=176
+  _globals['_PUTRESPONSE']._serialized_end=265
+  _globals['_PUBLISHREQUEST']._serialized_start=267
+  _globals['_PUBLISHREQUEST']._serialized_end=323
+  _globals['_PUBLISHRESPONSE']._serialized_start=325
+  _globals['_PUBLISHRESPONSE']._serialized_end=384
+  _globals['_RESTAGEREQUEST']._serialized_start=386
+  _globals['_RESTAGEREQUEST']._serialized_end=471
+  _globals['_RESTAGERESPONSE']._serialized_start=473
+  _globals['_RESTAGERESPONSE']._serialized_end=566
+  _globals['_DISCARDREQUEST']._serialized_start=568
+  _globals['_DISCARDREQUEST']._serialized_end=624
+  _globals['_DISCARDRESPONSE']._serialized_start=626
+  _globals['_DISCARDRESPONSE']._serialized_end=643
+  _globals['_GETSTOREDREQUEST']._serialized_start=645
+  _globals['_GETSTOREDREQUEST']._serialized_end=705
+  _globals['_GETSTOREDRESPONSE']._serialized_start=707
+  _globals['_GETSTOREDRESPONSE']._serialized_end=785
+  _globals['_LISTSTOREDREQUEST']._serialized_start=787
+  _globals['_LISTSTOREDREQUEST']._serialized_end=853
+  _globals['_LISTSTOREDRESPONSE']._serialized_start=855
+  _globals['_LISTSTOREDRESPONSE']._serialized_end=922
+  _globals['_GETSTOREDHISTORYREQUEST']._serialized_start=924
+  _globals['_GETSTOREDHISTORYREQUEST']._serialized_end=966
+  _globals['_GETSTOREDHISTORYRESPONSE']._serialized_start=968
+  _globals['_GETSTOREDHISTORYRESPONSE']._serialized_end=1036
+  _globals['_DELETESTOREDREQUEST']._serialized_start=1039
+  _globals['_DELETESTOREDREQUEST']._serialized_end=1169
+  _globals['_DELETESTOREDRESPONSE']._serialized_start=1171
+  _globals['_DELETESTOREDRESPONSE']._serialized_end=1256
+  _globals['_FETCHREQUEST']._serialized_start=1258
+  _globals['_FETCHREQUEST']._serialized_end=1305
+  _globals['_FETCHRESPONSE']._serialized_start=1307
+  _globals['_FETCHRESPONSE']._serialized_end=1408
+  _globals['_WEIGHTSHEADER']._serialized_start=1410
+  _globals['_WEIGHTSHEADER']._serialized_end=1460
+  _globals['_ADAPTERS']._serialized_start=1463
+  _globals['_ADAPTERS']._serialized_end=2110
 # @@protoc_insertion_point(module_scope)

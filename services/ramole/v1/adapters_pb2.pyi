@@ -6,10 +6,10 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from ramole.v1 import common_pb2 as _common_pb2
+from ramole.v1 import gateway_pb2 as _gateway_pb2
+from ramole.v1 import records_pb2 as _records_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,273 +21,57 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _AdapterState:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _AdapterStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdapterState.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    ADAPTER_STATE_UNSPECIFIED: _AdapterState.ValueType  # 0
-    ADAPTER_STATE_STAGED: _AdapterState.ValueType  # 1
-    ADAPTER_STATE_LIVE: _AdapterState.ValueType  # 2
-
-class AdapterState(_AdapterState, metaclass=_AdapterStateEnumTypeWrapper): ...
-
-ADAPTER_STATE_UNSPECIFIED: AdapterState.ValueType  # 0
-ADAPTER_STATE_STAGED: AdapterState.ValueType  # 1
-ADAPTER_STATE_LIVE: AdapterState.ValueType  # 2
-Global___AdapterState: _TypeAlias = AdapterState  # noqa: Y015
-
 @_typing.final
-class UploadRequest(_message.Message):
-    """One message of an upload stream: the header first, then the bytes of the files in any interleaving, or no bytes at all
-    when the header names a source. Closing the stream commits; a broken stream commits nothing.
-    """
+class PutRequest(_message.Message):
+    """One message of an upload stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    HEADER_FIELD_NUMBER: _builtins.int
-    CHUNK_FIELD_NUMBER: _builtins.int
+    UPLOAD_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def header(self) -> Global___UploadHeader: ...
-    @_builtins.property
-    def chunk(self) -> Global___FileChunk: ...
-    def __init__(
-        self,
-        *,
-        header: Global___UploadHeader | None = ...,
-        chunk: Global___FileChunk | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
-    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
-
-Global___UploadRequest: _TypeAlias = UploadRequest  # noqa: Y015
-
-@_typing.final
-class UploadHeader(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class Sha256Entry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.str
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.str = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    ADAPTER_FIELD_NUMBER: _builtins.int
-    BASE_MODEL_FIELD_NUMBER: _builtins.int
-    SAMPLES_FIELD_NUMBER: _builtins.int
-    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
-    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
-    IS_PUBLIC_FIELD_NUMBER: _builtins.int
-    SHA256_FIELD_NUMBER: _builtins.int
-    SOURCE_FIELD_NUMBER: _builtins.int
-    adapter: _builtins.str
-    """`name` or `tenant/name`. Uploading an existing name makes the next version."""
-    base_model: _builtins.str
-    """Base model that the adapter belongs to: at most 256 characters. Empty = `base_model_name_or_path` of its
-    adapter_config.json.
-    """
-    idempotency_key: _builtins.str
-    """Makes retries safe: the same key with the same content answers with the version that the first try made. The key
-    has at most 128 characters.
-    """
-    expected_version: _builtins.int
-    """Compare-and-swap: the upload succeeds only if this is the latest version of the name; 0 = the name must be new."""
-    is_public: _builtins.bool
-    """Whether other tenants may see it, with its samples, and use and download it; its older public versions too, but none of
-    them while the latest version of the name is private.
-    """
-    source: _builtins.str
-    """A PEFT folder to fetch instead of taking bytes: hf://org/repo@revision, or any fsspec URI that the server's setting
-    adapters.sources allows; at most 1024 characters.
-    """
-    @_builtins.property
-    def samples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Typical inputs of the adapter: they place it in the retriever's space. 1 to 64 of them (server's setting), none blank,
-        of 1 to 16384 characters each, at most 131072 in all.
-        """
-
-    @_builtins.property
-    def sha256(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Optional, checked when given: sha256 (hex) of each file."""
+    def upload(self) -> _gateway_pb2.UploadAdapterRequest:
+        """As the client sent it."""
 
     def __init__(
         self,
         *,
-        adapter: _builtins.str = ...,
-        base_model: _builtins.str = ...,
-        samples: _abc.Iterable[_builtins.str] | None = ...,
-        idempotency_key: _builtins.str = ...,
-        expected_version: _builtins.int | None = ...,
-        is_public: _builtins.bool = ...,
-        sha256: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        source: _builtins.str = ...,
+        upload: _gateway_pb2.UploadAdapterRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "base_model", b"base_model", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "is_public", b"is_public", "samples", b"samples", "sha256", b"sha256", "source", b"source"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
-    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
-
-Global___UploadHeader: _TypeAlias = UploadHeader  # noqa: Y015
-
-@_typing.final
-class FileChunk(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    FILE_FIELD_NUMBER: _builtins.int
-    DATA_FIELD_NUMBER: _builtins.int
-    file: _builtins.str
-    """`adapter_config.json` or `adapter_model.safetensors`; anything else is refused. Pickle files are never read."""
-    data: _builtins.bytes
-    """At most 1 MiB is best."""
-    def __init__(
-        self,
-        *,
-        file: _builtins.str = ...,
-        data: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "file", b"file"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___FileChunk: _TypeAlias = FileChunk  # noqa: Y015
-
-@_typing.final
-class AdmissionReport(_message.Message):
-    """What admission found."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    MODULES_FIELD_NUMBER: _builtins.int
-    RANK_FIELD_NUMBER: _builtins.int
-    BYTES_FIELD_NUMBER: _builtins.int
-    NORM_FIELD_NUMBER: _builtins.int
-    NUM_SAMPLES_FIELD_NUMBER: _builtins.int
-    RELATIVE_NORM_FIELD_NUMBER: _builtins.int
-    rank: _builtins.int
-    """Largest rank over the modules."""
-    bytes: _builtins.int
-    """Size of both files."""
-    norm: _builtins.float
-    """Frobenius norm of the whole update (scaling folded in)."""
-    num_samples: _builtins.int
-    """Different ones; they place the adapter in the retriever's space."""
-    relative_norm: _builtins.float
-    """The largest, over the modules, of the update's norm over the base weight's. Absent = a base weight is not known."""
-    @_builtins.property
-    def modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Full names of the modules that it changes, sorted."""
-
-    def __init__(
-        self,
-        *,
-        modules: _abc.Iterable[_builtins.str] | None = ...,
-        rank: _builtins.int = ...,
-        bytes: _builtins.int = ...,
-        norm: _builtins.float = ...,
-        num_samples: _builtins.int = ...,
-        relative_norm: _builtins.float | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_relative_norm", b"_relative_norm", "relative_norm", b"relative_norm"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_relative_norm", b"_relative_norm", "bytes", b"bytes", "modules", b"modules", "norm", b"norm", "num_samples", b"num_samples", "rank", b"rank", "relative_norm", b"relative_norm"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__relative_norm: _TypeAlias = _typing.Literal["relative_norm"]  # noqa: Y015
-    _WhichOneofArgType__relative_norm: _TypeAlias = _typing.Literal["_relative_norm", b"_relative_norm"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__relative_norm) -> _WhichOneofReturnType__relative_norm | None: ...
-
-Global___AdmissionReport: _TypeAlias = AdmissionReport  # noqa: Y015
-
-@_typing.final
-class AdapterRecord(_message.Message):
-    """Everything known about one version."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ADAPTER_FIELD_NUMBER: _builtins.int
-    BASE_MODEL_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    IS_PUBLIC_FIELD_NUMBER: _builtins.int
-    REPORT_FIELD_NUMBER: _builtins.int
-    SAMPLES_FIELD_NUMBER: _builtins.int
-    CREATED_AT_FIELD_NUMBER: _builtins.int
-    SOURCE_FIELD_NUMBER: _builtins.int
-    base_model: _builtins.str
-    state: Global___AdapterState.ValueType
-    is_public: _builtins.bool
-    source: _builtins.str
-    """What the content came from: a URI, or tenant/name@version after a rollback. Empty = the bytes of the upload."""
-    @_builtins.property
-    def adapter(self) -> _common_pb2.AdapterRef: ...
-    @_builtins.property
-    def report(self) -> Global___AdmissionReport: ...
-    @_builtins.property
-    def samples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
-    @_builtins.property
-    def created_at(self) -> _timestamp_pb2.Timestamp: ...
-    def __init__(
-        self,
-        *,
-        adapter: _common_pb2.AdapterRef | None = ...,
-        base_model: _builtins.str = ...,
-        state: Global___AdapterState.ValueType = ...,
-        is_public: _builtins.bool = ...,
-        report: Global___AdmissionReport | None = ...,
-        samples: _abc.Iterable[_builtins.str] | None = ...,
-        created_at: _timestamp_pb2.Timestamp | None = ...,
-        source: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "created_at", b"created_at", "report", b"report"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "created_at", b"created_at", "is_public", b"is_public", "report", b"report", "samples", b"samples", "source", b"source", "state", b"state"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AdapterRecord: _TypeAlias = AdapterRecord  # noqa: Y015
+Global___PutRequest: _TypeAlias = PutRequest  # noqa: Y015
 
 @_typing.final
 class PutResponse(_message.Message):
+    """What an upload has become."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORD_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
+    IS_LIVE_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
     """False when the idempotency key or identical latest content answered with an existing version."""
+    is_live: _builtins.bool
+    """Whether the version is live already: the existing one may be."""
     @_builtins.property
-    def record(self) -> Global___AdapterRecord: ...
+    def record(self) -> _records_pb2.AdapterRecord:
+        """The new version, or the existing one that answers."""
+
     def __init__(
         self,
         *,
-        record: Global___AdapterRecord | None = ...,
+        record: _records_pb2.AdapterRecord | None = ...,
         created: _builtins.bool = ...,
+        is_live: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "is_live", b"is_live", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,11 +79,15 @@ Global___PutResponse: _TypeAlias = PutResponse  # noqa: Y015
 
 @_typing.final
 class PublishRequest(_message.Message):
+    """A staged version that has its rows in the index."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def adapter(self) -> _common_pb2.AdapterRef: ...
+    def adapter(self) -> _common_pb2.AdapterRef:
+        """Which one."""
+
     def __init__(
         self,
         *,
@@ -315,15 +103,19 @@ Global___PublishRequest: _TypeAlias = PublishRequest  # noqa: Y015
 
 @_typing.final
 class PublishResponse(_message.Message):
+    """The version, now live."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORD_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def record(self) -> Global___AdapterRecord: ...
+    def record(self) -> _records_pb2.AdapterRecord:
+        """Without its samples."""
+
     def __init__(
         self,
         *,
-        record: Global___AdapterRecord | None = ...,
+        record: _records_pb2.AdapterRecord | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -334,12 +126,76 @@ class PublishResponse(_message.Message):
 Global___PublishResponse: _TypeAlias = PublishResponse  # noqa: Y015
 
 @_typing.final
+class RestageRequest(_message.Message):
+    """The version that shall be the latest again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """`tenant/name@version`, live."""
+    expected_version: _builtins.int
+    """Compare-and-swap, as for an upload."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "expected_version", b"expected_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___RestageRequest: _TypeAlias = RestageRequest  # noqa: Y015
+
+@_typing.final
+class RestageResponse(_message.Message):
+    """As PutResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    IS_LIVE_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    """False when the latest version answers."""
+    is_live: _builtins.bool
+    """Whether it is live already."""
+    @_builtins.property
+    def record(self) -> _records_pb2.AdapterRecord:
+        """The new version, or the latest one when it has this content already."""
+
+    def __init__(
+        self,
+        *,
+        record: _records_pb2.AdapterRecord | None = ...,
+        created: _builtins.bool = ...,
+        is_live: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "is_live", b"is_live", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestageResponse: _TypeAlias = RestageResponse  # noqa: Y015
+
+@_typing.final
 class DiscardRequest(_message.Message):
+    """A staged version whose upload has failed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def adapter(self) -> _common_pb2.AdapterRef: ...
+    def adapter(self) -> _common_pb2.AdapterRef:
+        """Which one."""
+
     def __init__(
         self,
         *,
@@ -355,6 +211,8 @@ Global___DiscardRequest: _TypeAlias = DiscardRequest  # noqa: Y015
 
 @_typing.final
 class DiscardResponse(_message.Message):
+    """It is gone."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -369,13 +227,15 @@ class DiscardResponse(_message.Message):
 Global___DiscardResponse: _TypeAlias = DiscardResponse  # noqa: Y015
 
 @_typing.final
-class GetAdapterRequest(_message.Message):
+class GetStoredRequest(_message.Message):
+    """The version that is asked for."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     WITHOUT_SAMPLES_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
-    """`name`, `tenant/name` or `tenant/name@version`."""
+    """`tenant/name` or `tenant/name@version`."""
     without_samples: _builtins.bool
     """Leaves the samples out of the record: no file has to be read."""
     def __init__(
@@ -390,98 +250,134 @@ class GetAdapterRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetAdapterRequest: _TypeAlias = GetAdapterRequest  # noqa: Y015
+Global___GetStoredRequest: _TypeAlias = GetStoredRequest  # noqa: Y015
 
 @_typing.final
-class GetAdapterResponse(_message.Message):
+class GetStoredResponse(_message.Message):
+    """What is stored."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORD_FIELD_NUMBER: _builtins.int
+    IS_LIVE_FIELD_NUMBER: _builtins.int
+    is_live: _builtins.bool
+    """False while it is staged."""
     @_builtins.property
-    def record(self) -> Global___AdapterRecord: ...
+    def record(self) -> _records_pb2.AdapterRecord:
+        """The version."""
+
     def __init__(
         self,
         *,
-        record: Global___AdapterRecord | None = ...,
+        record: _records_pb2.AdapterRecord | None = ...,
+        is_live: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_live", b"is_live", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetAdapterResponse: _TypeAlias = GetAdapterResponse  # noqa: Y015
+Global___GetStoredResponse: _TypeAlias = GetStoredResponse  # noqa: Y015
 
 @_typing.final
-class ListAdaptersRequest(_message.Message):
+class ListStoredRequest(_message.Message):
+    """A page of live versions."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    BASE_MODEL_FIELD_NUMBER: _builtins.int
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    WITHOUT_SAMPLES_FIELD_NUMBER: _builtins.int
-    TENANT_FIELD_NUMBER: _builtins.int
-    NAME_PREFIX_FIELD_NUMBER: _builtins.int
-    LATEST_ONLY_FIELD_NUMBER: _builtins.int
-    base_model: _builtins.str
-    """Empty = of all base models."""
-    page_size: _builtins.int
-    """Records of a page: 0 (100), or 1 to 1000."""
-    page_token: _builtins.str
-    """From the previous page; empty = the first."""
-    without_samples: _builtins.bool
-    """Leaves the samples out of the records."""
-    tenant: _builtins.str
-    """Only this tenant's. Empty = of all tenants."""
-    name_prefix: _builtins.str
-    """Only names that begin with this."""
-    latest_only: _builtins.bool
-    """Only the latest version of each name: what retrieval looks among."""
-    def __init__(
-        self,
-        *,
-        base_model: _builtins.str = ...,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
-        without_samples: _builtins.bool = ...,
-        tenant: _builtins.str = ...,
-        name_prefix: _builtins.str = ...,
-        latest_only: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "latest_only", b"latest_only", "name_prefix", b"name_prefix", "page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant", "without_samples", b"without_samples"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListAdaptersRequest: _TypeAlias = ListAdaptersRequest  # noqa: Y015
-
-@_typing.final
-class ListAdaptersResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RECORDS_FIELD_NUMBER: _builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    next_page_token: _builtins.str
-    """Empty on the last page."""
+    QUERY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterRecord]: ...
+    def query(self) -> _gateway_pb2.ListAdaptersRequest:
+        """As the client asked."""
+
     def __init__(
         self,
         *,
-        records: _abc.Iterable[Global___AdapterRecord] | None = ...,
-        next_page_token: _builtins.str = ...,
+        query: _gateway_pb2.ListAdaptersRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListAdaptersResponse: _TypeAlias = ListAdaptersResponse  # noqa: Y015
+Global___ListStoredRequest: _TypeAlias = ListStoredRequest  # noqa: Y015
 
 @_typing.final
-class DeleteAdapterRequest(_message.Message):
+class ListStoredResponse(_message.Message):
+    """One page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def page(self) -> _gateway_pb2.ListAdaptersResponse:
+        """For the client, as it is."""
+
+    def __init__(
+        self,
+        *,
+        page: _gateway_pb2.ListAdaptersResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStoredResponse: _TypeAlias = ListStoredResponse  # noqa: Y015
+
+@_typing.final
+class GetStoredHistoryRequest(_message.Message):
+    """The name whose versions are asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """`tenant/name`."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStoredHistoryRequest: _TypeAlias = GetStoredHistoryRequest  # noqa: Y015
+
+@_typing.final
+class GetStoredHistoryResponse(_message.Message):
+    """All versions of a name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[_records_pb2.HistoryEntry]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[_records_pb2.HistoryEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStoredHistoryResponse: _TypeAlias = GetStoredHistoryResponse  # noqa: Y015
+
+@_typing.final
+class DeleteStoredRequest(_message.Message):
+    """Versions to remove."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
@@ -491,9 +387,9 @@ class DeleteAdapterRequest(_message.Message):
     adapter: _builtins.str
     """`tenant/name@version` removes one version, `tenant/name` all of them."""
     comment: _builtins.str
-    """Why; kept in the history: at most 256 characters."""
+    """Why; kept in the history."""
     is_revocation: _builtins.bool
-    """For the history; set by the gateway, which ignores what a client gives."""
+    """Whether the content goes under every name of the tenant, and is refused from now on."""
     expected_version: _builtins.int
     """Compare-and-swap: only if this is the latest version of the name."""
     def __init__(
@@ -512,10 +408,12 @@ class DeleteAdapterRequest(_message.Message):
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
 
-Global___DeleteAdapterRequest: _TypeAlias = DeleteAdapterRequest  # noqa: Y015
+Global___DeleteStoredRequest: _TypeAlias = DeleteStoredRequest  # noqa: Y015
 
 @_typing.final
-class DeleteAdapterResponse(_message.Message):
+class DeleteStoredResponse(_message.Message):
+    """What was removed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REMOVED_FIELD_NUMBER: _builtins.int
@@ -540,124 +438,18 @@ class DeleteAdapterResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DeleteAdapterResponse: _TypeAlias = DeleteAdapterResponse  # noqa: Y015
-
-@_typing.final
-class RollbackAdapterRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ADAPTER_FIELD_NUMBER: _builtins.int
-    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
-    adapter: _builtins.str
-    """`tenant/name@version`, live: what the next version shall be like."""
-    expected_version: _builtins.int
-    """Compare-and-swap, as for an upload."""
-    def __init__(
-        self,
-        *,
-        adapter: _builtins.str = ...,
-        expected_version: _builtins.int | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "expected_version", b"expected_version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
-    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
-
-Global___RollbackAdapterRequest: _TypeAlias = RollbackAdapterRequest  # noqa: Y015
-
-@_typing.final
-class GetHistoryRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ADAPTER_FIELD_NUMBER: _builtins.int
-    adapter: _builtins.str
-    """`name` or `tenant/name`. A version is ignored."""
-    def __init__(
-        self,
-        *,
-        adapter: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetHistoryRequest: _TypeAlias = GetHistoryRequest  # noqa: Y015
-
-@_typing.final
-class GetHistoryResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ENTRIES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryEntry]: ...
-    def __init__(
-        self,
-        *,
-        entries: _abc.Iterable[Global___HistoryEntry] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetHistoryResponse: _TypeAlias = GetHistoryResponse  # noqa: Y015
-
-@_typing.final
-class HistoryEntry(_message.Message):
-    """One version that is or was live."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ADAPTER_FIELD_NUMBER: _builtins.int
-    CREATED_AT_FIELD_NUMBER: _builtins.int
-    SOURCE_FIELD_NUMBER: _builtins.int
-    REMOVED_AT_FIELD_NUMBER: _builtins.int
-    REMOVAL_FIELD_NUMBER: _builtins.int
-    COMMENT_FIELD_NUMBER: _builtins.int
-    source: _builtins.str
-    """As in AdapterRecord; of live versions only."""
-    removal: _builtins.str
-    """`deleted`, `revoked` or `expired` (by the server's retention)."""
-    comment: _builtins.str
-    @_builtins.property
-    def adapter(self) -> _common_pb2.AdapterRef: ...
-    @_builtins.property
-    def created_at(self) -> _timestamp_pb2.Timestamp: ...
-    @_builtins.property
-    def removed_at(self) -> _timestamp_pb2.Timestamp:
-        """Absent while it is live."""
-
-    def __init__(
-        self,
-        *,
-        adapter: _common_pb2.AdapterRef | None = ...,
-        created_at: _timestamp_pb2.Timestamp | None = ...,
-        source: _builtins.str = ...,
-        removed_at: _timestamp_pb2.Timestamp | None = ...,
-        removal: _builtins.str = ...,
-        comment: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "created_at", b"created_at", "removed_at", b"removed_at"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "comment", b"comment", "created_at", b"created_at", "removal", b"removal", "removed_at", b"removed_at", "source", b"source"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___HistoryEntry: _TypeAlias = HistoryEntry  # noqa: Y015
+Global___DeleteStoredResponse: _TypeAlias = DeleteStoredResponse  # noqa: Y015
 
 @_typing.final
 class FetchRequest(_message.Message):
+    """A content for an executor or a download."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DIGEST_FIELD_NUMBER: _builtins.int
     MACHINE_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
+    """sha256 of the content."""
     machine: _builtins.str
     """The caller's machine, if it can open files of that machine; empty = send the bytes."""
     def __init__(
@@ -676,16 +468,21 @@ Global___FetchRequest: _TypeAlias = FetchRequest  # noqa: Y015
 
 @_typing.final
 class FetchResponse(_message.Message):
+    """One part of a content."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     FOLDER_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
+    """The next bytes of the safetensors file."""
     folder: _builtins.str
     """The only message of its stream. The files may be removed at any time, and are to be verified by their digest."""
     @_builtins.property
-    def header(self) -> Global___WeightsHeader: ...
+    def header(self) -> Global___WeightsHeader:
+        """First."""
+
     def __init__(
         self,
         *,
@@ -705,31 +502,25 @@ Global___FetchResponse: _TypeAlias = FetchResponse  # noqa: Y015
 
 @_typing.final
 class WeightsHeader(_message.Message):
+    """What comes before the weights."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONFIG_JSON_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
-    ADAPTER_FIELD_NUMBER: _builtins.int
     config_json: _builtins.bytes
     """The adapter_config.json that was admitted."""
     size: _builtins.int
-    """Total of the data messages that follow."""
-    @_builtins.property
-    def adapter(self) -> _common_pb2.AdapterRef:
-        """Whose they are; set by DownloadAdapter. The digest is sha256 over, for each of both files, its size as 8 bytes
-        big-endian and its bytes.
-        """
-
+    """Total bytes of the data messages that follow."""
     def __init__(
         self,
         *,
         config_json: _builtins.bytes = ...,
         size: _builtins.int = ...,
-        adapter: _common_pb2.AdapterRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "config_json", b"config_json", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_json", b"config_json", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,11 +26,12 @@ if _version_not_supported:
 
 
 class AdaptersStub:
-    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part. Names are read, and
-    what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only Publish, Discard and Fetch
-    ask nobody: they name what an earlier call of the same principal was shown.
+    """The adapter store and cache: the source of truth. Internal; what the gateway passes on is in messages of its own.
 
-    Life of a version: Put -> STAGED -> (embedded, indexed) -> Publish -> LIVE -> Delete or Revoke -> gone.
+    Names are read, and what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only
+    Publish, Discard and Fetch ask nobody: they name what an earlier call of the same principal was shown.
+
+    Life of a version: Put -> staged -> (embedded, indexed) -> Publish -> live -> DeleteStored -> gone.
     """
 
     def __init__(self, channel):
@@ -41,7 +42,7 @@ class AdaptersStub:
         """
         self.Put = channel.stream_unary(
                 '/ramole.v1.Adapters/Put',
-                request_serializer=ramole_dot_v1_dot_adapters__pb2.UploadRequest.SerializeToString,
+                request_serializer=ramole_dot_v1_dot_adapters__pb2.PutRequest.SerializeToString,
                 response_deserializer=ramole_dot_v1_dot_adapters__pb2.PutResponse.FromString,
                 _registered_method=True)
         self.Publish = channel.unary_unary(
@@ -51,33 +52,33 @@ class AdaptersStub:
                 _registered_method=True)
         self.Restage = channel.unary_unary(
                 '/ramole.v1.Adapters/Restage',
-                request_serializer=ramole_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_adapters__pb2.PutResponse.FromString,
+                request_serializer=ramole_dot_v1_dot_adapters__pb2.RestageRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_adapters__pb2.RestageResponse.FromString,
                 _registered_method=True)
         self.Discard = channel.unary_unary(
                 '/ramole.v1.Adapters/Discard',
                 request_serializer=ramole_dot_v1_dot_adapters__pb2.DiscardRequest.SerializeToString,
                 response_deserializer=ramole_dot_v1_dot_adapters__pb2.DiscardResponse.FromString,
                 _registered_method=True)
-        self.GetAdapter = channel.unary_unary(
-                '/ramole.v1.Adapters/GetAdapter',
-                request_serializer=ramole_dot_v1_dot_adapters__pb2.GetAdapterRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_adapters__pb2.GetAdapterResponse.FromString,
+        self.GetStored = channel.unary_unary(
+                '/ramole.v1.Adapters/GetStored',
+                request_serializer=ramole_dot_v1_dot_adapters__pb2.GetStoredRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_adapters__pb2.GetStoredResponse.FromString,
                 _registered_method=True)
-        self.ListAdapters = channel.unary_unary(
-                '/ramole.v1.Adapters/ListAdapters',
-                request_serializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersResponse.FromString,
+        self.ListStored = channel.unary_unary(
+                '/ramole.v1.Adapters/ListStored',
+                request_serializer=ramole_dot_v1_dot_adapters__pb2.ListStoredRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_adapters__pb2.ListStoredResponse.FromString,
                 _registered_method=True)
-        self.GetHistory = channel.unary_unary(
-                '/ramole.v1.Adapters/GetHistory',
-                request_serializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryResponse.FromString,
+        self.GetStoredHistory = channel.unary_unary(
+                '/ramole.v1.Adapters/GetStoredHistory',
+                request_serializer=ramole_dot_v1_dot_adapters__pb2.GetStoredHistoryRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_adapters__pb2.GetStoredHistoryResponse.FromString,
                 _registered_method=True)
-        self.DeleteAdapter = channel.unary_unary(
-                '/ramole.v1.Adapters/DeleteAdapter',
-                request_serializer=ramole_dot_v1_dot_adapters__pb2.DeleteAdapterRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_adapters__pb2.DeleteAdapterResponse.FromString,
+        self.DeleteStored = channel.unary_unary(
+                '/ramole.v1.Adapters/DeleteStored',
+                request_serializer=ramole_dot_v1_dot_adapters__pb2.DeleteStoredRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_adapters__pb2.DeleteStoredResponse.FromString,
                 _registered_method=True)
         self.Fetch = channel.unary_stream(
                 '/ramole.v1.Adapters/Fetch',
@@ -87,22 +88,23 @@ class AdaptersStub:
 
 
 class AdaptersServicer:
-    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part. Names are read, and
-    what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only Publish, Discard and Fetch
-    ask nobody: they name what an earlier call of the same principal was shown.
+    """The adapter store and cache: the source of truth. Internal; what the gateway passes on is in messages of its own.
 
-    Life of a version: Put -> STAGED -> (embedded, indexed) -> Publish -> LIVE -> Delete or Revoke -> gone.
+    Names are read, and what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only
+    Publish, Discard and Fetch ask nobody: they name what an earlier call of the same principal was shown.
+
+    Life of a version: Put -> staged -> (embedded, indexed) -> Publish -> live -> DeleteStored -> gone.
     """
 
     def Put(self, request_iterator, context):
-        """Admits an upload and stores it as STAGED. All or nothing: a refused or broken upload leaves nothing behind.
+        """Admits an upload and stages it. All or nothing: a refused or broken upload leaves nothing behind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Publish(self, request, context):
-        """STAGED -> LIVE. Idempotent. From its return on the version survives a crash.
+        """Staged -> live. Idempotent. From its return on the version survives a crash.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,28 +124,28 @@ class AdaptersServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetAdapter(self, request, context):
-        """One version: the latest live one when none is pinned.
+    def GetStored(self, request, context):
+        """One version: the latest live one when none is pinned, a pinned one also while it is staged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListAdapters(self, request, context):
+    def ListStored(self, request, context):
         """Live versions, ordered by name, paged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetHistory(self, request, context):
+    def GetStoredHistory(self, request, context):
         """All versions of one name, those that are gone too, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def DeleteAdapter(self, request, context):
+    def DeleteStored(self, request, context):
         """Removes versions from the store; running requests finish. The gateway removes them from the index first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -163,7 +165,7 @@ def add_AdaptersServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Put': grpc.stream_unary_rpc_method_handler(
                     servicer.Put,
-                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.UploadRequest.FromString,
+                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.PutRequest.FromString,
                     response_serializer=ramole_dot_v1_dot_adapters__pb2.PutResponse.SerializeToString,
             ),
             'Publish': grpc.unary_unary_rpc_method_handler(
@@ -173,33 +175,33 @@ def add_AdaptersServicer_to_server(servicer, server):
             ),
             'Restage': grpc.unary_unary_rpc_method_handler(
                     servicer.Restage,
-                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_adapters__pb2.PutResponse.SerializeToString,
+                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.RestageRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_adapters__pb2.RestageResponse.SerializeToString,
             ),
             'Discard': grpc.unary_unary_rpc_method_handler(
                     servicer.Discard,
                     request_deserializer=ramole_dot_v1_dot_adapters__pb2.DiscardRequest.FromString,
                     response_serializer=ramole_dot_v1_dot_adapters__pb2.DiscardResponse.SerializeToString,
             ),
-            'GetAdapter': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetAdapter,
-                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.GetAdapterRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_adapters__pb2.GetAdapterResponse.SerializeToString,
+            'GetStored': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStored,
+                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.GetStoredRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_adapters__pb2.GetStoredResponse.SerializeToString,
             ),
-            'ListAdapters': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListAdapters,
-                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersResponse.SerializeToString,
+            'ListStored': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStored,
+                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.ListStoredRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_adapters__pb2.ListStoredResponse.SerializeToString,
             ),
-            'GetHistory': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetHistory,
-                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryResponse.SerializeToString,
+            'GetStoredHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStoredHistory,
+                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.GetStoredHistoryRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_adapters__pb2.GetStoredHistoryResponse.SerializeToString,
             ),
-            'DeleteAdapter': grpc.unary_unary_rpc_method_handler(
-                    servicer.DeleteAdapter,
-                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.DeleteAdapterRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_adapters__pb2.DeleteAdapterResponse.SerializeToString,
+            'DeleteStored': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteStored,
+                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.DeleteStoredRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_adapters__pb2.DeleteStoredResponse.SerializeToString,
             ),
             'Fetch': grpc.unary_stream_rpc_method_handler(
                     servicer.Fetch,
@@ -215,11 +217,12 @@ def add_AdaptersServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Adapters:
-    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part. Names are read, and
-    what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only Publish, Discard and Fetch
-    ask nobody: they name what an earlier call of the same principal was shown.
+    """The adapter store and cache: the source of truth. Internal; what the gateway passes on is in messages of its own.
 
-    Life of a version: Put -> STAGED -> (embedded, indexed) -> Publish -> LIVE -> Delete or Revoke -> gone.
+    Names are read, and what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only
+    Publish, Discard and Fetch ask nobody: they name what an earlier call of the same principal was shown.
+
+    Life of a version: Put -> staged -> (embedded, indexed) -> Publish -> live -> DeleteStored -> gone.
     """
 
     @staticmethod
@@ -237,7 +240,7 @@ class Adapters:
             request_iterator,
             target,
             '/ramole.v1.Adapters/Put',
-            ramole_dot_v1_dot_adapters__pb2.UploadRequest.SerializeToString,
+            ramole_dot_v1_dot_adapters__pb2.PutRequest.SerializeToString,
             ramole_dot_v1_dot_adapters__pb2.PutResponse.FromString,
             options,
             channel_credentials,
@@ -291,8 +294,8 @@ class Adapters:
             request,
             target,
             '/ramole.v1.Adapters/Restage',
-            ramole_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.SerializeToString,
-            ramole_dot_v1_dot_adapters__pb2.PutResponse.FromString,
+            ramole_dot_v1_dot_adapters__pb2.RestageRequest.SerializeToString,
+            ramole_dot_v1_dot_adapters__pb2.RestageResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -331,7 +334,7 @@ class Adapters:
             _registered_method=True)
 
     @staticmethod
-    def GetAdapter(request,
+    def GetStored(request,
             target,
             options=(),
             channel_credentials=None,
@@ -344,9 +347,9 @@ class Adapters:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/ramole.v1.Adapters/GetAdapter',
-            ramole_dot_v1_dot_adapters__pb2.GetAdapterRequest.SerializeToString,
-            ramole_dot_v1_dot_adapters__pb2.GetAdapterResponse.FromString,
+            '/ramole.v1.Adapters/GetStored',
+            ramole_dot_v1_dot_adapters__pb2.GetStoredRequest.SerializeToString,
+            ramole_dot_v1_dot_adapters__pb2.GetStoredResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -358,7 +361,7 @@ class Adapters:
             _registered_method=True)
 
     @staticmethod
-    def ListAdapters(request,
+    def ListStored(request,
             target,
             options=(),
             channel_credentials=None,
@@ -371,9 +374,9 @@ class Adapters:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/ramole.v1.Adapters/ListAdapters',
-            ramole_dot_v1_dot_adapters__pb2.ListAdaptersRequest.SerializeToString,
-            ramole_dot_v1_dot_adapters__pb2.ListAdaptersResponse.FromString,
+            '/ramole.v1.Adapters/ListStored',
+            ramole_dot_v1_dot_adapters__pb2.ListStoredRequest.SerializeToString,
+            ramole_dot_v1_dot_adapters__pb2.ListStoredResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -385,7 +388,7 @@ class Adapters:
             _registered_method=True)
 
     @staticmethod
-    def GetHistory(request,
+    def GetStoredHistory(request,
             target,
             options=(),
             channel_credentials=None,
@@ -398,9 +401,9 @@ class Adapters:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/ramole.v1.Adapters/GetHistory',
-            ramole_dot_v1_dot_adapters__pb2.GetHistoryRequest.SerializeToString,
-            ramole_dot_v1_dot_adapters__pb2.GetHistoryResponse.FromString,
+            '/ramole.v1.Adapters/GetStoredHistory',
+            ramole_dot_v1_dot_adapters__pb2.GetStoredHistoryRequest.SerializeToString,
+            ramole_dot_v1_dot_adapters__pb2.GetStoredHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -412,7 +415,7 @@ class Adapters:
             _registered_method=True)
 
     @staticmethod
-    def DeleteAdapter(request,
+    def DeleteStored(request,
             target,
             options=(),
             channel_credentials=None,
@@ -425,9 +428,9 @@ class Adapters:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/ramole.v1.Adapters/DeleteAdapter',
-            ramole_dot_v1_dot_adapters__pb2.DeleteAdapterRequest.SerializeToString,
-            ramole_dot_v1_dot_adapters__pb2.DeleteAdapterResponse.FromString,
+            '/ramole.v1.Adapters/DeleteStored',
+            ramole_dot_v1_dot_adapters__pb2.DeleteStoredRequest.SerializeToString,
+            ramole_dot_v1_dot_adapters__pb2.DeleteStoredResponse.FromString,
             options,
             channel_credentials,
             insecure,

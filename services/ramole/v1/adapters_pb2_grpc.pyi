@@ -27,32 +27,33 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdaptersStub:
-    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part. Names are read, and
-    what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only Publish, Discard and Fetch
-    ask nobody: they name what an earlier call of the same principal was shown.
+    """The adapter store and cache: the source of truth. Internal; what the gateway passes on is in messages of its own.
 
-    Life of a version: Put -> STAGED -> (embedded, indexed) -> Publish -> LIVE -> Delete or Revoke -> gone.
+    Names are read, and what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only
+    Publish, Discard and Fetch ask nobody: they name what an earlier call of the same principal was shown.
+
+    Life of a version: Put -> staged -> (embedded, indexed) -> Publish -> live -> DeleteStored -> gone.
     """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdaptersAsyncStub: ...
-    Put: _grpc.StreamUnaryMultiCallable[_adapters_pb2.UploadRequest, _adapters_pb2.PutResponse]
-    """Admits an upload and stores it as STAGED. All or nothing: a refused or broken upload leaves nothing behind."""
+    Put: _grpc.StreamUnaryMultiCallable[_adapters_pb2.PutRequest, _adapters_pb2.PutResponse]
+    """Admits an upload and stages it. All or nothing: a refused or broken upload leaves nothing behind."""
     Publish: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.PublishRequest, _adapters_pb2.PublishResponse]
-    """STAGED -> LIVE. Idempotent. From its return on the version survives a crash."""
-    Restage: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.RollbackAdapterRequest, _adapters_pb2.PutResponse]
+    """Staged -> live. Idempotent. From its return on the version survives a crash."""
+    Restage: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.RestageRequest, _adapters_pb2.RestageResponse]
     """Stages the content and samples of an older version as the next one. Publish it as an upload."""
     Discard: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.DiscardRequest, _adapters_pb2.DiscardResponse]
     """Drops a version that was never published."""
-    GetAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.GetAdapterRequest, _adapters_pb2.GetAdapterResponse]
-    """One version: the latest live one when none is pinned."""
-    ListAdapters: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.ListAdaptersRequest, _adapters_pb2.ListAdaptersResponse]
+    GetStored: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.GetStoredRequest, _adapters_pb2.GetStoredResponse]
+    """One version: the latest live one when none is pinned, a pinned one also while it is staged."""
+    ListStored: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.ListStoredRequest, _adapters_pb2.ListStoredResponse]
     """Live versions, ordered by name, paged."""
-    GetHistory: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.GetHistoryRequest, _adapters_pb2.GetHistoryResponse]
+    GetStoredHistory: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.GetStoredHistoryRequest, _adapters_pb2.GetStoredHistoryResponse]
     """All versions of one name, those that are gone too, newest first."""
-    DeleteAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]
+    DeleteStored: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.DeleteStoredRequest, _adapters_pb2.DeleteStoredResponse]
     """Removes versions from the store; running requests finish. The gateway removes them from the index first."""
     Fetch: _grpc.UnaryStreamMultiCallable[_adapters_pb2.FetchRequest, _adapters_pb2.FetchResponse]
     """The weights of one digest: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB. Or, to a caller on
@@ -61,29 +62,30 @@ class AdaptersStub:
 
 @_typing.type_check_only
 class AdaptersAsyncStub(AdaptersStub):
-    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part. Names are read, and
-    what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only Publish, Discard and Fetch
-    ask nobody: they name what an earlier call of the same principal was shown.
+    """The adapter store and cache: the source of truth. Internal; what the gateway passes on is in messages of its own.
 
-    Life of a version: Put -> STAGED -> (embedded, indexed) -> Publish -> LIVE -> Delete or Revoke -> gone.
+    Names are read, and what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only
+    Publish, Discard and Fetch ask nobody: they name what an earlier call of the same principal was shown.
+
+    Life of a version: Put -> staged -> (embedded, indexed) -> Publish -> live -> DeleteStored -> gone.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Put: _aio.StreamUnaryMultiCallable[_adapters_pb2.UploadRequest, _adapters_pb2.PutResponse]  # type: ignore[assignment]
-    """Admits an upload and stores it as STAGED. All or nothing: a refused or broken upload leaves nothing behind."""
+    Put: _aio.StreamUnaryMultiCallable[_adapters_pb2.PutRequest, _adapters_pb2.PutResponse]  # type: ignore[assignment]
+    """Admits an upload and stages it. All or nothing: a refused or broken upload leaves nothing behind."""
     Publish: _aio.UnaryUnaryMultiCallable[_adapters_pb2.PublishRequest, _adapters_pb2.PublishResponse]  # type: ignore[assignment]
-    """STAGED -> LIVE. Idempotent. From its return on the version survives a crash."""
-    Restage: _aio.UnaryUnaryMultiCallable[_adapters_pb2.RollbackAdapterRequest, _adapters_pb2.PutResponse]  # type: ignore[assignment]
+    """Staged -> live. Idempotent. From its return on the version survives a crash."""
+    Restage: _aio.UnaryUnaryMultiCallable[_adapters_pb2.RestageRequest, _adapters_pb2.RestageResponse]  # type: ignore[assignment]
     """Stages the content and samples of an older version as the next one. Publish it as an upload."""
     Discard: _aio.UnaryUnaryMultiCallable[_adapters_pb2.DiscardRequest, _adapters_pb2.DiscardResponse]  # type: ignore[assignment]
     """Drops a version that was never published."""
-    GetAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.GetAdapterRequest, _adapters_pb2.GetAdapterResponse]  # type: ignore[assignment]
-    """One version: the latest live one when none is pinned."""
-    ListAdapters: _aio.UnaryUnaryMultiCallable[_adapters_pb2.ListAdaptersRequest, _adapters_pb2.ListAdaptersResponse]  # type: ignore[assignment]
+    GetStored: _aio.UnaryUnaryMultiCallable[_adapters_pb2.GetStoredRequest, _adapters_pb2.GetStoredResponse]  # type: ignore[assignment]
+    """One version: the latest live one when none is pinned, a pinned one also while it is staged."""
+    ListStored: _aio.UnaryUnaryMultiCallable[_adapters_pb2.ListStoredRequest, _adapters_pb2.ListStoredResponse]  # type: ignore[assignment]
     """Live versions, ordered by name, paged."""
-    GetHistory: _aio.UnaryUnaryMultiCallable[_adapters_pb2.GetHistoryRequest, _adapters_pb2.GetHistoryResponse]  # type: ignore[assignment]
+    GetStoredHistory: _aio.UnaryUnaryMultiCallable[_adapters_pb2.GetStoredHistoryRequest, _adapters_pb2.GetStoredHistoryResponse]  # type: ignore[assignment]
     """All versions of one name, those that are gone too, newest first."""
-    DeleteAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
+    DeleteStored: _aio.UnaryUnaryMultiCallable[_adapters_pb2.DeleteStoredRequest, _adapters_pb2.DeleteStoredResponse]  # type: ignore[assignment]
     """Removes versions from the store; running requests finish. The gateway removes them from the index first."""
     Fetch: _aio.UnaryStreamMultiCallable[_adapters_pb2.FetchRequest, _adapters_pb2.FetchResponse]  # type: ignore[assignment]
     """The weights of one digest: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB. Or, to a caller on
@@ -91,20 +93,21 @@ class AdaptersAsyncStub(AdaptersStub):
     """
 
 class AdaptersServicer(metaclass=_abc_1.ABCMeta):
-    """The adapter store and cache: the source of truth. Internal; the gateway re-exports the safe part. Names are read, and
-    what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only Publish, Discard and Fetch
-    ask nobody: they name what an earlier call of the same principal was shown.
+    """The adapter store and cache: the source of truth. Internal; what the gateway passes on is in messages of its own.
 
-    Life of a version: Put -> STAGED -> (embedded, indexed) -> Publish -> LIVE -> Delete or Revoke -> gone.
+    Names are read, and what is shown and changed is judged, for the principal in the call's metadata; see Gateway. Only
+    Publish, Discard and Fetch ask nobody: they name what an earlier call of the same principal was shown.
+
+    Life of a version: Put -> staged -> (embedded, indexed) -> Publish -> live -> DeleteStored -> gone.
     """
 
     @_abc_1.abstractmethod
     def Put(
         self,
-        request_iterator: _MaybeAsyncIterator[_adapters_pb2.UploadRequest],
+        request_iterator: _MaybeAsyncIterator[_adapters_pb2.PutRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_adapters_pb2.PutResponse, _abc.Awaitable[_adapters_pb2.PutResponse]]:
-        """Admits an upload and stores it as STAGED. All or nothing: a refused or broken upload leaves nothing behind."""
+        """Admits an upload and stages it. All or nothing: a refused or broken upload leaves nothing behind."""
 
     @_abc_1.abstractmethod
     def Publish(
@@ -112,14 +115,14 @@ class AdaptersServicer(metaclass=_abc_1.ABCMeta):
         request: _adapters_pb2.PublishRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapters_pb2.PublishResponse, _abc.Awaitable[_adapters_pb2.PublishResponse]]:
-        """STAGED -> LIVE. Idempotent. From its return on the version survives a crash."""
+        """Staged -> live. Idempotent. From its return on the version survives a crash."""
 
     @_abc_1.abstractmethod
     def Restage(
         self,
-        request: _adapters_pb2.RollbackAdapterRequest,
+        request: _adapters_pb2.RestageRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_adapters_pb2.PutResponse, _abc.Awaitable[_adapters_pb2.PutResponse]]:
+    ) -> _typing.Union[_adapters_pb2.RestageResponse, _abc.Awaitable[_adapters_pb2.RestageResponse]]:
         """Stages the content and samples of an older version as the next one. Publish it as an upload."""
 
     @_abc_1.abstractmethod
@@ -131,35 +134,35 @@ class AdaptersServicer(metaclass=_abc_1.ABCMeta):
         """Drops a version that was never published."""
 
     @_abc_1.abstractmethod
-    def GetAdapter(
+    def GetStored(
         self,
-        request: _adapters_pb2.GetAdapterRequest,
+        request: _adapters_pb2.GetStoredRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_adapters_pb2.GetAdapterResponse, _abc.Awaitable[_adapters_pb2.GetAdapterResponse]]:
-        """One version: the latest live one when none is pinned."""
+    ) -> _typing.Union[_adapters_pb2.GetStoredResponse, _abc.Awaitable[_adapters_pb2.GetStoredResponse]]:
+        """One version: the latest live one when none is pinned, a pinned one also while it is staged."""
 
     @_abc_1.abstractmethod
-    def ListAdapters(
+    def ListStored(
         self,
-        request: _adapters_pb2.ListAdaptersRequest,
+        request: _adapters_pb2.ListStoredRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_adapters_pb2.ListAdaptersResponse, _abc.Awaitable[_adapters_pb2.ListAdaptersResponse]]:
+    ) -> _typing.Union[_adapters_pb2.ListStoredResponse, _abc.Awaitable[_adapters_pb2.ListStoredResponse]]:
         """Live versions, ordered by name, paged."""
 
     @_abc_1.abstractmethod
-    def GetHistory(
+    def GetStoredHistory(
         self,
-        request: _adapters_pb2.GetHistoryRequest,
+        request: _adapters_pb2.GetStoredHistoryRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_adapters_pb2.GetHistoryResponse, _abc.Awaitable[_adapters_pb2.GetHistoryResponse]]:
+    ) -> _typing.Union[_adapters_pb2.GetStoredHistoryResponse, _abc.Awaitable[_adapters_pb2.GetStoredHistoryResponse]]:
         """All versions of one name, those that are gone too, newest first."""
 
     @_abc_1.abstractmethod
-    def DeleteAdapter(
+    def DeleteStored(
         self,
-        request: _adapters_pb2.DeleteAdapterRequest,
+        request: _adapters_pb2.DeleteStoredRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_adapters_pb2.DeleteAdapterResponse, _abc.Awaitable[_adapters_pb2.DeleteAdapterResponse]]:
+    ) -> _typing.Union[_adapters_pb2.DeleteStoredResponse, _abc.Awaitable[_adapters_pb2.DeleteStoredResponse]]:
         """Removes versions from the store; running requests finish. The gateway removes them from the index first."""
 
     @_abc_1.abstractmethod

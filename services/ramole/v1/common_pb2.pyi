@@ -36,16 +36,18 @@ class _PresetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Preset.ValueTy
     PRESET_RAMOLE: _Preset.ValueType  # 4
     """RouterLoRA weights, per token and per module."""
     PRESET_RAMOLE_PRIOR: _Preset.ValueType  # 5
-    """As RAMOLE, with log softmax(similarity / tau) added to the router's logits, tau = 0.01."""
+    """As RAMOLE, with log softmax(similarity / tau) added to the router's logits."""
     PRESET_SIMILARITY: _Preset.ValueType  # 6
-    """Mean of the experts' outputs, weighted by softmax(similarity / tau) with tau = 0.02."""
+    """Mean of the experts' outputs, weighted by softmax(similarity / tau)."""
     PRESET_HEDGED: _Preset.ValueType  # 7
-    """As SIMILARITY with five adapters, tau = 0.005 and spread = 0.35."""
+    """As SIMILARITY, sharper, with more adapters and a spread over all of them."""
     PRESET_CALIBRATED: _Preset.ValueType  # 8
     """As HEDGED, but spread is the repository's own doubt that any adapter was made for the prompt, where it can tell."""
 
 class Preset(_Preset, metaclass=_PresetEnumTypeWrapper):
-    """Named points of the composition axes. The first four are the paper's."""
+    """Named points of the composition axes; docs and `ramole.core.composition` have their values. The first four are the
+    paper's.
+    """
 
 PRESET_UNSPECIFIED: Preset.ValueType  # 0
 """The server's default."""
@@ -58,11 +60,11 @@ PRESET_FUSION: Preset.ValueType  # 3
 PRESET_RAMOLE: Preset.ValueType  # 4
 """RouterLoRA weights, per token and per module."""
 PRESET_RAMOLE_PRIOR: Preset.ValueType  # 5
-"""As RAMOLE, with log softmax(similarity / tau) added to the router's logits, tau = 0.01."""
+"""As RAMOLE, with log softmax(similarity / tau) added to the router's logits."""
 PRESET_SIMILARITY: Preset.ValueType  # 6
-"""Mean of the experts' outputs, weighted by softmax(similarity / tau) with tau = 0.02."""
+"""Mean of the experts' outputs, weighted by softmax(similarity / tau)."""
 PRESET_HEDGED: Preset.ValueType  # 7
-"""As SIMILARITY with five adapters, tau = 0.005 and spread = 0.35."""
+"""As SIMILARITY, sharper, with more adapters and a spread over all of them."""
 PRESET_CALIBRATED: Preset.ValueType  # 8
 """As HEDGED, but spread is the repository's own doubt that any adapter was made for the prompt, where it can tell."""
 Global___Preset: _TypeAlias = Preset  # noqa: Y015
@@ -134,6 +136,7 @@ class _FinishReason:
 class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
+    """Never sent."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
     """The model ended the answer, or a stop string or token matched."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
@@ -143,6 +146,7 @@ class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a generation ended."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
+"""Never sent."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """The model ended the answer, or a stop string or token matched."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
@@ -156,7 +160,7 @@ class AdapterRef(_message.Message):
     Every failure is a gRPC status. Its trailing metadata `grpc-status-details-bin` holds a google.rpc.Status with
       google.rpc.ErrorInfo   reason = the error class in UPPER_SNAKE_CASE, domain = "ramole",
                              metadata = {"field", "remedy", "request_id"} (a key is absent when empty); "final" = "true"
-                             when the server has tried twice itself, or must not
+                             when the server has tried twice itself, or must not; what else a reason tells, see below
       google.rpc.BadRequest  one FieldViolation, when a field is at fault
       google.rpc.RetryInfo   when the same request may succeed after a while: repeat it then, and what has none never
     The plain status message repeats field, problem and remedy for people.
@@ -175,6 +179,16 @@ class AdapterRef(_message.Message):
                            open stream, or read nothing out of one, for too long
       DATA_LOSS            stored weights no longer match their digest
 
+    Reasons that programs act upon, beyond the status:
+
+      ADAPTER_REFUSED      INVALID_ARGUMENT: an uploaded adapter failed admission; nothing of it was kept
+      ENCODER_MISMATCH     FAILED_PRECONDITION: the encoder is not loaded, or the index holds vectors of another one. Between
+                           services the sign to look which generation of the index serves; a client can only wait
+      EXPERT_UNAVAILABLE   of Executor.Execute only: an expert of the sequence cannot be used. metadata "expert" = its place in
+                           the request, from 0; "problem" = the reason that the adapter itself gives: NOT_FOUND, CORRUPT,
+                           ADAPTER_REFUSED or WRONG_STATE, whose status this is too. The gateway routes once more without it,
+                           or answers with that reason where the request named the adapter
+
     Deadlines and cancellation are gRPC's own. Metadata key `x-request-id` is honoured and echoed; the server makes one up
     when it is absent.
 
@@ -188,7 +202,9 @@ class AdapterRef(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
+    """Whose it is."""
     name: _builtins.str
+    """Unique within the tenant."""
     version: _builtins.int
     """1, 2, 3, ... for each tenant/name."""
     digest: _builtins.str
@@ -224,8 +240,11 @@ class Composition(_message.Message):
     SPREAD_FIELD_NUMBER: _builtins.int
     ADAPTIVE_SPREAD_FIELD_NUMBER: _builtins.int
     preset: Global___Preset.ValueType
+    """Where the axes start."""
     weighting: Global___Weighting.ValueType
+    """Where the weights come from."""
     merge: Global___Merge.ValueType
+    """What is averaged."""
     k: _builtins.int
     """Adapters to retrieve: 0 (the bare base model) to 8. Ignored when the request names adapters."""
     tau: _builtins.float
@@ -353,8 +372,11 @@ class TokenChunk(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
+    """May be empty: the tokens' characters may be incomplete yet, or could begin a stop string."""
     @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What the model chose since the last piece."""
+
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Natural logarithm of each token's probability under the model, before temperature and filters. When asked for."""
@@ -373,37 +395,6 @@ class TokenChunk(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenChunk: _TypeAlias = TokenChunk  # noqa: Y015
-
-@_typing.final
-class ExpertUsage(_message.Message):
-    """The weights that one expert really got."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    DIGEST_FIELD_NUMBER: _builtins.int
-    MEAN_WEIGHT_FIELD_NUMBER: _builtins.int
-    LAYER_WEIGHTS_FIELD_NUMBER: _builtins.int
-    digest: _builtins.str
-    mean_weight: _builtins.float
-    """Mean over tokens and wrapped modules of this expert's weight."""
-    @_builtins.property
-    def layer_weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Mean over tokens and modules of one transformer layer; index = layer."""
-
-    def __init__(
-        self,
-        *,
-        digest: _builtins.str = ...,
-        mean_weight: _builtins.float = ...,
-        layer_weights: _abc.Iterable[_builtins.float] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "layer_weights", b"layer_weights", "mean_weight", b"mean_weight"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ExpertUsage: _TypeAlias = ExpertUsage  # noqa: Y015
 
 @_typing.final
 class StepSnapshot(_message.Message):

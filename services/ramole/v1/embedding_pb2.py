@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19ramole/v1/embedding.proto\x12\tramole.v1\"1\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x12\n\nencoder_id\x18\x02 \x01(\t\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"G\n\rEmbedResponse\x12\"\n\x07vectors\x18\x01 \x03(\x0b\x32\x11.ramole.v1.Vector\x12\x12\n\nencoder_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65scribeEncoderRequest\":\n\x17\x44\x65scribeEncoderResponse\x12\x12\n\nencoder_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r2\xa1\x01\n\tEmbedding\x12:\n\x05\x45mbed\x12\x17.ramole.v1.EmbedRequest\x1a\x18.ramole.v1.EmbedResponse\x12X\n\x0f\x44\x65scribeEncoder\x12!.ramole.v1.DescribeEncoderRequest\x1a\".ramole.v1.DescribeEncoderResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19ramole/v1/embedding.proto\x12\tramole.v1\"1\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x12\n\nencoder_id\x18\x02 \x01(\t\"\x19\n\x06Vector\x12\x0f\n\x07\x66loat32\x18\x01 \x01(\x0c\"G\n\rEmbedResponse\x12\"\n\x07vectors\x18\x01 \x03(\x0b\x32\x11.ramole.v1.Vector\x12\x12\n\nencoder_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65scribeEncoderRequest\":\n\x17\x44\x65scribeEncoderResponse\x12\x12\n\nencoder_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r2\xa1\x01\n\tEmbedding\x12:\n\x05\x45mbed\x12\x17.ramole.v1.EmbedRequest\x1a\x18.ramole.v1.EmbedResponse\x12X\n\x0f\x44\x65scribeEncoder\x12!.ramole.v1.DescribeEncoderRequest\x1a\".ramole.v1.DescribeEncoderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +34,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDREQUEST']._serialized_start=40
   _globals['_EMBEDREQUEST']._serialized_end=89
   _globals['_VECTOR']._serialized_start=91
-  _globals['_VECTOR']._serialized_end=115
-  _globals['_EMBEDRESPONSE']._serialized_start=117
-  _globals['_EMBEDRESPONSE']._serialized_end=188
-  _globals['_DESCRIBEENCODERREQUEST']._serialized_start=190
-  _globals['_DESCRIBEENCODERREQUEST']._serialized_end=214
-  _globals['_DESCRIBEENCODERRESPONSE']._serialized_start=216
-  _globals['_DESCRIBEENCODERRESPONSE']._serialized_end=274
-  _globals['_EMBEDDING']._serialized_start=277
-  _globals['_EMBEDDING']._serialized_end=438
+  _globals['_VECTOR']._serialized_end=116
+  _globals['_EMBEDRESPONSE']._serialized_start=118
+  _globals['_EMBEDRESPONSE']._serialized_end=189
+  _globals['_DESCRIBEENCODERREQUEST']._serialized_start=191
+  _globals['_DESCRIBEENCODERREQUEST']._serialized_end=215
+  _globals['_DESCRIBEENCODERRESPONSE']._serialized_start=217
+  _globals['_DESCRIBEENCODERRESPONSE']._serialized_end=275
+  _globals['_EMBEDDING']._serialized_start=278
+  _globals['_EMBEDDING']._serialized_end=439
 # @@protoc_insertion_point(module_scope)

@@ -20,12 +20,14 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class EmbedRequest(_message.Message):
+    """Texts to embed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXTS_FIELD_NUMBER: _builtins.int
     ENCODER_ID_FIELD_NUMBER: _builtins.int
     encoder_id: _builtins.str
-    """Empty = the encoder of the settings. FAILED_PRECONDITION when the named one is not loaded."""
+    """Empty = the encoder of the settings. ENCODER_MISMATCH when the named one is not loaded."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 1024 texts, none empty."""
@@ -46,21 +48,21 @@ Global___EmbedRequest: _TypeAlias = EmbedRequest  # noqa: Y015
 
 @_typing.final
 class Vector(_message.Message):
+    """One vector, from the encoder to the index as it is."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    VALUES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Unit length."""
-
+    FLOAT32_FIELD_NUMBER: _builtins.int
+    float32: _builtins.bytes
+    """The numbers as float32, little-endian, one after the other: four bytes for each dimension. Of unit length."""
     def __init__(
         self,
         *,
-        values: _abc.Iterable[_builtins.float] | None = ...,
+        float32: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["float32", b"float32"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -68,6 +70,8 @@ Global___Vector: _TypeAlias = Vector  # noqa: Y015
 
 @_typing.final
 class EmbedResponse(_message.Message):
+    """The vectors of the texts."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VECTORS_FIELD_NUMBER: _builtins.int
@@ -94,6 +98,8 @@ Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
 
 @_typing.final
 class DescribeEncoderRequest(_message.Message):
+    """Nothing: of the encoder of the settings."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -109,12 +115,16 @@ Global___DescribeEncoderRequest: _TypeAlias = DescribeEncoderRequest  # noqa: Y0
 
 @_typing.final
 class DescribeEncoderResponse(_message.Message):
+    """The encoder of the settings."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ENCODER_ID_FIELD_NUMBER: _builtins.int
     DIM_FIELD_NUMBER: _builtins.int
     encoder_id: _builtins.str
+    """As in EmbedResponse."""
     dim: _builtins.int
+    """Numbers in a vector."""
     def __init__(
         self,
         *,

@@ -30,10 +30,11 @@ class Expert(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     SCALE_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
+    """Which content."""
     similarity: _builtins.float
     """Cosine between prompt and adapter; used by the similarity weightings."""
     weight: _builtins.float
-    """Used by WEIGHTING_EXPLICIT."""
+    """The weight that WEIGHTING_EXPLICIT gives it."""
     scale: _builtins.float
     """Multiplies this expert's output."""
     def __init__(
@@ -54,6 +55,8 @@ Global___Expert: _TypeAlias = Expert  # noqa: Y015
 
 @_typing.final
 class ExecuteRequest(_message.Message):
+    """One sequence to run."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPT_FIELD_NUMBER: _builtins.int
@@ -61,6 +64,7 @@ class ExecuteRequest(_message.Message):
     COMPOSITION_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
+    """Not empty."""
     @_builtins.property
     def experts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Expert]:
         """0 to 8; empty = the bare base model."""
@@ -70,7 +74,9 @@ class ExecuteRequest(_message.Message):
         """Every axis set."""
 
     @_builtins.property
-    def sampling(self) -> _common_pb2.Sampling: ...
+    def sampling(self) -> _common_pb2.Sampling:
+        """How its tokens are chosen."""
+
     def __init__(
         self,
         *,
@@ -88,15 +94,21 @@ class ExecuteRequest(_message.Message):
 Global___ExecuteRequest: _TypeAlias = ExecuteRequest  # noqa: Y015
 
 @_typing.final
-class ExecuteEvent(_message.Message):
+class ExecuteResponse(_message.Message):
+    """One event of a running sequence."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CHUNK_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def chunk(self) -> _common_pb2.TokenChunk: ...
+    def chunk(self) -> _common_pb2.TokenChunk:
+        """The next piece of the answer; the gateway passes it on as it is."""
+
     @_builtins.property
-    def done(self) -> Global___ExecuteDone: ...
+    def done(self) -> Global___ExecuteDone:
+        """The last message."""
+
     def __init__(
         self,
         *,
@@ -111,10 +123,12 @@ class ExecuteEvent(_message.Message):
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
-Global___ExecuteEvent: _TypeAlias = ExecuteEvent  # noqa: Y015
+Global___ExecuteResponse: _TypeAlias = ExecuteResponse  # noqa: Y015
 
 @_typing.final
 class ExecuteDone(_message.Message):
+    """How a sequence ended."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FINISH_REASON_FIELD_NUMBER: _builtins.int
@@ -122,24 +136,22 @@ class ExecuteDone(_message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     EXPERTS_FIELD_NUMBER: _builtins.int
     QUEUE_S_FIELD_NUMBER: _builtins.int
-    FIRST_TOKEN_S_FIELD_NUMBER: _builtins.int
-    TOTAL_S_FIELD_NUMBER: _builtins.int
     MAX_BATCH_FIELD_NUMBER: _builtins.int
     MAX_UNIQUE_ADAPTERS_FIELD_NUMBER: _builtins.int
     finish_reason: _common_pb2.FinishReason.ValueType
+    """Why."""
     prompt_tokens: _builtins.int
+    """Tokens of the prompt."""
     completion_tokens: _builtins.int
+    """Tokens of the answer."""
     queue_s: _builtins.float
     """Seconds from arrival to admission into the running batch (adapter loading included)."""
-    first_token_s: _builtins.float
-    """Seconds from arrival to the first token."""
-    total_s: _builtins.float
-    """Seconds from arrival to the last token."""
     max_batch: _builtins.int
-    """Requests and unique adapters of the fullest step that this sequence took part in."""
+    """Requests of the fullest step that this sequence took part in."""
     max_unique_adapters: _builtins.int
+    """Unique adapters of the fullest step that this sequence took part in."""
     @_builtins.property
-    def experts(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ExpertUsage]:
+    def experts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpertUsage]:
         """In the order of the request's experts."""
 
     def __init__(
@@ -148,30 +160,61 @@ class ExecuteDone(_message.Message):
         finish_reason: _common_pb2.FinishReason.ValueType = ...,
         prompt_tokens: _builtins.int = ...,
         completion_tokens: _builtins.int = ...,
-        experts: _abc.Iterable[_common_pb2.ExpertUsage] | None = ...,
+        experts: _abc.Iterable[Global___ExpertUsage] | None = ...,
         queue_s: _builtins.float = ...,
-        first_token_s: _builtins.float = ...,
-        total_s: _builtins.float = ...,
         max_batch: _builtins.int = ...,
         max_unique_adapters: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "experts", b"experts", "finish_reason", b"finish_reason", "first_token_s", b"first_token_s", "max_batch", b"max_batch", "max_unique_adapters", b"max_unique_adapters", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s", "total_s", b"total_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "experts", b"experts", "finish_reason", b"finish_reason", "max_batch", b"max_batch", "max_unique_adapters", b"max_unique_adapters", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExecuteDone: _TypeAlias = ExecuteDone  # noqa: Y015
 
 @_typing.final
+class ExpertUsage(_message.Message):
+    """The weights that one expert really got."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEAN_WEIGHT_FIELD_NUMBER: _builtins.int
+    LAYER_WEIGHTS_FIELD_NUMBER: _builtins.int
+    mean_weight: _builtins.float
+    """Mean over tokens and wrapped modules of this expert's weight."""
+    @_builtins.property
+    def layer_weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Mean over tokens and modules of one transformer layer; index = layer."""
+
+    def __init__(
+        self,
+        *,
+        mean_weight: _builtins.float = ...,
+        layer_weights: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layer_weights", b"layer_weights", "mean_weight", b"mean_weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpertUsage: _TypeAlias = ExpertUsage  # noqa: Y015
+
+@_typing.final
 class EvictRequest(_message.Message):
+    """Adapters to drop."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DIGESTS_FIELD_NUMBER: _builtins.int
     ABORT_FIELD_NUMBER: _builtins.int
     abort: _builtins.bool
+    """Whether running sequences that use them end with CANCELLED."""
     @_builtins.property
-    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that are not there are no error."""
+
     def __init__(
         self,
         *,
@@ -188,10 +231,13 @@ Global___EvictRequest: _TypeAlias = EvictRequest  # noqa: Y015
 
 @_typing.final
 class EvictResponse(_message.Message):
+    """They are dropped."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ABORTED_FIELD_NUMBER: _builtins.int
     aborted: _builtins.int
+    """Sequences that were ended."""
     def __init__(
         self,
         *,
@@ -207,6 +253,8 @@ Global___EvictResponse: _TypeAlias = EvictResponse  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):
+    """Nothing."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -222,22 +270,25 @@ Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
 
 @_typing.final
 class GetStatusResponse(_message.Message):
+    """What one replica has loaded and how full it is."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    BASE_MODEL_FIELD_NUMBER: _builtins.int
     RESIDENT_DIGESTS_FIELD_NUMBER: _builtins.int
     NUM_SLOTS_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
-    STEPS_FIELD_NUMBER: _builtins.int
     FULLEST_STEP_FIELD_NUMBER: _builtins.int
-    base_model: _builtins.str
     num_slots: _builtins.int
+    """Adapters that fit on it."""
     running: _builtins.int
+    """Sequences in its batch."""
     waiting: _builtins.int
-    steps: _builtins.int
+    """Sequences in its queue."""
     @_builtins.property
-    def resident_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def resident_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of the adapters on its device."""
+
     @_builtins.property
     def fullest_step(self) -> _common_pb2.StepSnapshot:
         """The step with the most unique adapters (then requests) since the start."""
@@ -245,17 +296,15 @@ class GetStatusResponse(_message.Message):
     def __init__(
         self,
         *,
-        base_model: _builtins.str = ...,
         resident_digests: _abc.Iterable[_builtins.str] | None = ...,
         num_slots: _builtins.int = ...,
         running: _builtins.int = ...,
         waiting: _builtins.int = ...,
-        steps: _builtins.int = ...,
         fullest_step: _common_pb2.StepSnapshot | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fullest_step", b"fullest_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "fullest_step", b"fullest_step", "num_slots", b"num_slots", "resident_digests", b"resident_digests", "running", b"running", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fullest_step", b"fullest_step", "num_slots", b"num_slots", "resident_digests", b"resident_digests", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,7 +38,7 @@ class ExecutorStub:
         self.Execute = channel.unary_stream(
                 '/ramole.v1.Executor/Execute',
                 request_serializer=ramole_dot_v1_dot_executor__pb2.ExecuteRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_executor__pb2.ExecuteEvent.FromString,
+                response_deserializer=ramole_dot_v1_dot_executor__pb2.ExecuteResponse.FromString,
                 _registered_method=True)
         self.Evict = channel.unary_unary(
                 '/ramole.v1.Executor/Evict',
@@ -57,8 +57,8 @@ class ExecutorServicer:
     """
 
     def Execute(self, request, context):
-        """Runs one sequence. Streams ExecuteEvent: `chunk`*, then one `done`. Cancelling the call frees everything it held
-        within one engine step.
+        """Runs one sequence. Streams `chunk`*, then one `done`. Cancelling the call frees everything it held within one engine
+        step. EXPERT_UNAVAILABLE when an expert of it cannot be used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,7 +84,7 @@ def add_ExecutorServicer_to_server(servicer, server):
             'Execute': grpc.unary_stream_rpc_method_handler(
                     servicer.Execute,
                     request_deserializer=ramole_dot_v1_dot_executor__pb2.ExecuteRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_executor__pb2.ExecuteEvent.SerializeToString,
+                    response_serializer=ramole_dot_v1_dot_executor__pb2.ExecuteResponse.SerializeToString,
             ),
             'Evict': grpc.unary_unary_rpc_method_handler(
                     servicer.Evict,
@@ -124,7 +124,7 @@ class Executor:
             target,
             '/ramole.v1.Executor/Execute',
             ramole_dot_v1_dot_executor__pb2.ExecuteRequest.SerializeToString,
-            ramole_dot_v1_dot_executor__pb2.ExecuteEvent.FromString,
+            ramole_dot_v1_dot_executor__pb2.ExecuteResponse.FromString,
             options,
             channel_credentials,
             insecure,

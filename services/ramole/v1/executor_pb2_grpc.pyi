@@ -33,9 +33,9 @@ class ExecutorStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ExecutorAsyncStub: ...
-    Execute: _grpc.UnaryStreamMultiCallable[_executor_pb2.ExecuteRequest, _executor_pb2.ExecuteEvent]
-    """Runs one sequence. Streams ExecuteEvent: `chunk`*, then one `done`. Cancelling the call frees everything it held
-    within one engine step.
+    Execute: _grpc.UnaryStreamMultiCallable[_executor_pb2.ExecuteRequest, _executor_pb2.ExecuteResponse]
+    """Runs one sequence. Streams `chunk`*, then one `done`. Cancelling the call frees everything it held within one engine
+    step. EXPERT_UNAVAILABLE when an expert of it cannot be used.
     """
     Evict: _grpc.UnaryUnaryMultiCallable[_executor_pb2.EvictRequest, _executor_pb2.EvictResponse]
     """Drops adapters from the device. With `abort`, running sequences that use them end with CANCELLED."""
@@ -47,9 +47,9 @@ class ExecutorAsyncStub(ExecutorStub):
     """The GPU (or CPU) mixture executor: one base model, adapter slots, one forward for the whole mixed batch. Internal."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Execute: _aio.UnaryStreamMultiCallable[_executor_pb2.ExecuteRequest, _executor_pb2.ExecuteEvent]  # type: ignore[assignment]
-    """Runs one sequence. Streams ExecuteEvent: `chunk`*, then one `done`. Cancelling the call frees everything it held
-    within one engine step.
+    Execute: _aio.UnaryStreamMultiCallable[_executor_pb2.ExecuteRequest, _executor_pb2.ExecuteResponse]  # type: ignore[assignment]
+    """Runs one sequence. Streams `chunk`*, then one `done`. Cancelling the call frees everything it held within one engine
+    step. EXPERT_UNAVAILABLE when an expert of it cannot be used.
     """
     Evict: _aio.UnaryUnaryMultiCallable[_executor_pb2.EvictRequest, _executor_pb2.EvictResponse]  # type: ignore[assignment]
     """Drops adapters from the device. With `abort`, running sequences that use them end with CANCELLED."""
@@ -64,9 +64,9 @@ class ExecutorServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _executor_pb2.ExecuteRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_executor_pb2.ExecuteEvent], _abc.AsyncIterator[_executor_pb2.ExecuteEvent]]:
-        """Runs one sequence. Streams ExecuteEvent: `chunk`*, then one `done`. Cancelling the call frees everything it held
-        within one engine step.
+    ) -> _typing.Union[_abc.Iterator[_executor_pb2.ExecuteResponse], _abc.AsyncIterator[_executor_pb2.ExecuteResponse]]:
+        """Runs one sequence. Streams `chunk`*, then one `done`. Cancelling the call frees everything it held within one engine
+        step. EXPERT_UNAVAILABLE when an expert of it cannot be used.
         """
 
     @_abc_1.abstractmethod

@@ -22,53 +22,79 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from ramole.v1 import adapters_pb2 as ramole_dot_v1_dot_adapters__pb2
 from ramole.v1 import common_pb2 as ramole_dot_v1_dot_common__pb2
+from ramole.v1 import records_pb2 as ramole_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ramole/v1/gateway.proto\x12\tramole.v1\x1a\x18ramole/v1/adapters.proto\x1a\x16ramole/v1/common.proto\"`\n\x0fWeightedAdapter\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05scale\x18\x03 \x01(\x02H\x01\x88\x01\x01\x42\t\n\x07_weightB\x08\n\x06_scale\"\xde\x01\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12,\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x1a.ramole.v1.WeightedAdapter\x12+\n\x0b\x63omposition\x18\x03 \x01(\x0b\x32\x16.ramole.v1.Composition\x12%\n\x08sampling\x18\x04 \x01(\x0b\x32\x13.ramole.v1.Sampling\x12\x12\n\nbase_model\x18\x05 \x01(\t\x12%\n\x08\x66\x61llback\x18\x06 \x01(\x0e\x32\x13.ramole.v1.Fallback\"\x96\x01\n\rGenerateEvent\x12+\n\x07routing\x18\x01 \x01(\x0b\x32\x18.ramole.v1.RoutingReportH\x00\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.ramole.v1.TokenChunkH\x00\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x16.ramole.v1.UsageReportH\x00\x42\x07\n\x05\x65vent\"K\n\rRoutedAdapter\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\"\xe3\x01\n\rRoutingReport\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12*\n\x08\x61\x64\x61pters\x18\x03 \x03(\x0b\x32\x18.ramole.v1.RoutedAdapter\x12+\n\x0b\x63omposition\x18\x04 \x01(\x0b\x32\x16.ramole.v1.Composition\x12\x10\n\x08\x66\x61llback\x18\x05 \x01(\x08\x12\x0f\n\x07\x65mbed_s\x18\x06 \x01(\x01\x12\x10\n\x08search_s\x18\x07 \x01(\x01\x12\x12\n\x05\x64oubt\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_doubt\"v\n\x0c\x41\x64\x61pterUsage\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12\x13\n\x0bmean_weight\x18\x03 \x01(\x02\x12\x15\n\rlayer_weights\x18\x04 \x03(\x02\"\x83\x02\n\x0bUsageReport\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.ramole.v1.FinishReason\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12)\n\x08\x61\x64\x61pters\x18\x04 \x03(\x0b\x32\x17.ramole.v1.AdapterUsage\x12\x0f\n\x07queue_s\x18\x05 \x01(\x01\x12\x15\n\rfirst_token_s\x18\x06 \x01(\x01\x12\x0f\n\x07total_s\x18\x07 \x01(\x01\x12\x11\n\tmax_batch\x18\x08 \x01(\r\x12\x1b\n\x13max_unique_adapters\x18\t \x01(\r\")\n\x0cRouteRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\r\"|\n\rRouteResponse\x12*\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x18.ramole.v1.RoutedAdapter\x12\x0f\n\x07\x65mbed_s\x18\x02 \x01(\x01\x12\x10\n\x08search_s\x18\x03 \x01(\x01\x12\x12\n\x05\x64oubt\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_doubt\"R\n\x15UploadAdapterResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\")\n\x16\x44ownloadAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\"l\n\x14RevokeAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"P\n\x15RevokeAdapterResponse\x12&\n\x07removed\x18\x01 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x0f\n\x07\x61\x62orted\x18\x02 \x01(\r\"\x11\n\x0f\x44\x65scribeRequest\"\xeb\x01\n\x10\x44\x65scribeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x33\n\x13\x64\x65\x66\x61ult_composition\x18\x03 \x01(\x0b\x32\x16.ramole.v1.Composition\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x0f\n\x07waiting\x18\x05 \x01(\r\x12\x11\n\tnum_slots\x18\x06 \x01(\r\x12\x19\n\x11resident_adapters\x18\x07 \x01(\r\x12-\n\x0c\x66ullest_step\x18\x08 \x01(\x0b\x32\x17.ramole.v1.StepSnapshot\"\x10\n\x0eReindexRequest\"V\n\x0fReindexProgress\x12\x12\n\ngeneration\x18\x01 \x01(\r\x12\x12\n\nencoder_id\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\r\x12\r\n\x05total\x18\x04 \x01(\r*=\n\x08\x46\x61llback\x12\x18\n\x14\x46\x41LLBACK_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46\x41LLBACK_BASE_MODEL\x10\x01\x32\x9a\x07\n\x07Gateway\x12\x42\n\x08Generate\x12\x1a.ramole.v1.GenerateRequest\x1a\x18.ramole.v1.GenerateEvent0\x01\x12:\n\x05Route\x12\x17.ramole.v1.RouteRequest\x1a\x18.ramole.v1.RouteResponse\x12M\n\rUploadAdapter\x12\x18.ramole.v1.UploadRequest\x1a .ramole.v1.UploadAdapterResponse(\x01\x12I\n\nGetAdapter\x12\x1c.ramole.v1.GetAdapterRequest\x1a\x1d.ramole.v1.GetAdapterResponse\x12O\n\x0cListAdapters\x12\x1e.ramole.v1.ListAdaptersRequest\x1a\x1f.ramole.v1.ListAdaptersResponse\x12I\n\nGetHistory\x12\x1c.ramole.v1.GetHistoryRequest\x1a\x1d.ramole.v1.GetHistoryResponse\x12P\n\x0f\x44ownloadAdapter\x12!.ramole.v1.DownloadAdapterRequest\x1a\x18.ramole.v1.FetchResponse0\x01\x12V\n\x0fRollbackAdapter\x12!.ramole.v1.RollbackAdapterRequest\x1a .ramole.v1.UploadAdapterResponse\x12R\n\rDeleteAdapter\x12\x1f.ramole.v1.DeleteAdapterRequest\x1a .ramole.v1.DeleteAdapterResponse\x12R\n\rRevokeAdapter\x12\x1f.ramole.v1.RevokeAdapterRequest\x1a .ramole.v1.RevokeAdapterResponse\x12\x42\n\x07Reindex\x12\x19.ramole.v1.ReindexRequest\x1a\x1a.ramole.v1.ReindexProgress0\x01\x12\x43\n\x08\x44\x65scribe\x12\x1a.ramole.v1.DescribeRequest\x1a\x1b.ramole.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ramole/v1/gateway.proto\x12\tramole.v1\x1a\x16ramole/v1/common.proto\x1a\x17ramole/v1/records.proto\"`\n\x0fWeightedAdapter\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05scale\x18\x03 \x01(\x02H\x01\x88\x01\x01\x42\t\n\x07_weightB\x08\n\x06_scale\"\xde\x01\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12,\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x1a.ramole.v1.WeightedAdapter\x12+\n\x0b\x63omposition\x18\x03 \x01(\x0b\x32\x16.ramole.v1.Composition\x12%\n\x08sampling\x18\x04 \x01(\x0b\x32\x13.ramole.v1.Sampling\x12\x12\n\nbase_model\x18\x05 \x01(\t\x12%\n\x08\x66\x61llback\x18\x06 \x01(\x0e\x32\x13.ramole.v1.Fallback\"\x99\x01\n\x10GenerateResponse\x12+\n\x07routing\x18\x01 \x01(\x0b\x32\x18.ramole.v1.RoutingReportH\x00\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.ramole.v1.TokenChunkH\x00\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x16.ramole.v1.UsageReportH\x00\x42\x07\n\x05\x65vent\"K\n\rRoutedAdapter\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\"\xe3\x01\n\rRoutingReport\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12*\n\x08\x61\x64\x61pters\x18\x03 \x03(\x0b\x32\x18.ramole.v1.RoutedAdapter\x12+\n\x0b\x63omposition\x18\x04 \x01(\x0b\x32\x16.ramole.v1.Composition\x12\x10\n\x08\x66\x61llback\x18\x05 \x01(\x08\x12\x0f\n\x07\x65mbed_s\x18\x06 \x01(\x01\x12\x10\n\x08search_s\x18\x07 \x01(\x01\x12\x12\n\x05\x64oubt\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_doubt\"v\n\x0c\x41\x64\x61pterUsage\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12\x13\n\x0bmean_weight\x18\x03 \x01(\x02\x12\x15\n\rlayer_weights\x18\x04 \x03(\x02\"\x83\x02\n\x0bUsageReport\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.ramole.v1.FinishReason\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12)\n\x08\x61\x64\x61pters\x18\x04 \x03(\x0b\x32\x17.ramole.v1.AdapterUsage\x12\x0f\n\x07queue_s\x18\x05 \x01(\x01\x12\x15\n\rfirst_token_s\x18\x06 \x01(\x01\x12\x0f\n\x07total_s\x18\x07 \x01(\x01\x12\x11\n\tmax_batch\x18\x08 \x01(\r\x12\x1b\n\x13max_unique_adapters\x18\t \x01(\r\")\n\x0cRouteRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\r\"|\n\rRouteResponse\x12*\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x18.ramole.v1.RoutedAdapter\x12\x0f\n\x07\x65mbed_s\x18\x02 \x01(\x01\x12\x10\n\x08search_s\x18\x03 \x01(\x01\x12\x12\n\x05\x64oubt\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_doubt\"p\n\x14UploadAdapterRequest\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.ramole.v1.UploadHeaderH\x00\x12%\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x14.ramole.v1.FileChunkH\x00\x42\x06\n\x04part\"R\n\x15UploadAdapterResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"=\n\x11GetAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x17\n\x0fwithout_samples\x18\x02 \x01(\x08\">\n\x12GetAdapterResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\"\xa3\x01\n\x13ListAdaptersRequest\x12\x12\n\nbase_model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x17\n\x0fwithout_samples\x18\x04 \x01(\x08\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x13\n\x0bname_prefix\x18\x06 \x01(\t\x12\x13\n\x0blatest_only\x18\x07 \x01(\x08\"Z\n\x14ListAdaptersResponse\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x11GetHistoryRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\">\n\x12GetHistoryResponse\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.ramole.v1.HistoryEntry\")\n\x16\x44ownloadAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\"^\n\x17\x44ownloadAdapterResponse\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.ramole.v1.DownloadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"[\n\x0e\x44ownloadHeader\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x13\n\x0b\x63onfig_json\x18\x02 \x01(\x0c\x12\x0c\n\x04size\x18\x03 \x01(\x04\"]\n\x16RollbackAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"T\n\x17RollbackAdapterResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"l\n\x14\x44\x65leteAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"?\n\x15\x44\x65leteAdapterResponse\x12&\n\x07removed\x18\x01 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\"l\n\x14RevokeAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"P\n\x15RevokeAdapterResponse\x12&\n\x07removed\x18\x01 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x0f\n\x07\x61\x62orted\x18\x02 \x01(\r\"\x11\n\x0f\x44\x65scribeRequest\"\xeb\x01\n\x10\x44\x65scribeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x33\n\x13\x64\x65\x66\x61ult_composition\x18\x03 \x01(\x0b\x32\x16.ramole.v1.Composition\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x0f\n\x07waiting\x18\x05 \x01(\r\x12\x11\n\tnum_slots\x18\x06 \x01(\r\x12\x19\n\x11resident_adapters\x18\x07 \x01(\r\x12-\n\x0c\x66ullest_step\x18\x08 \x01(\x0b\x32\x17.ramole.v1.StepSnapshot\"\x10\n\x0eReindexRequest\"V\n\x0fReindexResponse\x12\x12\n\ngeneration\x18\x01 \x01(\r\x12\x12\n\nencoder_id\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\r\x12\r\n\x05total\x18\x04 \x01(\r*=\n\x08\x46\x61llback\x12\x18\n\x14\x46\x41LLBACK_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46\x41LLBACK_BASE_MODEL\x10\x01\x32\xb0\x07\n\x07Gateway\x12\x45\n\x08Generate\x12\x1a.ramole.v1.GenerateRequest\x1a\x1b.ramole.v1.GenerateResponse0\x01\x12:\n\x05Route\x12\x17.ramole.v1.RouteRequest\x1a\x18.ramole.v1.RouteResponse\x12T\n\rUploadAdapter\x12\x1f.ramole.v1.UploadAdapterRequest\x1a .ramole.v1.UploadAdapterResponse(\x01\x12I\n\nGetAdapter\x12\x1c.ramole.v1.GetAdapterRequest\x1a\x1d.ramole.v1.GetAdapterResponse\x12O\n\x0cListAdapters\x12\x1e.ramole.v1.ListAdaptersRequest\x1a\x1f.ramole.v1.ListAdaptersResponse\x12I\n\nGetHistory\x12\x1c.ramole.v1.GetHistoryRequest\x1a\x1d.ramole.v1.GetHistoryResponse\x12Z\n\x0f\x44ownloadAdapter\x12!.ramole.v1.DownloadAdapterRequest\x1a\".ramole.v1.DownloadAdapterResponse0\x01\x12X\n\x0fRollbackAdapter\x12!.ramole.v1.RollbackAdapterRequest\x1a\".ramole.v1.RollbackAdapterResponse\x12R\n\rDeleteAdapter\x12\x1f.ramole.v1.DeleteAdapterRequest\x1a .ramole.v1.DeleteAdapterResponse\x12R\n\rRevokeAdapter\x12\x1f.ramole.v1.RevokeAdapterRequest\x1a .ramole.v1.RevokeAdapterResponse\x12\x42\n\x07Reindex\x12\x19.ramole.v1.ReindexRequest\x1a\x1a.ramole.v1.ReindexResponse0\x01\x12\x43\n\x08\x44\x65scribe\x12\x1a.ramole.v1.DescribeRequest\x1a\x1b.ramole.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ramole.v1.gateway_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FALLBACK']._serialized_start=2104
-  _globals['_FALLBACK']._serialized_end=2165
-  _globals['_WEIGHTEDADAPTER']._serialized_start=88
-  _globals['_WEIGHTEDADAPTER']._serialized_end=184
-  _globals['_GENERATEREQUEST']._serialized_start=187
-  _globals['_GENERATEREQUEST']._serialized_end=409
-  _globals['_GENERATEEVENT']._serialized_start=412
-  _globals['_GENERATEEVENT']._serialized_end=562
-  _globals['_ROUTEDADAPTER']._serialized_start=564
-  _globals['_ROUTEDADAPTER']._serialized_end=639
-  _globals['_ROUTINGREPORT']._serialized_start=642
-  _globals['_ROUTINGREPORT']._serialized_end=869
-  _globals['_ADAPTERUSAGE']._serialized_start=871
-  _globals['_ADAPTERUSAGE']._serialized_end=989
-  _globals['_USAGEREPORT']._serialized_start=992
-  _globals['_USAGEREPORT']._serialized_end=1251
-  _globals['_ROUTEREQUEST']._serialized_start=1253
-  _globals['_ROUTEREQUEST']._serialized_end=1294
-  _globals['_ROUTERESPONSE']._serialized_start=1296
-  _globals['_ROUTERESPONSE']._serialized_end=1420
-  _globals['_UPLOADADAPTERRESPONSE']._serialized_start=1422
-  _globals['_UPLOADADAPTERRESPONSE']._serialized_end=1504
-  _globals['_DOWNLOADADAPTERREQUEST']._serialized_start=1506
-  _globals['_DOWNLOADADAPTERREQUEST']._serialized_end=1547
-  _globals['_REVOKEADAPTERREQUEST']._serialized_start=1549
-  _globals['_REVOKEADAPTERREQUEST']._serialized_end=1657
-  _globals['_REVOKEADAPTERRESPONSE']._serialized_start=1659
-  _globals['_REVOKEADAPTERRESPONSE']._serialized_end=1739
-  _globals['_DESCRIBEREQUEST']._serialized_start=1741
-  _globals['_DESCRIBEREQUEST']._serialized_end=1758
-  _globals['_DESCRIBERESPONSE']._serialized_start=1761
-  _globals['_DESCRIBERESPONSE']._serialized_end=1996
-  _globals['_REINDEXREQUEST']._serialized_start=1998
-  _globals['_REINDEXREQUEST']._serialized_end=2014
-  _globals['_REINDEXPROGRESS']._serialized_start=2016
-  _globals['_REINDEXPROGRESS']._serialized_end=2102
-  _globals['_GATEWAY']._serialized_start=2168
-  _globals['_GATEWAY']._serialized_end=3090
+  _globals['_FALLBACK']._serialized_start=3252
+  _globals['_FALLBACK']._serialized_end=3313
+  _globals['_WEIGHTEDADAPTER']._serialized_start=87
+  _globals['_WEIGHTEDADAPTER']._serialized_end=183
+  _globals['_GENERATEREQUEST']._serialized_start=186
+  _globals['_GENERATEREQUEST']._serialized_end=408
+  _globals['_GENERATERESPONSE']._serialized_start=411
+  _globals['_GENERATERESPONSE']._serialized_end=564
+  _globals['_ROUTEDADAPTER']._serialized_start=566
+  _globals['_ROUTEDADAPTER']._serialized_end=641
+  _globals['_ROUTINGREPORT']._serialized_start=644
+  _globals['_ROUTINGREPORT']._serialized_end=871
+  _globals['_ADAPTERUSAGE']._serialized_start=873
+  _globals['_ADAPTERUSAGE']._serialized_end=991
+  _globals['_USAGEREPORT']._serialized_start=994
+  _globals['_USAGEREPORT']._serialized_end=1253
+  _globals['_ROUTEREQUEST']._serialized_start=1255
+  _globals['_ROUTEREQUEST']._serialized_end=1296
+  _globals['_ROUTERESPONSE']._serialized_start=1298
+  _globals['_ROUTERESPONSE']._serialized_end=1422
+  _globals['_UPLOADADAPTERREQUEST']._serialized_start=1424
+  _globals['_UPLOADADAPTERREQUEST']._serialized_end=1536
+  _globals['_UPLOADADAPTERRESPONSE']._serialized_start=1538
+  _globals['_UPLOADADAPTERRESPONSE']._serialized_end=1620
+  _globals['_GETADAPTERREQUEST']._serialized_start=1622
+  _globals['_GETADAPTERREQUEST']._serialized_end=1683
+  _globals['_GETADAPTERRESPONSE']._serialized_start=1685
+  _globals['_GETADAPTERRESPONSE']._serialized_end=1747
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=1750
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=1913
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1915
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=2005
+  _globals['_GETHISTORYREQUEST']._serialized_start=2007
+  _globals['_GETHISTORYREQUEST']._serialized_end=2043
+  _globals['_GETHISTORYRESPONSE']._serialized_start=2045
+  _globals['_GETHISTORYRESPONSE']._serialized_end=2107
+  _globals['_DOWNLOADADAPTERREQUEST']._serialized_start=2109
+  _globals['_DOWNLOADADAPTERREQUEST']._serialized_end=2150
+  _globals['_DOWNLOADADAPTERRESPONSE']._serialized_start=2152
+  _globals['_DOWNLOADADAPTERRESPONSE']._serialized_end=2246
+  _globals['_DOWNLOADHEADER']._serialized_start=2248
+  _globals['_DOWNLOADHEADER']._serialized_end=2339
+  _globals['_ROLLBACKADAPTERREQUEST']._serialized_start=2341
+  _globals['_ROLLBACKADAPTERREQUEST']._serialized_end=2434
+  _globals['_ROLLBACKADAPTERRESPONSE']._serialized_start=2436
+  _globals['_ROLLBACKADAPTERRESPONSE']._serialized_end=2520
+  _globals['_DELETEADAPTERREQUEST']._serialized_start=2522
+  _globals['_DELETEADAPTERREQUEST']._serialized_end=2630
+  _globals['_DELETEADAPTERRESPONSE']._serialized_start=2632
+  _globals['_DELETEADAPTERRESPONSE']._serialized_end=2695
+  _globals['_REVOKEADAPTERREQUEST']._serialized_start=2697
+  _globals['_REVOKEADAPTERREQUEST']._serialized_end=2805
+  _globals['_REVOKEADAPTERRESPONSE']._serialized_start=2807
+  _globals['_REVOKEADAPTERRESPONSE']._serialized_end=2887
+  _globals['_DESCRIBEREQUEST']._serialized_start=2889
+  _globals['_DESCRIBEREQUEST']._serialized_end=2906
+  _globals['_DESCRIBERESPONSE']._serialized_start=2909
+  _globals['_DESCRIBERESPONSE']._serialized_end=3144
+  _globals['_REINDEXREQUEST']._serialized_start=3146
+  _globals['_REINDEXREQUEST']._serialized_end=3162
+  _globals['_REINDEXRESPONSE']._serialized_start=3164
+  _globals['_REINDEXRESPONSE']._serialized_end=3250
+  _globals['_GATEWAY']._serialized_start=3316
+  _globals['_GATEWAY']._serialized_end=4260
 # @@protoc_insertion_point(module_scope)

@@ -8,8 +8,8 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
-from ramole.v1 import adapters_pb2 as _adapters_pb2
 from ramole.v1 import common_pb2 as _common_pb2
+from ramole.v1 import records_pb2 as _records_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -80,6 +80,8 @@ Global___WeightedAdapter: _TypeAlias = WeightedAdapter  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
+    """One prompt to answer."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPT_FIELD_NUMBER: _builtins.int
@@ -93,14 +95,19 @@ class GenerateRequest(_message.Message):
     base_model: _builtins.str
     """Must be the served base model when given."""
     fallback: Global___Fallback.ValueType
+    """What to do when retrieval is down."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedAdapter]:
         """Adapters to use instead of retrieval: at most 8. Empty = retrieve composition.k of them."""
 
     @_builtins.property
-    def composition(self) -> _common_pb2.Composition: ...
+    def composition(self) -> _common_pb2.Composition:
+        """How the adapters are mixed; absent = the server's default."""
+
     @_builtins.property
-    def sampling(self) -> _common_pb2.Sampling: ...
+    def sampling(self) -> _common_pb2.Sampling:
+        """How tokens are chosen; absent = greedy decoding."""
+
     def __init__(
         self,
         *,
@@ -120,18 +127,26 @@ class GenerateRequest(_message.Message):
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
-class GenerateEvent(_message.Message):
+class GenerateResponse(_message.Message):
+    """One event of an answer."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROUTING_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def routing(self) -> Global___RoutingReport: ...
+    def routing(self) -> Global___RoutingReport:
+        """First: what will be used."""
+
     @_builtins.property
-    def chunk(self) -> _common_pb2.TokenChunk: ...
+    def chunk(self) -> _common_pb2.TokenChunk:
+        """The next piece of the answer."""
+
     @_builtins.property
-    def usage(self) -> Global___UsageReport: ...
+    def usage(self) -> Global___UsageReport:
+        """Last: what was used."""
+
     def __init__(
         self,
         *,
@@ -147,10 +162,12 @@ class GenerateEvent(_message.Message):
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
-Global___GenerateEvent: _TypeAlias = GenerateEvent  # noqa: Y015
+Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
 class RoutedAdapter(_message.Message):
+    """One adapter that a prompt gets."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
@@ -158,7 +175,9 @@ class RoutedAdapter(_message.Message):
     similarity: _builtins.float
     """Cosine of prompt and adapter; 0 when the request named the adapter."""
     @_builtins.property
-    def adapter(self) -> _common_pb2.AdapterRef: ...
+    def adapter(self) -> _common_pb2.AdapterRef:
+        """Which version."""
+
     def __init__(
         self,
         *,
@@ -188,11 +207,15 @@ class RoutingReport(_message.Message):
     SEARCH_S_FIELD_NUMBER: _builtins.int
     DOUBT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """Of the log lines of this call."""
     base_model: _builtins.str
+    """The one that is served."""
     fallback: _builtins.bool
     """True when retrieval was down and the base model answers alone."""
     embed_s: _builtins.float
+    """Seconds that embedding the prompt took."""
     search_s: _builtins.float
+    """Seconds that searching the index took."""
     doubt: _builtins.float
     """How likely it is that no adapter was made for the prompt, in [0, 1]; absent where that cannot be told."""
     @_builtins.property
@@ -227,6 +250,8 @@ Global___RoutingReport: _TypeAlias = RoutingReport  # noqa: Y015
 
 @_typing.final
 class AdapterUsage(_message.Message):
+    """What one adapter did."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
@@ -234,10 +259,13 @@ class AdapterUsage(_message.Message):
     MEAN_WEIGHT_FIELD_NUMBER: _builtins.int
     LAYER_WEIGHTS_FIELD_NUMBER: _builtins.int
     similarity: _builtins.float
+    """As in RoutedAdapter."""
     mean_weight: _builtins.float
     """Mean over tokens and wrapped modules of the weight that this adapter got."""
     @_builtins.property
-    def adapter(self) -> _common_pb2.AdapterRef: ...
+    def adapter(self) -> _common_pb2.AdapterRef:
+        """Which version."""
+
     @_builtins.property
     def layer_weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The same for each transformer layer."""
@@ -274,17 +302,25 @@ class UsageReport(_message.Message):
     MAX_BATCH_FIELD_NUMBER: _builtins.int
     MAX_UNIQUE_ADAPTERS_FIELD_NUMBER: _builtins.int
     finish_reason: _common_pb2.FinishReason.ValueType
+    """Why the answer ended."""
     prompt_tokens: _builtins.int
+    """Tokens of the prompt."""
     completion_tokens: _builtins.int
+    """Tokens of the answer."""
     queue_s: _builtins.float
-    """Seconds in the executor's queue, to the first token, and in all, as seen by the gateway."""
+    """Seconds in the executor's queue."""
     first_token_s: _builtins.float
+    """Seconds to the first token, as seen by the gateway."""
     total_s: _builtins.float
+    """Seconds in all, as seen by the gateway."""
     max_batch: _builtins.int
-    """Requests and unique adapters of the fullest step that this request took part in."""
+    """Requests of the fullest step that this request took part in."""
     max_unique_adapters: _builtins.int
+    """Unique adapters of the fullest step that this request took part in."""
     @_builtins.property
-    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterUsage]: ...
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterUsage]:
+        """In the order of the routing report."""
+
     def __init__(
         self,
         *,
@@ -308,11 +344,14 @@ Global___UsageReport: _TypeAlias = UsageReport  # noqa: Y015
 
 @_typing.final
 class RouteRequest(_message.Message):
+    """One prompt to route."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPT_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
+    """Not empty."""
     k: _builtins.int
     """Adapters to return, 1 to 8. 0 = the k of the server's default composition."""
     def __init__(
@@ -331,6 +370,8 @@ Global___RouteRequest: _TypeAlias = RouteRequest  # noqa: Y015
 
 @_typing.final
 class RouteResponse(_message.Message):
+    """What a prompt would get."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTERS_FIELD_NUMBER: _builtins.int
@@ -338,11 +379,15 @@ class RouteResponse(_message.Message):
     SEARCH_S_FIELD_NUMBER: _builtins.int
     DOUBT_FIELD_NUMBER: _builtins.int
     embed_s: _builtins.float
+    """Seconds that embedding the prompt took."""
     search_s: _builtins.float
+    """Seconds that searching the index took."""
     doubt: _builtins.float
     """As in RoutingReport."""
     @_builtins.property
-    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedAdapter]: ...
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedAdapter]:
+        """Best first."""
+
     def __init__(
         self,
         *,
@@ -362,7 +407,43 @@ class RouteResponse(_message.Message):
 Global___RouteResponse: _TypeAlias = RouteResponse  # noqa: Y015
 
 @_typing.final
+class UploadAdapterRequest(_message.Message):
+    """One message of an upload stream: the header first, then the bytes of the files in any interleaving, or no bytes at all
+    when the header names a source. Closing the stream commits; a broken stream commits nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> _records_pb2.UploadHeader:
+        """What the client says about its files."""
+
+    @_builtins.property
+    def chunk(self) -> _records_pb2.FileChunk:
+        """The next bytes of one of them."""
+
+    def __init__(
+        self,
+        *,
+        header: _records_pb2.UploadHeader | None = ...,
+        chunk: _records_pb2.FileChunk | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___UploadAdapterRequest: _TypeAlias = UploadAdapterRequest  # noqa: Y015
+
+@_typing.final
 class UploadAdapterResponse(_message.Message):
+    """The uploaded version, live."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORD_FIELD_NUMBER: _builtins.int
@@ -370,11 +451,13 @@ class UploadAdapterResponse(_message.Message):
     created: _builtins.bool
     """False when an earlier upload with the same idempotency key or identical content answered."""
     @_builtins.property
-    def record(self) -> _adapters_pb2.AdapterRecord: ...
+    def record(self) -> _records_pb2.AdapterRecord:
+        """As stored."""
+
     def __init__(
         self,
         *,
-        record: _adapters_pb2.AdapterRecord | None = ...,
+        record: _records_pb2.AdapterRecord | None = ...,
         created: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
@@ -386,7 +469,179 @@ class UploadAdapterResponse(_message.Message):
 Global___UploadAdapterResponse: _TypeAlias = UploadAdapterResponse  # noqa: Y015
 
 @_typing.final
+class GetAdapterRequest(_message.Message):
+    """The version that is asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    WITHOUT_SAMPLES_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """`name`, `tenant/name` or `tenant/name@version`."""
+    without_samples: _builtins.bool
+    """Leaves the samples out of the record."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        without_samples: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "without_samples", b"without_samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAdapterRequest: _TypeAlias = GetAdapterRequest  # noqa: Y015
+
+@_typing.final
+class GetAdapterResponse(_message.Message):
+    """One live version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def record(self) -> _records_pb2.AdapterRecord:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        record: _records_pb2.AdapterRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAdapterResponse: _TypeAlias = GetAdapterResponse  # noqa: Y015
+
+@_typing.final
+class ListAdaptersRequest(_message.Message):
+    """A page of the live versions that pass the filters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WITHOUT_SAMPLES_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    NAME_PREFIX_FIELD_NUMBER: _builtins.int
+    LATEST_ONLY_FIELD_NUMBER: _builtins.int
+    base_model: _builtins.str
+    """Empty = of all base models."""
+    page_size: _builtins.int
+    """Records of a page: 0 (100), or 1 to 1000."""
+    page_token: _builtins.str
+    """From the previous page; empty = the first."""
+    without_samples: _builtins.bool
+    """Leaves the samples out of the records."""
+    tenant: _builtins.str
+    """Only this tenant's. Empty = of all tenants."""
+    name_prefix: _builtins.str
+    """Only names that begin with this."""
+    latest_only: _builtins.bool
+    """Only the latest version of each name: what retrieval looks among."""
+    def __init__(
+        self,
+        *,
+        base_model: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        without_samples: _builtins.bool = ...,
+        tenant: _builtins.str = ...,
+        name_prefix: _builtins.str = ...,
+        latest_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "latest_only", b"latest_only", "name_prefix", b"name_prefix", "page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant", "without_samples", b"without_samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAdaptersRequest: _TypeAlias = ListAdaptersRequest  # noqa: Y015
+
+@_typing.final
+class ListAdaptersResponse(_message.Message):
+    """One page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_records_pb2.AdapterRecord]:
+        """Ordered by name; fewer than asked for where they are large."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[_records_pb2.AdapterRecord] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAdaptersResponse: _TypeAlias = ListAdaptersResponse  # noqa: Y015
+
+@_typing.final
+class GetHistoryRequest(_message.Message):
+    """The name whose versions are asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """`name` or `tenant/name`. A version is ignored."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHistoryRequest: _TypeAlias = GetHistoryRequest  # noqa: Y015
+
+@_typing.final
+class GetHistoryResponse(_message.Message):
+    """All versions of a name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[_records_pb2.HistoryEntry]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[_records_pb2.HistoryEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHistoryResponse: _TypeAlias = GetHistoryResponse  # noqa: Y015
+
+@_typing.final
 class DownloadAdapterRequest(_message.Message):
+    """The version to download."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
@@ -406,13 +661,190 @@ class DownloadAdapterRequest(_message.Message):
 Global___DownloadAdapterRequest: _TypeAlias = DownloadAdapterRequest  # noqa: Y015
 
 @_typing.final
-class RevokeAdapterRequest(_message.Message):
+class DownloadAdapterResponse(_message.Message):
+    """One part of a download."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The next bytes of adapter_model.safetensors."""
+    @_builtins.property
+    def header(self) -> Global___DownloadHeader:
+        """First."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___DownloadHeader | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "data"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___DownloadAdapterResponse: _TypeAlias = DownloadAdapterResponse  # noqa: Y015
+
+@_typing.final
+class DownloadHeader(_message.Message):
+    """What comes before the weights."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    CONFIG_JSON_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    config_json: _builtins.bytes
+    """The adapter_config.json that was admitted."""
+    size: _builtins.int
+    """Total bytes of the data messages that follow."""
+    @_builtins.property
+    def adapter(self) -> _common_pb2.AdapterRef:
+        """Whose files they are. The digest is sha256 over, for each of both files, its size as 8 bytes big-endian and its bytes."""
+
+    def __init__(
+        self,
+        *,
+        adapter: _common_pb2.AdapterRef | None = ...,
+        config_json: _builtins.bytes = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "config_json", b"config_json", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadHeader: _TypeAlias = DownloadHeader  # noqa: Y015
+
+@_typing.final
+class RollbackAdapterRequest(_message.Message):
+    """The version that shall be the latest again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """`name@version` or `tenant/name@version`, live: what the next version shall be like."""
+    expected_version: _builtins.int
+    """Compare-and-swap, as for an upload."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "expected_version", b"expected_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___RollbackAdapterRequest: _TypeAlias = RollbackAdapterRequest  # noqa: Y015
+
+@_typing.final
+class RollbackAdapterResponse(_message.Message):
+    """The new version, live."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    """False when the latest version has this content already."""
+    @_builtins.property
+    def record(self) -> _records_pb2.AdapterRecord:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        record: _records_pb2.AdapterRecord | None = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackAdapterResponse: _TypeAlias = RollbackAdapterResponse  # noqa: Y015
+
+@_typing.final
+class DeleteAdapterRequest(_message.Message):
+    """Versions to remove."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
+    """`tenant/name@version` removes one version, `tenant/name` all of them."""
+    comment: _builtins.str
+    """Why; kept in the history: at most 256 characters."""
+    expected_version: _builtins.int
+    """Compare-and-swap: only if this is the latest version of the name."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        comment: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "comment", b"comment", "expected_version", b"expected_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___DeleteAdapterRequest: _TypeAlias = DeleteAdapterRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAdapterResponse(_message.Message):
+    """What was removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.AdapterRef]:
+        """One version, or all of the name."""
+
+    def __init__(
+        self,
+        *,
+        removed: _abc.Iterable[_common_pb2.AdapterRef] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAdapterResponse: _TypeAlias = DeleteAdapterResponse  # noqa: Y015
+
+@_typing.final
+class RevokeAdapterRequest(_message.Message):
+    """A content to stop."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """`tenant/name@version` for the content of one version, `tenant/name` for those of all of them."""
     comment: _builtins.str
     """Why; kept in the history: at most 256 characters."""
     expected_version: _builtins.int
@@ -436,6 +868,8 @@ Global___RevokeAdapterRequest: _TypeAlias = RevokeAdapterRequest  # noqa: Y015
 
 @_typing.final
 class RevokeAdapterResponse(_message.Message):
+    """What was removed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REMOVED_FIELD_NUMBER: _builtins.int
@@ -462,6 +896,8 @@ Global___RevokeAdapterResponse: _TypeAlias = RevokeAdapterResponse  # noqa: Y015
 
 @_typing.final
 class DescribeRequest(_message.Message):
+    """Nothing."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -477,6 +913,8 @@ Global___DescribeRequest: _TypeAlias = DescribeRequest  # noqa: Y015
 
 @_typing.final
 class DescribeResponse(_message.Message):
+    """The served model and the load of all executors together."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
@@ -488,11 +926,17 @@ class DescribeResponse(_message.Message):
     RESIDENT_ADAPTERS_FIELD_NUMBER: _builtins.int
     FULLEST_STEP_FIELD_NUMBER: _builtins.int
     version: _builtins.str
+    """Of the server."""
     base_model: _builtins.str
+    """The one that is served."""
     running: _builtins.int
+    """Requests that get tokens."""
     waiting: _builtins.int
+    """Requests in the queues."""
     num_slots: _builtins.int
+    """Adapters that fit on the devices."""
     resident_adapters: _builtins.int
+    """Different adapters on the devices."""
     @_builtins.property
     def default_composition(self) -> _common_pb2.Composition:
         """The composition of requests that give none."""
@@ -525,6 +969,8 @@ Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
 
 @_typing.final
 class ReindexRequest(_message.Message):
+    """Nothing: the encoder is that of the settings."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -539,7 +985,9 @@ class ReindexRequest(_message.Message):
 Global___ReindexRequest: _TypeAlias = ReindexRequest  # noqa: Y015
 
 @_typing.final
-class ReindexProgress(_message.Message):
+class ReindexResponse(_message.Message):
+    """How far a rebuild is."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     GENERATION_FIELD_NUMBER: _builtins.int
@@ -547,10 +995,13 @@ class ReindexProgress(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
+    """Number of the new generation."""
     encoder_id: _builtins.str
+    """Its encoder."""
     done: _builtins.int
-    """Adapters that are in the new generation, and that will be."""
+    """Adapters that are in the new generation."""
     total: _builtins.int
+    """Adapters that will be."""
     def __init__(
         self,
         *,
@@ -565,4 +1016,4 @@ class ReindexProgress(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReindexProgress: _TypeAlias = ReindexProgress  # noqa: Y015
+Global___ReindexResponse: _TypeAlias = ReindexResponse  # noqa: Y015

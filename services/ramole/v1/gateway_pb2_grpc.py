@@ -3,7 +3,6 @@
 import grpc
 import warnings
 
-from ramole.v1 import adapters_pb2 as ramole_dot_v1_dot_adapters__pb2
 from ramole.v1 import gateway_pb2 as ramole_dot_v1_dot_gateway__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -44,7 +43,7 @@ class GatewayStub:
         self.Generate = channel.unary_stream(
                 '/ramole.v1.Gateway/Generate',
                 request_serializer=ramole_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_gateway__pb2.GenerateEvent.FromString,
+                response_deserializer=ramole_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
                 _registered_method=True)
         self.Route = channel.unary_unary(
                 '/ramole.v1.Gateway/Route',
@@ -53,38 +52,38 @@ class GatewayStub:
                 _registered_method=True)
         self.UploadAdapter = channel.stream_unary(
                 '/ramole.v1.Gateway/UploadAdapter',
-                request_serializer=ramole_dot_v1_dot_adapters__pb2.UploadRequest.SerializeToString,
+                request_serializer=ramole_dot_v1_dot_gateway__pb2.UploadAdapterRequest.SerializeToString,
                 response_deserializer=ramole_dot_v1_dot_gateway__pb2.UploadAdapterResponse.FromString,
                 _registered_method=True)
         self.GetAdapter = channel.unary_unary(
                 '/ramole.v1.Gateway/GetAdapter',
-                request_serializer=ramole_dot_v1_dot_adapters__pb2.GetAdapterRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_adapters__pb2.GetAdapterResponse.FromString,
+                request_serializer=ramole_dot_v1_dot_gateway__pb2.GetAdapterRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_gateway__pb2.GetAdapterResponse.FromString,
                 _registered_method=True)
         self.ListAdapters = channel.unary_unary(
                 '/ramole.v1.Gateway/ListAdapters',
-                request_serializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersResponse.FromString,
+                request_serializer=ramole_dot_v1_dot_gateway__pb2.ListAdaptersRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_gateway__pb2.ListAdaptersResponse.FromString,
                 _registered_method=True)
         self.GetHistory = channel.unary_unary(
                 '/ramole.v1.Gateway/GetHistory',
-                request_serializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryResponse.FromString,
+                request_serializer=ramole_dot_v1_dot_gateway__pb2.GetHistoryRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_gateway__pb2.GetHistoryResponse.FromString,
                 _registered_method=True)
         self.DownloadAdapter = channel.unary_stream(
                 '/ramole.v1.Gateway/DownloadAdapter',
                 request_serializer=ramole_dot_v1_dot_gateway__pb2.DownloadAdapterRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_adapters__pb2.FetchResponse.FromString,
+                response_deserializer=ramole_dot_v1_dot_gateway__pb2.DownloadAdapterResponse.FromString,
                 _registered_method=True)
         self.RollbackAdapter = channel.unary_unary(
                 '/ramole.v1.Gateway/RollbackAdapter',
-                request_serializer=ramole_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_gateway__pb2.UploadAdapterResponse.FromString,
+                request_serializer=ramole_dot_v1_dot_gateway__pb2.RollbackAdapterRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_gateway__pb2.RollbackAdapterResponse.FromString,
                 _registered_method=True)
         self.DeleteAdapter = channel.unary_unary(
                 '/ramole.v1.Gateway/DeleteAdapter',
-                request_serializer=ramole_dot_v1_dot_adapters__pb2.DeleteAdapterRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_adapters__pb2.DeleteAdapterResponse.FromString,
+                request_serializer=ramole_dot_v1_dot_gateway__pb2.DeleteAdapterRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_gateway__pb2.DeleteAdapterResponse.FromString,
                 _registered_method=True)
         self.RevokeAdapter = channel.unary_unary(
                 '/ramole.v1.Gateway/RevokeAdapter',
@@ -94,7 +93,7 @@ class GatewayStub:
         self.Reindex = channel.unary_stream(
                 '/ramole.v1.Gateway/Reindex',
                 request_serializer=ramole_dot_v1_dot_gateway__pb2.ReindexRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_gateway__pb2.ReindexProgress.FromString,
+                response_deserializer=ramole_dot_v1_dot_gateway__pb2.ReindexResponse.FromString,
                 _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/ramole.v1.Gateway/Describe',
@@ -114,7 +113,7 @@ class GatewayServicer:
 
     def Generate(self, request, context):
         """Answers a plain prompt. Without named adapters the server retrieves the best ones for it.
-        Streams GenerateEvent: one `routing`, then `chunk`*, then one `usage`.
+        Streams one `routing`, then `chunk`*, then one `usage`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,7 +155,7 @@ class GatewayServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DownloadAdapter(self, request, context):
-        """Both files of one version: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB.
+        """Both files of one version: a header, then the safetensors bytes in chunks of at most 1 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,7 +205,7 @@ def add_GatewayServicer_to_server(servicer, server):
             'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
                     request_deserializer=ramole_dot_v1_dot_gateway__pb2.GenerateRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_gateway__pb2.GenerateEvent.SerializeToString,
+                    response_serializer=ramole_dot_v1_dot_gateway__pb2.GenerateResponse.SerializeToString,
             ),
             'Route': grpc.unary_unary_rpc_method_handler(
                     servicer.Route,
@@ -215,38 +214,38 @@ def add_GatewayServicer_to_server(servicer, server):
             ),
             'UploadAdapter': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadAdapter,
-                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.UploadRequest.FromString,
+                    request_deserializer=ramole_dot_v1_dot_gateway__pb2.UploadAdapterRequest.FromString,
                     response_serializer=ramole_dot_v1_dot_gateway__pb2.UploadAdapterResponse.SerializeToString,
             ),
             'GetAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAdapter,
-                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.GetAdapterRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_adapters__pb2.GetAdapterResponse.SerializeToString,
+                    request_deserializer=ramole_dot_v1_dot_gateway__pb2.GetAdapterRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_gateway__pb2.GetAdapterResponse.SerializeToString,
             ),
             'ListAdapters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAdapters,
-                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_adapters__pb2.ListAdaptersResponse.SerializeToString,
+                    request_deserializer=ramole_dot_v1_dot_gateway__pb2.ListAdaptersRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_gateway__pb2.ListAdaptersResponse.SerializeToString,
             ),
             'GetHistory': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHistory,
-                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_adapters__pb2.GetHistoryResponse.SerializeToString,
+                    request_deserializer=ramole_dot_v1_dot_gateway__pb2.GetHistoryRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_gateway__pb2.GetHistoryResponse.SerializeToString,
             ),
             'DownloadAdapter': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadAdapter,
                     request_deserializer=ramole_dot_v1_dot_gateway__pb2.DownloadAdapterRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_adapters__pb2.FetchResponse.SerializeToString,
+                    response_serializer=ramole_dot_v1_dot_gateway__pb2.DownloadAdapterResponse.SerializeToString,
             ),
             'RollbackAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.RollbackAdapter,
-                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_gateway__pb2.UploadAdapterResponse.SerializeToString,
+                    request_deserializer=ramole_dot_v1_dot_gateway__pb2.RollbackAdapterRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_gateway__pb2.RollbackAdapterResponse.SerializeToString,
             ),
             'DeleteAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteAdapter,
-                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.DeleteAdapterRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_adapters__pb2.DeleteAdapterResponse.SerializeToString,
+                    request_deserializer=ramole_dot_v1_dot_gateway__pb2.DeleteAdapterRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_gateway__pb2.DeleteAdapterResponse.SerializeToString,
             ),
             'RevokeAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeAdapter,
@@ -256,7 +255,7 @@ def add_GatewayServicer_to_server(servicer, server):
             'Reindex': grpc.unary_stream_rpc_method_handler(
                     servicer.Reindex,
                     request_deserializer=ramole_dot_v1_dot_gateway__pb2.ReindexRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_gateway__pb2.ReindexProgress.SerializeToString,
+                    response_serializer=ramole_dot_v1_dot_gateway__pb2.ReindexResponse.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -296,7 +295,7 @@ class Gateway:
             target,
             '/ramole.v1.Gateway/Generate',
             ramole_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
-            ramole_dot_v1_dot_gateway__pb2.GenerateEvent.FromString,
+            ramole_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -349,7 +348,7 @@ class Gateway:
             request_iterator,
             target,
             '/ramole.v1.Gateway/UploadAdapter',
-            ramole_dot_v1_dot_adapters__pb2.UploadRequest.SerializeToString,
+            ramole_dot_v1_dot_gateway__pb2.UploadAdapterRequest.SerializeToString,
             ramole_dot_v1_dot_gateway__pb2.UploadAdapterResponse.FromString,
             options,
             channel_credentials,
@@ -376,8 +375,8 @@ class Gateway:
             request,
             target,
             '/ramole.v1.Gateway/GetAdapter',
-            ramole_dot_v1_dot_adapters__pb2.GetAdapterRequest.SerializeToString,
-            ramole_dot_v1_dot_adapters__pb2.GetAdapterResponse.FromString,
+            ramole_dot_v1_dot_gateway__pb2.GetAdapterRequest.SerializeToString,
+            ramole_dot_v1_dot_gateway__pb2.GetAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -403,8 +402,8 @@ class Gateway:
             request,
             target,
             '/ramole.v1.Gateway/ListAdapters',
-            ramole_dot_v1_dot_adapters__pb2.ListAdaptersRequest.SerializeToString,
-            ramole_dot_v1_dot_adapters__pb2.ListAdaptersResponse.FromString,
+            ramole_dot_v1_dot_gateway__pb2.ListAdaptersRequest.SerializeToString,
+            ramole_dot_v1_dot_gateway__pb2.ListAdaptersResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -430,8 +429,8 @@ class Gateway:
             request,
             target,
             '/ramole.v1.Gateway/GetHistory',
-            ramole_dot_v1_dot_adapters__pb2.GetHistoryRequest.SerializeToString,
-            ramole_dot_v1_dot_adapters__pb2.GetHistoryResponse.FromString,
+            ramole_dot_v1_dot_gateway__pb2.GetHistoryRequest.SerializeToString,
+            ramole_dot_v1_dot_gateway__pb2.GetHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -458,7 +457,7 @@ class Gateway:
             target,
             '/ramole.v1.Gateway/DownloadAdapter',
             ramole_dot_v1_dot_gateway__pb2.DownloadAdapterRequest.SerializeToString,
-            ramole_dot_v1_dot_adapters__pb2.FetchResponse.FromString,
+            ramole_dot_v1_dot_gateway__pb2.DownloadAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -484,8 +483,8 @@ class Gateway:
             request,
             target,
             '/ramole.v1.Gateway/RollbackAdapter',
-            ramole_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.SerializeToString,
-            ramole_dot_v1_dot_gateway__pb2.UploadAdapterResponse.FromString,
+            ramole_dot_v1_dot_gateway__pb2.RollbackAdapterRequest.SerializeToString,
+            ramole_dot_v1_dot_gateway__pb2.RollbackAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -511,8 +510,8 @@ class Gateway:
             request,
             target,
             '/ramole.v1.Gateway/DeleteAdapter',
-            ramole_dot_v1_dot_adapters__pb2.DeleteAdapterRequest.SerializeToString,
-            ramole_dot_v1_dot_adapters__pb2.DeleteAdapterResponse.FromString,
+            ramole_dot_v1_dot_gateway__pb2.DeleteAdapterRequest.SerializeToString,
+            ramole_dot_v1_dot_gateway__pb2.DeleteAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -566,7 +565,7 @@ class Gateway:
             target,
             '/ramole.v1.Gateway/Reindex',
             ramole_dot_v1_dot_gateway__pb2.ReindexRequest.SerializeToString,
-            ramole_dot_v1_dot_gateway__pb2.ReindexProgress.FromString,
+            ramole_dot_v1_dot_gateway__pb2.ReindexResponse.FromString,
             options,
             channel_credentials,
             insecure,

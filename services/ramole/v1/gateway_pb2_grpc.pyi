@@ -5,7 +5,6 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from ramole.v1 import adapters_pb2 as _adapters_pb2
 from ramole.v1 import gateway_pb2 as _gateway_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -40,31 +39,31 @@ class GatewayStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> GatewayAsyncStub: ...
-    Generate: _grpc.UnaryStreamMultiCallable[_gateway_pb2.GenerateRequest, _gateway_pb2.GenerateEvent]
+    Generate: _grpc.UnaryStreamMultiCallable[_gateway_pb2.GenerateRequest, _gateway_pb2.GenerateResponse]
     """Answers a plain prompt. Without named adapters the server retrieves the best ones for it.
-    Streams GenerateEvent: one `routing`, then `chunk`*, then one `usage`.
+    Streams one `routing`, then `chunk`*, then one `usage`.
     """
     Route: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.RouteRequest, _gateway_pb2.RouteResponse]
     """What Generate would use, without generating: of the caller's tenant's adapters and the public ones, whatever its roles."""
-    UploadAdapter: _grpc.StreamUnaryMultiCallable[_adapters_pb2.UploadRequest, _gateway_pb2.UploadAdapterResponse]
+    UploadAdapter: _grpc.StreamUnaryMultiCallable[_gateway_pb2.UploadAdapterRequest, _gateway_pb2.UploadAdapterResponse]
     """Uploads one adapter. When this returns, the adapter is durable, retrievable and used by the next fitting prompt."""
-    GetAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.GetAdapterRequest, _adapters_pb2.GetAdapterResponse]
+    GetAdapter: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.GetAdapterRequest, _gateway_pb2.GetAdapterResponse]
     """One version: the latest when none is pinned."""
-    ListAdapters: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.ListAdaptersRequest, _adapters_pb2.ListAdaptersResponse]
+    ListAdapters: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.ListAdaptersRequest, _gateway_pb2.ListAdaptersResponse]
     """Live versions that the caller may see, ordered by name, paged."""
-    GetHistory: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.GetHistoryRequest, _adapters_pb2.GetHistoryResponse]
+    GetHistory: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.GetHistoryRequest, _gateway_pb2.GetHistoryResponse]
     """All versions of one name, those that are gone too, newest first. Of another tenant's, the live and public versions only."""
-    DownloadAdapter: _grpc.UnaryStreamMultiCallable[_gateway_pb2.DownloadAdapterRequest, _adapters_pb2.FetchResponse]
-    """Both files of one version: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB."""
-    RollbackAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.RollbackAdapterRequest, _gateway_pb2.UploadAdapterResponse]
+    DownloadAdapter: _grpc.UnaryStreamMultiCallable[_gateway_pb2.DownloadAdapterRequest, _gateway_pb2.DownloadAdapterResponse]
+    """Both files of one version: a header, then the safetensors bytes in chunks of at most 1 MiB."""
+    RollbackAdapter: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.RollbackAdapterRequest, _gateway_pb2.RollbackAdapterResponse]
     """Makes an older version the latest again, as a new version with its content and samples."""
-    DeleteAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]
+    DeleteAdapter: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.DeleteAdapterRequest, _gateway_pb2.DeleteAdapterResponse]
     """Removes versions: out of the index first, running requests finish, then the weights are freed."""
     RevokeAdapter: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.RevokeAdapterRequest, _gateway_pb2.RevokeAdapterResponse]
     """The kill switch for a content: removes all versions of the tenant that have it, whatever their names, refuses it from
     now on, and ends running requests that use it with CANCELLED. May be repeated until it succeeds.
     """
-    Reindex: _grpc.UnaryStreamMultiCallable[_gateway_pb2.ReindexRequest, _gateway_pb2.ReindexProgress]
+    Reindex: _grpc.UnaryStreamMultiCallable[_gateway_pb2.ReindexRequest, _gateway_pb2.ReindexResponse]
     """Embeds every adapter anew with the configured encoder, into a new generation of the index, while requests run.
     The old generation serves until the last message. Cancelled or broken off, a later call goes on from there. Needs the
     role `admin`.
@@ -83,31 +82,31 @@ class GatewayAsyncStub(GatewayStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Generate: _aio.UnaryStreamMultiCallable[_gateway_pb2.GenerateRequest, _gateway_pb2.GenerateEvent]  # type: ignore[assignment]
+    Generate: _aio.UnaryStreamMultiCallable[_gateway_pb2.GenerateRequest, _gateway_pb2.GenerateResponse]  # type: ignore[assignment]
     """Answers a plain prompt. Without named adapters the server retrieves the best ones for it.
-    Streams GenerateEvent: one `routing`, then `chunk`*, then one `usage`.
+    Streams one `routing`, then `chunk`*, then one `usage`.
     """
     Route: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RouteRequest, _gateway_pb2.RouteResponse]  # type: ignore[assignment]
     """What Generate would use, without generating: of the caller's tenant's adapters and the public ones, whatever its roles."""
-    UploadAdapter: _aio.StreamUnaryMultiCallable[_adapters_pb2.UploadRequest, _gateway_pb2.UploadAdapterResponse]  # type: ignore[assignment]
+    UploadAdapter: _aio.StreamUnaryMultiCallable[_gateway_pb2.UploadAdapterRequest, _gateway_pb2.UploadAdapterResponse]  # type: ignore[assignment]
     """Uploads one adapter. When this returns, the adapter is durable, retrievable and used by the next fitting prompt."""
-    GetAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.GetAdapterRequest, _adapters_pb2.GetAdapterResponse]  # type: ignore[assignment]
+    GetAdapter: _aio.UnaryUnaryMultiCallable[_gateway_pb2.GetAdapterRequest, _gateway_pb2.GetAdapterResponse]  # type: ignore[assignment]
     """One version: the latest when none is pinned."""
-    ListAdapters: _aio.UnaryUnaryMultiCallable[_adapters_pb2.ListAdaptersRequest, _adapters_pb2.ListAdaptersResponse]  # type: ignore[assignment]
+    ListAdapters: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListAdaptersRequest, _gateway_pb2.ListAdaptersResponse]  # type: ignore[assignment]
     """Live versions that the caller may see, ordered by name, paged."""
-    GetHistory: _aio.UnaryUnaryMultiCallable[_adapters_pb2.GetHistoryRequest, _adapters_pb2.GetHistoryResponse]  # type: ignore[assignment]
+    GetHistory: _aio.UnaryUnaryMultiCallable[_gateway_pb2.GetHistoryRequest, _gateway_pb2.GetHistoryResponse]  # type: ignore[assignment]
     """All versions of one name, those that are gone too, newest first. Of another tenant's, the live and public versions only."""
-    DownloadAdapter: _aio.UnaryStreamMultiCallable[_gateway_pb2.DownloadAdapterRequest, _adapters_pb2.FetchResponse]  # type: ignore[assignment]
-    """Both files of one version: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB."""
-    RollbackAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.RollbackAdapterRequest, _gateway_pb2.UploadAdapterResponse]  # type: ignore[assignment]
+    DownloadAdapter: _aio.UnaryStreamMultiCallable[_gateway_pb2.DownloadAdapterRequest, _gateway_pb2.DownloadAdapterResponse]  # type: ignore[assignment]
+    """Both files of one version: a header, then the safetensors bytes in chunks of at most 1 MiB."""
+    RollbackAdapter: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RollbackAdapterRequest, _gateway_pb2.RollbackAdapterResponse]  # type: ignore[assignment]
     """Makes an older version the latest again, as a new version with its content and samples."""
-    DeleteAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
+    DeleteAdapter: _aio.UnaryUnaryMultiCallable[_gateway_pb2.DeleteAdapterRequest, _gateway_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
     """Removes versions: out of the index first, running requests finish, then the weights are freed."""
     RevokeAdapter: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RevokeAdapterRequest, _gateway_pb2.RevokeAdapterResponse]  # type: ignore[assignment]
     """The kill switch for a content: removes all versions of the tenant that have it, whatever their names, refuses it from
     now on, and ends running requests that use it with CANCELLED. May be repeated until it succeeds.
     """
-    Reindex: _aio.UnaryStreamMultiCallable[_gateway_pb2.ReindexRequest, _gateway_pb2.ReindexProgress]  # type: ignore[assignment]
+    Reindex: _aio.UnaryStreamMultiCallable[_gateway_pb2.ReindexRequest, _gateway_pb2.ReindexResponse]  # type: ignore[assignment]
     """Embeds every adapter anew with the configured encoder, into a new generation of the index, while requests run.
     The old generation serves until the last message. Cancelled or broken off, a later call goes on from there. Needs the
     role `admin`.
@@ -129,9 +128,9 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _gateway_pb2.GenerateRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_gateway_pb2.GenerateEvent], _abc.AsyncIterator[_gateway_pb2.GenerateEvent]]:
+    ) -> _typing.Union[_abc.Iterator[_gateway_pb2.GenerateResponse], _abc.AsyncIterator[_gateway_pb2.GenerateResponse]]:
         """Answers a plain prompt. Without named adapters the server retrieves the best ones for it.
-        Streams GenerateEvent: one `routing`, then `chunk`*, then one `usage`.
+        Streams one `routing`, then `chunk`*, then one `usage`.
         """
 
     @_abc_1.abstractmethod
@@ -145,7 +144,7 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def UploadAdapter(
         self,
-        request_iterator: _MaybeAsyncIterator[_adapters_pb2.UploadRequest],
+        request_iterator: _MaybeAsyncIterator[_gateway_pb2.UploadAdapterRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.UploadAdapterResponse, _abc.Awaitable[_gateway_pb2.UploadAdapterResponse]]:
         """Uploads one adapter. When this returns, the adapter is durable, retrievable and used by the next fitting prompt."""
@@ -153,25 +152,25 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetAdapter(
         self,
-        request: _adapters_pb2.GetAdapterRequest,
+        request: _gateway_pb2.GetAdapterRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_adapters_pb2.GetAdapterResponse, _abc.Awaitable[_adapters_pb2.GetAdapterResponse]]:
+    ) -> _typing.Union[_gateway_pb2.GetAdapterResponse, _abc.Awaitable[_gateway_pb2.GetAdapterResponse]]:
         """One version: the latest when none is pinned."""
 
     @_abc_1.abstractmethod
     def ListAdapters(
         self,
-        request: _adapters_pb2.ListAdaptersRequest,
+        request: _gateway_pb2.ListAdaptersRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_adapters_pb2.ListAdaptersResponse, _abc.Awaitable[_adapters_pb2.ListAdaptersResponse]]:
+    ) -> _typing.Union[_gateway_pb2.ListAdaptersResponse, _abc.Awaitable[_gateway_pb2.ListAdaptersResponse]]:
         """Live versions that the caller may see, ordered by name, paged."""
 
     @_abc_1.abstractmethod
     def GetHistory(
         self,
-        request: _adapters_pb2.GetHistoryRequest,
+        request: _gateway_pb2.GetHistoryRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_adapters_pb2.GetHistoryResponse, _abc.Awaitable[_adapters_pb2.GetHistoryResponse]]:
+    ) -> _typing.Union[_gateway_pb2.GetHistoryResponse, _abc.Awaitable[_gateway_pb2.GetHistoryResponse]]:
         """All versions of one name, those that are gone too, newest first. Of another tenant's, the live and public versions only."""
 
     @_abc_1.abstractmethod
@@ -179,23 +178,23 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _gateway_pb2.DownloadAdapterRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_adapters_pb2.FetchResponse], _abc.AsyncIterator[_adapters_pb2.FetchResponse]]:
-        """Both files of one version: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB."""
+    ) -> _typing.Union[_abc.Iterator[_gateway_pb2.DownloadAdapterResponse], _abc.AsyncIterator[_gateway_pb2.DownloadAdapterResponse]]:
+        """Both files of one version: a header, then the safetensors bytes in chunks of at most 1 MiB."""
 
     @_abc_1.abstractmethod
     def RollbackAdapter(
         self,
-        request: _adapters_pb2.RollbackAdapterRequest,
+        request: _gateway_pb2.RollbackAdapterRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_gateway_pb2.UploadAdapterResponse, _abc.Awaitable[_gateway_pb2.UploadAdapterResponse]]:
+    ) -> _typing.Union[_gateway_pb2.RollbackAdapterResponse, _abc.Awaitable[_gateway_pb2.RollbackAdapterResponse]]:
         """Makes an older version the latest again, as a new version with its content and samples."""
 
     @_abc_1.abstractmethod
     def DeleteAdapter(
         self,
-        request: _adapters_pb2.DeleteAdapterRequest,
+        request: _gateway_pb2.DeleteAdapterRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_adapters_pb2.DeleteAdapterResponse, _abc.Awaitable[_adapters_pb2.DeleteAdapterResponse]]:
+    ) -> _typing.Union[_gateway_pb2.DeleteAdapterResponse, _abc.Awaitable[_gateway_pb2.DeleteAdapterResponse]]:
         """Removes versions: out of the index first, running requests finish, then the weights are freed."""
 
     @_abc_1.abstractmethod
@@ -213,7 +212,7 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _gateway_pb2.ReindexRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_gateway_pb2.ReindexProgress], _abc.AsyncIterator[_gateway_pb2.ReindexProgress]]:
+    ) -> _typing.Union[_abc.Iterator[_gateway_pb2.ReindexResponse], _abc.AsyncIterator[_gateway_pb2.ReindexResponse]]:
         """Embeds every adapter anew with the configured encoder, into a new generation of the index, while requests run.
         The old generation serves until the last message. Cancelled or broken off, a later call goes on from there. Needs the
         role `admin`.

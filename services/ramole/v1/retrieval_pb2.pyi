@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from ramole.v1 import common_pb2 as _common_pb2
+from ramole.v1 import embedding_pb2 as _embedding_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,6 +22,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SearchRequest(_message.Message):
+    """What is searched for."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VECTOR_FIELD_NUMBER: _builtins.int
@@ -29,7 +32,7 @@ class SearchRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
     encoder_id: _builtins.str
-    """Must equal the encoder_id of the index, else FAILED_PRECONDITION."""
+    """Must equal the encoder_id of the index, else ENCODER_MISMATCH."""
     base_model: _builtins.str
     """Adapters are only comparable on one base model."""
     tenant: _builtins.str
@@ -37,19 +40,19 @@ class SearchRequest(_message.Message):
     k: _builtins.int
     """1 to 8."""
     @_builtins.property
-    def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Unit vector from Embedding.Embed."""
+    def vector(self) -> _embedding_pb2.Vector:
+        """From Embedding.Embed."""
 
     def __init__(
         self,
         *,
-        vector: _abc.Iterable[_builtins.float] | None = ...,
+        vector: _embedding_pb2.Vector | None = ...,
         encoder_id: _builtins.str = ...,
         base_model: _builtins.str = ...,
         tenant: _builtins.str = ...,
         k: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "encoder_id", b"encoder_id", "k", b"k", "tenant", b"tenant", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -59,6 +62,8 @@ Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
 @_typing.final
 class Hit(_message.Message):
+    """One adapter that was found."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
@@ -66,7 +71,9 @@ class Hit(_message.Message):
     similarity: _builtins.float
     """Cosine in [-1, 1] of the prompt and the mean of the adapter's samples, or of its nearest ones: retrieval.scoring."""
     @_builtins.property
-    def adapter(self) -> _common_pb2.AdapterRef: ...
+    def adapter(self) -> _common_pb2.AdapterRef:
+        """Which version."""
+
     def __init__(
         self,
         *,
@@ -83,6 +90,8 @@ Global___Hit: _TypeAlias = Hit  # noqa: Y015
 
 @_typing.final
 class SearchResponse(_message.Message):
+    """What was found."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     HITS_FIELD_NUMBER: _builtins.int
@@ -111,12 +120,15 @@ Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
 
 @_typing.final
 class UpsertRequest(_message.Message):
+    """Versions to make findable."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTERS_FIELD_NUMBER: _builtins.int
     ENCODER_ID_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     encoder_id: _builtins.str
+    """The encoder that made the vectors. ENCODER_MISMATCH when no generation is of it."""
     generation: _builtins.int
     """Where to; 0 = the live generation and the one that is being built, where they are of this encoder."""
     @_builtins.property
@@ -140,6 +152,8 @@ Global___UpsertRequest: _TypeAlias = UpsertRequest  # noqa: Y015
 
 @_typing.final
 class AdapterVectors(_message.Message):
+    """One version with its vectors."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
@@ -147,12 +161,15 @@ class AdapterVectors(_message.Message):
     IS_PUBLIC_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
+    """The only base model that it fits."""
     is_public: _builtins.bool
     """Whether other tenants may see it."""
     @_builtins.property
-    def adapter(self) -> _common_pb2.AdapterRef: ...
+    def adapter(self) -> _common_pb2.AdapterRef:
+        """Which one."""
+
     @_builtins.property
-    def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampleVector]:
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[_embedding_pb2.Vector]:
         """One unit vector for each sample input; the index stores them and their normalised mean."""
 
     def __init__(
@@ -161,7 +178,7 @@ class AdapterVectors(_message.Message):
         adapter: _common_pb2.AdapterRef | None = ...,
         base_model: _builtins.str = ...,
         is_public: _builtins.bool = ...,
-        samples: _abc.Iterable[Global___SampleVector] | None = ...,
+        samples: _abc.Iterable[_embedding_pb2.Vector] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -172,27 +189,9 @@ class AdapterVectors(_message.Message):
 Global___AdapterVectors: _TypeAlias = AdapterVectors  # noqa: Y015
 
 @_typing.final
-class SampleVector(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VALUES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
-    def __init__(
-        self,
-        *,
-        values: _abc.Iterable[_builtins.float] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SampleVector: _TypeAlias = SampleVector  # noqa: Y015
-
-@_typing.final
 class UpsertResponse(_message.Message):
+    """Where the versions must be."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     GENERATIONS_FIELD_NUMBER: _builtins.int
@@ -215,11 +214,15 @@ Global___UpsertResponse: _TypeAlias = UpsertResponse  # noqa: Y015
 
 @_typing.final
 class RemoveRequest(_message.Message):
+    """Versions to take out."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.AdapterRef]: ...
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.AdapterRef]:
+        """Those that are not there are no error."""
+
     def __init__(
         self,
         *,
@@ -235,6 +238,8 @@ Global___RemoveRequest: _TypeAlias = RemoveRequest  # noqa: Y015
 
 @_typing.final
 class RemoveResponse(_message.Message):
+    """They are not found any more."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -250,6 +255,8 @@ Global___RemoveResponse: _TypeAlias = RemoveResponse  # noqa: Y015
 
 @_typing.final
 class ListRowsRequest(_message.Message):
+    """The generation whose rows are listed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     GENERATION_FIELD_NUMBER: _builtins.int
@@ -269,36 +276,41 @@ class ListRowsRequest(_message.Message):
 Global___ListRowsRequest: _TypeAlias = ListRowsRequest  # noqa: Y015
 
 @_typing.final
-class IndexRow(_message.Message):
+class ListRowsResponse(_message.Message):
+    """One row."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
-    BASE_MODEL_FIELD_NUMBER: _builtins.int
-    base_model: _builtins.str
     @_builtins.property
-    def adapter(self) -> _common_pb2.AdapterRef: ...
+    def adapter(self) -> _common_pb2.AdapterRef:
+        """Whose it is."""
+
     def __init__(
         self,
         *,
         adapter: _common_pb2.AdapterRef | None = ...,
-        base_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___IndexRow: _TypeAlias = IndexRow  # noqa: Y015
+Global___ListRowsResponse: _TypeAlias = ListRowsResponse  # noqa: Y015
 
 @_typing.final
 class Generation(_message.Message):
+    """All vectors of one encoder."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
     ENCODER_ID_FIELD_NUMBER: _builtins.int
     number: _builtins.int
+    """1, 2, 3, ..."""
     encoder_id: _builtins.str
+    """Of the encoder that made them."""
     def __init__(
         self,
         *,
@@ -315,6 +327,8 @@ Global___Generation: _TypeAlias = Generation  # noqa: Y015
 
 @_typing.final
 class ListGenerationsRequest(_message.Message):
+    """Nothing: there is one index."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -330,6 +344,8 @@ Global___ListGenerationsRequest: _TypeAlias = ListGenerationsRequest  # noqa: Y0
 
 @_typing.final
 class ListGenerationsResponse(_message.Message):
+    """The generations that must hold every adapter."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     GENERATIONS_FIELD_NUMBER: _builtins.int
@@ -352,12 +368,16 @@ Global___ListGenerationsResponse: _TypeAlias = ListGenerationsResponse  # noqa: 
 
 @_typing.final
 class BuildGenerationRequest(_message.Message):
+    """The encoder of the new generation."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ENCODER_ID_FIELD_NUMBER: _builtins.int
     DIM_FIELD_NUMBER: _builtins.int
     encoder_id: _builtins.str
+    """As in EmbedResponse."""
     dim: _builtins.int
+    """Numbers in its vectors."""
     def __init__(
         self,
         *,
@@ -374,10 +394,13 @@ Global___BuildGenerationRequest: _TypeAlias = BuildGenerationRequest  # noqa: Y0
 
 @_typing.final
 class BuildGenerationResponse(_message.Message):
+    """The generation that is being built."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     GENERATION_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
+    """Its number."""
     def __init__(
         self,
         *,
@@ -393,10 +416,13 @@ Global___BuildGenerationResponse: _TypeAlias = BuildGenerationResponse  # noqa: 
 
 @_typing.final
 class PromoteGenerationRequest(_message.Message):
+    """The generation that shall serve."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     GENERATION_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
+    """Its number."""
     def __init__(
         self,
         *,
@@ -412,6 +438,8 @@ Global___PromoteGenerationRequest: _TypeAlias = PromoteGenerationRequest  # noqa
 
 @_typing.final
 class PromoteGenerationResponse(_message.Message):
+    """It serves, and those before it are gone."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(

@@ -53,7 +53,7 @@ class RetrievalStub:
         self.ListRows = channel.unary_stream(
                 '/ramole.v1.Retrieval/ListRows',
                 request_serializer=ramole_dot_v1_dot_retrieval__pb2.ListRowsRequest.SerializeToString,
-                response_deserializer=ramole_dot_v1_dot_retrieval__pb2.IndexRow.FromString,
+                response_deserializer=ramole_dot_v1_dot_retrieval__pb2.ListRowsResponse.FromString,
                 _registered_method=True)
         self.ListGenerations = channel.unary_unary(
                 '/ramole.v1.Retrieval/ListGenerations',
@@ -146,7 +146,7 @@ def add_RetrievalServicer_to_server(servicer, server):
             'ListRows': grpc.unary_stream_rpc_method_handler(
                     servicer.ListRows,
                     request_deserializer=ramole_dot_v1_dot_retrieval__pb2.ListRowsRequest.FromString,
-                    response_serializer=ramole_dot_v1_dot_retrieval__pb2.IndexRow.SerializeToString,
+                    response_serializer=ramole_dot_v1_dot_retrieval__pb2.ListRowsResponse.SerializeToString,
             ),
             'ListGenerations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListGenerations,
@@ -272,7 +272,7 @@ class Retrieval:
             target,
             '/ramole.v1.Retrieval/ListRows',
             ramole_dot_v1_dot_retrieval__pb2.ListRowsRequest.SerializeToString,
-            ramole_dot_v1_dot_retrieval__pb2.IndexRow.FromString,
+            ramole_dot_v1_dot_retrieval__pb2.ListRowsResponse.FromString,
             options,
             channel_credentials,
             insecure,

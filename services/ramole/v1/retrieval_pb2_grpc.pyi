@@ -39,7 +39,7 @@ class RetrievalStub:
     """Makes adapter versions findable, in place of older ones of their names. Visible to the next Search on return."""
     Remove: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.RemoveRequest, _retrieval_pb2.RemoveResponse]
     """Removes adapter versions. Removing what is not there is no error."""
-    ListRows: _grpc.UnaryStreamMultiCallable[_retrieval_pb2.ListRowsRequest, _retrieval_pb2.IndexRow]
+    ListRows: _grpc.UnaryStreamMultiCallable[_retrieval_pb2.ListRowsRequest, _retrieval_pb2.ListRowsResponse]
     """Streams every row's identity, in no order: for reconciliation with the store."""
     ListGenerations: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.ListGenerationsRequest, _retrieval_pb2.ListGenerationsResponse]
     """The generations that must hold every adapter."""
@@ -59,7 +59,7 @@ class RetrievalAsyncStub(RetrievalStub):
     """Makes adapter versions findable, in place of older ones of their names. Visible to the next Search on return."""
     Remove: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.RemoveRequest, _retrieval_pb2.RemoveResponse]  # type: ignore[assignment]
     """Removes adapter versions. Removing what is not there is no error."""
-    ListRows: _aio.UnaryStreamMultiCallable[_retrieval_pb2.ListRowsRequest, _retrieval_pb2.IndexRow]  # type: ignore[assignment]
+    ListRows: _aio.UnaryStreamMultiCallable[_retrieval_pb2.ListRowsRequest, _retrieval_pb2.ListRowsResponse]  # type: ignore[assignment]
     """Streams every row's identity, in no order: for reconciliation with the store."""
     ListGenerations: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.ListGenerationsRequest, _retrieval_pb2.ListGenerationsResponse]  # type: ignore[assignment]
     """The generations that must hold every adapter."""
@@ -100,7 +100,7 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _retrieval_pb2.ListRowsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_retrieval_pb2.IndexRow], _abc.AsyncIterator[_retrieval_pb2.IndexRow]]:
+    ) -> _typing.Union[_abc.Iterator[_retrieval_pb2.ListRowsResponse], _abc.AsyncIterator[_retrieval_pb2.ListRowsResponse]]:
         """Streams every row's identity, in no order: for reconciliation with the store."""
 
     @_abc_1.abstractmethod

@@ -23,7 +23,7 @@ from ramole.transport.identity import principal_to_metadata
 from ramole.transport.server import GrpcServer
 from ramole.transport.service import Service
 from ramole.v1 import adapters_pb2 as pb
-from ramole.v1 import common_pb2
+from ramole.v1 import common_pb2, gateway_pb2, records_pb2
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
 from support.gateway_world import BASE, Adapters
 from support.real_world import SHAPES
@@ -45,7 +45,7 @@ class Step:
     flag: bool
 
 
-RPCS = ["Publish", "Restage", "Discard", "GetAdapter", "GetHistory", "DeleteAdapter"]
+RPCS = ["Publish", "Restage", "Discard", "GetStored", "GetStoredHistory", "DeleteStored"]
 STEP = st.builds(
     Step,
     st.sampled_from([ANN, ANN, BOB, EVE]),
@@ -97,12 +97,12 @@ class Side:
         match step.rpc:
             case "Put" | "Restage":
                 self._stored.append(answer.record.adapter)
-                return answer.created, told(answer.record)
-            case "Publish" | "GetAdapter":
-                return told(answer.record)
-            case "GetHistory":
+                return answer.created, answer.is_live, told(answer.record)
+            case "Publish" | "GetStored":
+                return getattr(answer, "is_live", None), told(answer.record)
+            case "GetStoredHistory":
                 return [(names([e.adapter]), e.source, e.removal, e.comment) for e in answer.entries]
-            case "DeleteAdapter":
+            case "DeleteStored":
                 freed = [ref for ref in answer.removed if ref.digest in answer.freed_digests]
                 return names(answer.removed), names(freed)
         return None
@@ -110,24 +110,27 @@ class Side:
     def _request(self, step: Step, number: int) -> Any:
         ref = self._stored[step.stored % len(self._stored)] if self._stored else common_pb2.AdapterRef(digest="0" * 64)
         name = step.name
+        parts = upload(name.partition("@")[0], number, is_public=step.flag)
         return {
-            "Put": iter(upload(name.partition("@")[0], number, is_public=step.flag)),
+            "Put": iter(
+                [pb.PutRequest(upload=part) for part in upload(name.partition("@")[0], number, is_public=step.flag)]
+            ),
             "Publish": pb.PublishRequest(adapter=ref),
             "Discard": pb.DiscardRequest(adapter=ref),
-            "Restage": pb.RollbackAdapterRequest(adapter=name if "@" in name else f"{name}@1"),
-            "GetAdapter": pb.GetAdapterRequest(adapter=name),
-            "GetHistory": pb.GetHistoryRequest(adapter=name),
-            "DeleteAdapter": pb.DeleteAdapterRequest(adapter=name, comment="why", is_revocation=step.flag),
+            "Restage": pb.RestageRequest(adapter=name if "@" in name else f"{name}@1"),
+            "GetStored": pb.GetStoredRequest(adapter=name),
+            "GetStoredHistory": pb.GetStoredHistoryRequest(adapter=name),
+            "DeleteStored": pb.DeleteStoredRequest(adapter=name, comment="why", is_revocation=step.flag),
         }[step.rpc]
 
     async def listed(self, who: Principal) -> list[object]:
         found: list[object] = []
-        request = pb.ListAdaptersRequest(page_size=2)
+        query = gateway_pb2.ListAdaptersRequest(page_size=2)
         while True:
-            page = await self._call(who, "ListAdapters", request)
+            page = (await self._call(who, "ListStored", pb.ListStoredRequest(query=query))).page
             found += [told(record) for record in page.records]
-            request.page_token = page.next_page_token
-            if not request.page_token:
+            query.page_token = page.next_page_token
+            if not query.page_token:
                 return found
 
     async def _call(self, who: Principal, rpc: str, request: Any) -> Any:
@@ -137,5 +140,5 @@ class Side:
             raise from_rpc_error(error) from None
 
 
-def told(record: pb.AdapterRecord) -> tuple[object, ...]:
-    return names([record.adapter]), record.state, record.is_public, record.source, record.base_model
+def told(record: records_pb2.AdapterRecord) -> tuple[object, ...]:
+    return names([record.adapter]), record.is_public, record.source, record.base_model

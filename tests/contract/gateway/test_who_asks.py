@@ -11,7 +11,6 @@ import pytest
 
 from ramole.core.call import Principal
 from ramole.core.errors import AlreadyExists, Conflict, NotFound, PermissionDenied, RamoleError
-from ramole.v1 import adapters_pb2 as adapters
 from ramole.v1 import common_pb2, gateway_pb2
 from support.tenant_world import ANN, BOB, EVE, RPCS, TenantWorld, names, upload
 
@@ -70,7 +69,7 @@ def reads(rpc: str, request: Request) -> Callable[[TenantWorld], Awaitable[None]
 async def everything(world: TenantWorld) -> object:
     """What store and index hold."""
     history = [
-        await world.ask(EVE, "GetHistory", adapters.GetHistoryRequest(adapter=name))
+        await world.ask(EVE, "GetHistory", gateway_pb2.GetHistoryRequest(adapter=name))
         for name in ("a/hidden", "a/shared", "a/mixed", "b/own")
     ]
     return history, await world.listed(EVE), [await routed(world, who) for who in (ANN, BOB, EVE)]
@@ -127,11 +126,11 @@ async def lists(world: TenantWorld) -> None:
         assert await world.listed(EVE, page_size=size) == everyones
         assert await world.listed(BOB, page_size=size, tenant="a") == ["a/shared@1"]
         assert await world.listed(BOB, page_size=size, latest_only=True, tenant="a") == ["a/shared@1"]
-    [hidden] = await world.ask(BOB, "ListAdapters", adapters.ListAdaptersRequest(tenant="a", name_prefix="hidden"))
-    [nobodys] = await world.ask(BOB, "ListAdapters", adapters.ListAdaptersRequest(tenant="nobody"))
+    [hidden] = await world.ask(BOB, "ListAdapters", gateway_pb2.ListAdaptersRequest(tenant="a", name_prefix="hidden"))
+    [nobodys] = await world.ask(BOB, "ListAdapters", gateway_pb2.ListAdaptersRequest(tenant="nobody"))
     assert hidden == nobodys
     # A token of somebody else is a place to begin at, not a key.
-    [page] = await world.ask(ANN, "ListAdapters", adapters.ListAdaptersRequest(page_size=1))
+    [page] = await world.ask(ANN, "ListAdapters", gateway_pb2.ListAdaptersRequest(page_size=1))
     assert await world.listed(BOB, page_token=page.next_page_token) == everyones[3:]
 
 
@@ -155,14 +154,14 @@ async def uploads(world: TenantWorld) -> None:
 
 
 async def gets_history(world: TenantWorld) -> None:
-    await reads("GetHistory", lambda name: adapters.GetHistoryRequest(adapter=name))(world)
+    await reads("GetHistory", lambda name: gateway_pb2.GetHistoryRequest(adapter=name))(world)
     await world.give("a/shared", 5)
     await world.give("a/shared", 6, is_public=True)
     for version in ("@1", "@2"):
         await world.give("a/shared", 7 + int(version[1:]), is_public=True)
-    await world.ask(ANN, "DeleteAdapter", adapters.DeleteAdapterRequest(adapter="shared@4", comment="leaked"))
+    await world.ask(ANN, "DeleteAdapter", gateway_pb2.DeleteAdapterRequest(adapter="shared@4", comment="leaked"))
     for who, seen in ((ANN, [5, 4, 3, 2, 1]), (EVE, [5, 4, 3, 2, 1]), (BOB, [5, 3, 1])):
-        [history] = await world.ask(who, "GetHistory", adapters.GetHistoryRequest(adapter="a/shared"))
+        [history] = await world.ask(who, "GetHistory", gateway_pb2.GetHistoryRequest(adapter="a/shared"))
         assert [entry.adapter.version for entry in history.entries] == seen, "of others' adapters, live public versions"
 
 
@@ -201,19 +200,19 @@ CHECKS: dict[str, Callable[[TenantWorld], Awaitable[None]]] = {
     "Generate": generates,
     "Route": routes,
     "UploadAdapter": uploads,
-    "GetAdapter": reads("GetAdapter", lambda name: adapters.GetAdapterRequest(adapter=name)),
+    "GetAdapter": reads("GetAdapter", lambda name: gateway_pb2.GetAdapterRequest(adapter=name)),
     "ListAdapters": lists,
     "GetHistory": gets_history,
     "DownloadAdapter": reads("DownloadAdapter", lambda name: gateway_pb2.DownloadAdapterRequest(adapter=name)),
     "RollbackAdapter": changes(
         "RollbackAdapter",
-        lambda name: adapters.RollbackAdapterRequest(adapter=name),
-        lambda name: adapters.RollbackAdapterRequest(adapter=name, expected_version=7),
+        lambda name: gateway_pb2.RollbackAdapterRequest(adapter=name),
+        lambda name: gateway_pb2.RollbackAdapterRequest(adapter=name, expected_version=7),
     ),
     "DeleteAdapter": changes(
         "DeleteAdapter",
-        lambda name: adapters.DeleteAdapterRequest(adapter=name),
-        lambda name: adapters.DeleteAdapterRequest(adapter=name, expected_version=7),
+        lambda name: gateway_pb2.DeleteAdapterRequest(adapter=name),
+        lambda name: gateway_pb2.DeleteAdapterRequest(adapter=name, expected_version=7),
     ),
     "RevokeAdapter": revokes,
     "Reindex": reindexes,
@@ -231,13 +230,13 @@ async def test_whoever_does_not_say_may_do_everything(world: TenantWorld) -> Non
     assert await world.listed(None) == ["a/hidden@1", "a/mixed@1", "a/mixed@2", "a/shared@1", "b/own@1"]
     [answer] = await world.ask(None, "UploadAdapter", upload("mine", 5))
     assert names([answer.record.adapter]) == ["default/mine@1"]
-    await world.ask(None, "DeleteAdapter", adapters.DeleteAdapterRequest(adapter="a/hidden"))
+    await world.ask(None, "DeleteAdapter", gateway_pb2.DeleteAdapterRequest(adapter="a/hidden"))
     assert len(await world.listed(None)) == 5
 
 
 async def test_the_audit_log_says_who_tried_and_who_did(world: TenantWorld) -> None:
     await world.refusal(BOB, "UploadAdapter", upload("a/hidden", 5))
-    await world.ask(BOB, "DeleteAdapter", adapters.DeleteAdapterRequest(adapter="own"))
+    await world.ask(BOB, "DeleteAdapter", gateway_pb2.DeleteAdapterRequest(adapter="own"))
     refused, deleted = [json.loads(line) for line in world.audit.read_text().splitlines()][-2:]
     assert (refused["tenant"], refused["adapter"], refused["outcome"]) == ("b", "a/hidden", "PermissionDenied")
     assert (deleted["tenant"], deleted["adapter"], deleted["outcome"]) == ("b", "b/own@1", "ok")

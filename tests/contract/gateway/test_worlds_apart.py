@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ramole.core.call import Principal
 from ramole.core.errors import NotFound
-from ramole.v1 import adapters_pb2, gateway_pb2
+from ramole.v1 import gateway_pb2
 from support.tenant_world import ANN, BOB, EVE, TenantWorld, names
 
 STRANGER = Principal("z", "zoe")
@@ -94,7 +94,7 @@ async def play(folder: Path, steps: list[Upload | Delete], page_size: int) -> No
                 model.upload(step)
             else:
                 name = step.name if step.is_all else f"{step.name}@{max(model.live.get(step.name, {}), default=1)}"
-                refused = await world.refusal(EVE, "DeleteAdapter", adapters_pb2.DeleteAdapterRequest(adapter=name))
+                refused = await world.refusal(EVE, "DeleteAdapter", gateway_pb2.DeleteAdapterRequest(adapter=name))
                 assert (refused is None) == model.delete(step)
         touched = sorted({step.name for step in steps})
         for who in (ANN, BOB, STRANGER, EVE):
@@ -116,7 +116,7 @@ async def sees(world: TenantWorld, model: Model, who: Principal, touched: list[s
             expected = version or max(model.live.get(name, ()), default=0)
             answer = f"{name}@{expected}" if expected in seen[name] else None
             assert await got(world, who, asked) == [answer] * 3, (who.name, asked)
-        history = await asked_for(world, who, "GetHistory", adapters_pb2.GetHistoryRequest(adapter=name))
+        history = await asked_for(world, who, "GetHistory", gateway_pb2.GetHistoryRequest(adapter=name))
         versions = [entry.adapter.version for answer in history or () for entry in answer.entries]
         assert versions == model.history(who, name), (who.name, name)
 
@@ -124,7 +124,7 @@ async def sees(world: TenantWorld, model: Model, who: Principal, touched: list[s
 async def got(world: TenantWorld, who: Principal, name: str) -> list[str | None]:
     """The version that it is to a reader, a downloader and a prompt; None = it does not exist."""
     used = gateway_pb2.GenerateRequest(prompt="hello", adapters=[gateway_pb2.WeightedAdapter(adapter=name)])
-    read = await asked_for(world, who, "GetAdapter", adapters_pb2.GetAdapterRequest(adapter=name))
+    read = await asked_for(world, who, "GetAdapter", gateway_pb2.GetAdapterRequest(adapter=name))
     sent = await asked_for(world, who, "DownloadAdapter", gateway_pb2.DownloadAdapterRequest(adapter=name))
     said = await asked_for(world, who, "Generate", used)
     return [

@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,7 +20,8 @@ from ramole.core.settings import RetrievalSettings, Settings
 from ramole.lab.milvus_server import MilvusServer
 from ramole.retrieval.servicer import RetrievalService
 from ramole.transport.values import ref_to_pb
-from ramole.v1.retrieval_pb2 import AdapterVectors, SampleVector, SearchRequest, UpsertRequest
+from ramole.transport.vectors import vector_to_pb
+from ramole.v1.retrieval_pb2 import AdapterVectors, SearchRequest, UpsertRequest
 
 TOKEN = "root:Milvus"
 
@@ -65,9 +67,10 @@ async def test_only_who_knows_the_authority_and_the_password_gets_in(
     service = RetrievalService(Settings(retrieval=good))
     await service.start()
     ref = AdapterRef("acme", "mail", 1, "0" * 64)
-    vectors = AdapterVectors(adapter=ref_to_pb(ref), base_model="base", samples=[SampleVector(values=[1.0, 0.0])])
+    vector = vector_to_pb(np.array([1.0, 0.0], np.float32))
+    vectors = AdapterVectors(adapter=ref_to_pb(ref), base_model="base", samples=[vector])
     await service.Upsert(UpsertRequest(adapters=[vectors], encoder_id="enc"), None)  # type: ignore[arg-type]
-    search = SearchRequest(vector=[1.0, 0.0], encoder_id="enc", base_model="base", tenant="acme", k=1)
+    search = SearchRequest(vector=vector, encoder_id="enc", base_model="base", tenant="acme", k=1)
     assert [hit.adapter.name for hit in (await service.Search(search, None)).hits] == ["mail"]  # type: ignore[arg-type]
     await service.close()
     for change in (

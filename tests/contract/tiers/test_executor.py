@@ -25,7 +25,9 @@ from ramole.transport.server import GrpcServer
 from ramole.transport.values import composition_to_pb, sampling_to_pb
 from ramole.v1 import adapters_pb2 as pb
 from ramole.v1 import adapters_pb2_grpc, executor_pb2, executor_pb2_grpc
+from ramole.v1.records_pb2 import FileChunk, UploadHeader
 from ramole.zoo.catalog import load_zoo
+from support.uploads import put_request
 
 
 @dataclass
@@ -74,10 +76,10 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     async with grpc.aio.insecure_channel(store.address) as channel:
         stub = adapters_pb2_grpc.AdaptersStub(channel)
         for adapter in load_zoo().adapters[:2]:
-            parts = [pb.UploadRequest(header=pb.UploadHeader(adapter=adapter.name, samples=["a dog"]))]
+            parts = [put_request(header=UploadHeader(adapter=adapter.name, samples=["a dog"]))]
             for name in (CONFIG_FILE, TENSORS_FILE):
                 data = (adapter.path / name).read_bytes()
-                parts.append(pb.UploadRequest(chunk=pb.FileChunk(file=name, data=data)))
+                parts.append(put_request(chunk=FileChunk(file=name, data=data)))
             put = await stub.Put(iter(parts))
             await stub.Publish(pb.PublishRequest(adapter=put.record.adapter))
             digests.append(put.record.adapter.digest)
@@ -133,7 +135,7 @@ async def test_a_request_right_behind_a_revocation_finds_the_adapter_nowhere(hou
     inbox = executor._worker._inbox
     await house.ask(digest)
     assert digest in executor._host
-    await house.adapters.DeleteAdapter(pb.DeleteAdapterRequest(adapter=name, is_revocation=True))
+    await house.adapters.DeleteStored(pb.DeleteStoredRequest(adapter=name, is_revocation=True))
     async with busy_engine(executor):
         eviction = asyncio.ensure_future(house.stub.Evict(executor_pb2.EvictRequest(digests=[digest], abort=True)))
         await until(lambda: inbox.qsize() >= 1)
@@ -159,7 +161,7 @@ async def test_requests_in_the_queue_outlive_a_deletion_of_their_adapter(house: 
         await until(lambda: inbox.qsize() >= 5)
         requests += [asyncio.create_task(house.ask(digest))]
         await until(lambda: inbox.qsize() >= 6)
-        await house.adapters.DeleteAdapter(pb.DeleteAdapterRequest(adapter=name))
+        await house.adapters.DeleteStored(pb.DeleteStoredRequest(adapter=name))
         eviction = asyncio.ensure_future(house.stub.Evict(executor_pb2.EvictRequest(digests=[digest])))
         await until(lambda: inbox.qsize() >= 7)
     await asyncio.gather(*requests, eviction)

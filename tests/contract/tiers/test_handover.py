@@ -25,12 +25,14 @@ from ramole.lora.reader import read_adapter
 from ramole.observability.tiers import TierMetrics
 from ramole.tiers.disk import DiskTier
 from ramole.tiers.machine import machine_id
+from ramole.transport import stubs
 from ramole.transport.channels import Channels
-from ramole.transport.peers import AdaptersPeer
 from ramole.transport.picker import StaticPicker
 from ramole.transport.server import GrpcServer
 from ramole.v1 import adapters_pb2 as pb
 from ramole.v1 import adapters_pb2_grpc
+from ramole.v1.records_pb2 import FileChunk, UploadHeader
+from support.uploads import put_request
 
 BASE = BaseShapes("tiny", {"m.q": (512, 300)})
 NEAR, FAR = machine_id(), "another machine"
@@ -50,11 +52,11 @@ def make_files() -> tuple[bytes, bytes]:
     return json.dumps(config).encode(), save(tensors)
 
 
-class Peer(AdaptersPeer):
-    """The real caller; remembers what came over the wire."""
+class Peer:
+    """The real stub of the store's peers; remembers what came over the wire."""
 
     def __init__(self, address: str, channels: Channels) -> None:
-        super().__init__(StaticPicker(address), channels)
+        self._stub = stubs.Peer(adapters_pb2_grpc.AdaptersStub, StaticPicker(address), channels).stub
         self.parts: list[pb.FetchResponse] = []
         self.is_contained = False
         self.loses_data = False
@@ -63,9 +65,12 @@ class Peer(AdaptersPeer):
         self.may_go_on.set()
 
     async def Fetch(
-        self, request: pb.FetchRequest, *, timeout_s: float | None = None
+        self,
+        request: pb.FetchRequest,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # as gRPC's stubs
     ) -> AsyncGenerator[pb.FetchResponse]:
-        async for part in super().Fetch(request, timeout_s=timeout_s):
+        async for part in self._stub.Fetch(request, timeout=timeout):
             self.parts.append(part)
             self.has_begun.set()
             await self.may_go_on.wait()
@@ -123,16 +128,16 @@ async def house(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
     await server.start()
     channels = Channels()
     house = House(service, server, settings, Peer(server.address, channels), tmp_path)
-    head = pb.UploadHeader(adapter="math", samples=["1 + 1"])
+    head = UploadHeader(adapter="math", samples=["1 + 1"])
     names = ("adapter_config.json", TENSORS_FILE)
     chunks = [
-        pb.UploadRequest(chunk=pb.FileChunk(file=name, data=data[start : start + 2**20]))
+        put_request(chunk=FileChunk(file=name, data=data[start : start + 2**20]))
         for name, data in zip(names, house.files, strict=True)
         for start in range(0, len(data), 2**20)
     ]
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub = adapters_pb2_grpc.AdaptersStub(channel)
-        put = await stub.Put(iter([pb.UploadRequest(header=head), *chunks]))
+        put = await stub.Put(iter([put_request(header=head), *chunks]))
         await stub.Publish(pb.PublishRequest(adapter=put.record.adapter))
         house.digest = put.record.adapter.digest
         yield house
@@ -224,7 +229,7 @@ async def test_a_deleted_adapter_leaves_every_disk(house: House) -> None:
     await house.check(house.source(NEAR))
     async with grpc.aio.insecure_channel(house.server.address) as channel:
         stub = adapters_pb2_grpc.AdaptersStub(channel)
-        await stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="math"))
+        await stub.DeleteStored(pb.DeleteStoredRequest(adapter="math"))
     assert not list(house.settings.data_dir.rglob(TENSORS_FILE))
     with pytest.raises(NotFound):
         await house.source(FAR, DiskTier(house.folder / "empty", 2**30)).load(house.digest)

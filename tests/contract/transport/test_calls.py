@@ -17,6 +17,7 @@ from ramole.core.errors import AdapterRefused, DeadlineExceeded, Internal, Inval
 from ramole.observability.logs import JsonLines
 from ramole.transport.caller import Retries
 from ramole.transport.identity import seen_principal
+from ramole.transport.stubs import reading
 from ramole.v1 import adapters_pb2
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
 from support.probe_service import CALLS, ProbeService, RelayService, chunks
@@ -49,7 +50,7 @@ async def test_a_closed_stream_frees_the_server_behind_the_relay(net: Any) -> No
     probe = ProbeService()
     probe.gate.clear()
     near = await net.serve(RelayService(net.peers((await net.serve(probe)).address)))
-    async with aclosing(net.peers(near.address).adapters.Fetch(FETCH)) as answers:
+    async with aclosing(net.peers(near.address).adapters.stub.Fetch(FETCH)) as answers:
         assert (await anext(answers)).data == b"\0"
     await in_time(probe.closed)
 
@@ -102,8 +103,8 @@ async def test_a_passed_deadline_is_not_sent_at_all(net: Any) -> None:
 async def test_the_request_id_is_honoured_or_replaced_and_echoed(net: Any, given: str) -> None:
     server = await net.serve(ProbeService())
     async with grpc.aio.insecure_channel(server.address) as channel:
-        call = AdaptersStub(channel).GetAdapter(
-            adapters_pb2.GetAdapterRequest(adapter="x"), metadata=(("x-request-id", given),)
+        call = AdaptersStub(channel).GetStored(
+            adapters_pb2.GetStoredRequest(adapter="x"), metadata=(("x-request-id", given),)
         )
         await call
         echoed = dict(await call.trailing_metadata())["x-request-id"]
@@ -223,8 +224,7 @@ async def test_the_second_try_goes_elsewhere(net: Any, cardinality: str) -> None
 
 
 async def fetch(peers: Any, retries: Retries) -> None:
-    answers = peers.adapters.stream(lambda c: AdaptersStub(c).Fetch, FETCH, retries=retries)
-    async with aclosing(answers):
+    async with reading(peers.adapters.stub_for(retries=retries).Fetch(FETCH)) as answers:
         async for _ in answers:
             pass
 
@@ -271,7 +271,7 @@ async def test_a_client_hears_no_address_of_ours(net: Any, cardinality: str, cap
 
 async def test_a_stream_that_has_begun_is_not_retried(net: Any) -> None:
     picker = Alternating((await net.serve(ProbeService(Unavailable("gone")))).address)
-    answers = net.peers(picker).adapters.Fetch(FETCH)
+    answers = net.peers(picker).adapters.stub.Fetch(FETCH)
     assert [(await anext(answers)).data, (await anext(answers)).data] == [b"\0", b"\1"]
     with pytest.raises(Unavailable):
         await anext(answers)
@@ -281,11 +281,11 @@ async def test_a_stream_that_has_begun_is_not_retried(net: Any) -> None:
 async def test_an_upload_refused_half_way_gives_the_servers_reason(net: Any) -> None:
     near = await net.serve(RelayService(net.peers((await net.serve(ProbeService(AdapterRefused("no")))).address)))
     with pytest.raises(AdapterRefused, match="no"):
-        await net.peers(near.address).adapters.Put(chunks(*[b"x" * 2**20] * 64))
+        await net.peers(near.address).adapters.stub.Put(chunks(*[b"x" * 2**20] * 64))
 
 
 async def test_an_upload_whose_source_breaks_is_never_taken_for_complete(net: Any) -> None:
-    async def broken() -> AsyncIterator[adapters_pb2.UploadRequest]:
+    async def broken() -> AsyncIterator[adapters_pb2.PutRequest]:
         async for part in chunks(b"a", b"b"):
             yield part
         await asyncio.sleep(0.005)  # the messages are on their way
@@ -297,7 +297,7 @@ async def test_an_upload_whose_source_breaks_is_never_taken_for_complete(net: An
     peers = net.peers(near.address)
     for _ in range(20):  # the end of a broken stream and its cancellation race inside grpc.aio
         with pytest.raises(OSError, match="disk"):
-            await peers.adapters.Put(broken())
+            await peers.adapters.stub.Put(broken())
     async with asyncio.timeout(10):
         while near.inflight or far.inflight:  # noqa: ASYNC110  # no event tells
             await asyncio.sleep(0.01)

@@ -12,7 +12,8 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo  # typ
 from grpc_status import rpc_status
 
 from ramole.core import errors
-from ramole.core.errors import DeadlineExceeded, Internal, InvalidInput, LimitExceeded, RamoleError
+from ramole.core.errors import DeadlineExceeded, ExpertUnavailable, Internal, InvalidInput, LimitExceeded, RamoleError
+from ramole.transport.errors import to_status
 from ramole.v1 import adapters_pb2
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
 from support.probe_service import CALLS, ProbeService, RelayService, chunks, facts
@@ -41,6 +42,27 @@ async def test_every_error_class_crosses_two_hops_unchanged(net: Any, cardinalit
         assert facts(caught.value) == facts(error)
 
 
+@pytest.mark.parametrize("problem", ExpertUnavailable.PROBLEMS)
+async def test_an_expert_that_cannot_be_used_arrives_with_its_place_and_its_problem(
+    net: Any, problem: type[RamoleError]
+) -> None:
+    error = ExpertUnavailable.of(problem("broken", remedy="upload it again"), 2)
+    assert to_status(error, "id").code == to_status(problem("broken"), "id").code
+    server = await net.serve(ProbeService(error))
+    with pytest.raises(ExpertUnavailable) as caught:
+        await CALLS["stream"][0](net.peers(server.address))
+    assert facts(caught.value) == facts(error)
+    assert (caught.value.expert, caught.value.problem) == (2, problem)
+    adapters = caught.value.of_adapter("adapters[2].adapter")
+    assert facts(adapters) == (problem, "broken", "adapters[2].adapter", "upload it again")
+
+
+def test_what_says_nothing_about_the_adapter_stays_what_it_is() -> None:
+    error = ExpertUnavailable.of(errors.Unavailable("the store is down"), 1)
+    assert facts(error) == (errors.Unavailable, "the store is down", "experts[1]", "")
+    assert error.retry_after_s
+
+
 @pytest.mark.parametrize("cardinality", CALLS)
 async def test_an_unexpected_exception_tells_the_client_nothing_but_the_request_id(
     net: Any, cardinality: str, caplog: pytest.LogCaptureFixture
@@ -58,7 +80,7 @@ async def test_the_wire_form_is_the_documented_one(net: Any) -> None:
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub = AdaptersStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.GetAdapter(adapters_pb2.GetAdapterRequest(adapter="x"), metadata=(("x-request-id", "mine-1"),))
+            await stub.GetStored(adapters_pb2.GetStoredRequest(adapter="x"), metadata=(("x-request-id", "mine-1"),))
     error = caught.value
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert error.details() == "composition.k: bad k (use 0 to 8)"
@@ -79,7 +101,7 @@ async def test_what_may_be_repeated_says_when(net: Any) -> None:
     server = await net.serve(ProbeService(LimitExceeded("full", retry_after_s=2.5)))
     async with grpc.aio.insecure_channel(server.address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await AdaptersStub(channel).GetAdapter(adapters_pb2.GetAdapterRequest(adapter="x"))
+            await AdaptersStub(channel).GetStored(adapters_pb2.GetStoredRequest(adapter="x"))
     raw = dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
     retry = RetryInfo()
     assert rpc_status.status_pb2.Status.FromString(raw).details[1].Unpack(retry)
@@ -100,7 +122,7 @@ async def test_a_message_of_any_length_and_script_arrives_with_its_class(net: An
 async def test_a_message_over_the_size_limit_is_refused_as_such(net: Any) -> None:
     server = await net.serve(ProbeService())
     with pytest.raises(LimitExceeded):
-        await net.peers(server.address).adapters.Put(chunks(b"x" * (5 * 2**20)))
+        await net.peers(server.address).adapters.stub.Put(chunks(b"x" * (5 * 2**20)))
 
 
 async def test_a_server_that_is_not_there_is_unavailable(net: Any) -> None:

@@ -17,7 +17,7 @@ from ramole.core.settings import ServerSettings
 from ramole.transport.server import GrpcServer
 from support.probe_service import CALLS, ProbeService, peers_at
 
-GET = "/ramole.v1.Adapters/GetAdapter"
+GET = "/ramole.v1.Adapters/GetStored"
 
 
 async def until(condition: Callable[[], bool]) -> None:

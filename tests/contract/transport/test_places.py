@@ -16,9 +16,11 @@ from ramole.core.settings import ServerSettings
 from ramole.transport.call_limit import Kind
 from ramole.v1 import adapters_pb2
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
+from ramole.v1.records_pb2 import FileChunk
 from support.probe_service import CALLS, ProbeService, RelayService, call_unary, chunks
+from support.uploads import put_request
 
-CHUNK = adapters_pb2.UploadRequest(chunk=adapters_pb2.FileChunk(data=b"x"))
+CHUNK = put_request(chunk=FileChunk(data=b"x"))
 PATIENT = ServerSettings(idle_s=60.0)
 EXHAUSTED, DEADLINE = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED
 
@@ -78,7 +80,7 @@ async def test_the_default_deadline_ends_whatever_the_handler_does(net: Any, cha
     server = await net.serve(probe, PATIENT, default_timeout_s=0.2)
     stub = AdaptersStub(channel_to(server.address))
     if cardinality == "unary":
-        call = stub.GetAdapter(adapters_pb2.GetAdapterRequest(adapter="x"))
+        call = stub.GetStored(adapters_pb2.GetStoredRequest(adapter="x"))
     elif cardinality == "stream":
         call = stub.Fetch(adapters_pb2.FetchRequest(digest="x"))
         await call.read()
@@ -183,7 +185,7 @@ async def test_a_method_that_a_service_calls_a_watch_takes_a_place_of_watches(ne
     stub = AdaptersStub(channel_to(server.address))
     watch = stub.Fetch(adapters_pb2.FetchRequest(digest="x"))
     await watch.read()
-    call = stub.GetAdapter(adapters_pb2.GetAdapterRequest(adapter="x"))
+    call = stub.GetStored(adapters_pb2.GetStoredRequest(adapter="x"))
     await until(lambda: server.inflight == 2)
     assert await stub.Fetch(adapters_pb2.FetchRequest(digest="x")).code() is EXHAUSTED
     probe.gate.set()

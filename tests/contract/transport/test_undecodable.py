@@ -13,13 +13,20 @@ from grpc_status import rpc_status
 from support.probe_service import ProbeService
 
 NO_TEXT = b"\x02\xff\xfe"
+
+
+def upload(message: bytes) -> bytes:
+    """A PutRequest with these bytes as its `upload`."""
+    return b"\x0a" + bytes([len(message)]) + message
+
+
 CASES = {
-    "text": ("GetAdapter", [b"\x0a" + NO_TEXT], "adapter"),
-    "inner text": ("Put", [b"\x0a\x04\x0a" + NO_TEXT], "header.adapter"),
-    "repeated text": ("Put", [b"\x0a\x0c\x0a\x01a\x1a\x01a\x1a\x04a\xff\xfea"], "header.samples"),
-    "second message": ("Put", [b"\x0a\x03\x0a\x01a", b"\x12\x04\x0a" + NO_TEXT], "chunk.file"),
+    "text": ("GetStored", [b"\x0a" + NO_TEXT], "adapter"),
+    "inner text": ("Put", [upload(b"\x0a\x04\x0a" + NO_TEXT)], "upload.header.adapter"),
+    "repeated text": ("Put", [upload(b"\x0a\x0c\x0a\x01a\x1a\x01a\x1a\x04a\xff\xfea")], "upload.header.samples"),
+    "second message": ("Put", [upload(b"\x0a\x03\x0a\x01a"), upload(b"\x12\x04\x0a" + NO_TEXT)], "upload.chunk.file"),
     "stream of answers": ("Fetch", [b"\x0a" + NO_TEXT], "digest"),
-    "no message": ("GetAdapter", [b"\x0a\xff"], "message"),
+    "no message": ("GetStored", [b"\x0a\xff"], "message"),
     "no message in a stream": ("Put", [b"\xff\xff\xff"], "message"),
 }
 

@@ -20,8 +20,9 @@ from ramole.lora.base import BaseShapes
 from ramole.transport.errors import from_rpc_error
 from ramole.transport.server import GrpcServer
 from ramole.v1 import adapters_pb2 as pb
-from ramole.v1 import adapters_pb2_grpc
+from ramole.v1 import adapters_pb2_grpc, gateway_pb2, records_pb2
 from support.full_disk import disk_of, files_of_at_most, fill
+from support.uploads import put_request
 
 SIZE = 64 * 1024
 SPACIOUS = 64 * 2**20
@@ -96,9 +97,9 @@ async def test_the_client_hears_of_it(
         filler = disk / "filler"
         async with grpc.aio.insecure_channel(server.address) as channel:
             stub = adapters_pb2_grpc.AdaptersStub(channel)
-            header = pb.UploadRequest(header=pb.UploadHeader(adapter="math", samples=["1 + 1"]))
+            header = put_request(header=records_pb2.UploadHeader(adapter="math", samples=["1 + 1"]))
             chunks = [
-                pb.UploadRequest(chunk=pb.FileChunk(file=name, data=data))
+                put_request(chunk=records_pb2.FileChunk(file=name, data=data))
                 for name, data in zip((CONFIG, TENSORS), make_files(rank=8), strict=True)
             ]
             with suppress(OSError):
@@ -124,15 +125,20 @@ async def serving(disk: Path, base: BaseShapes) -> AsyncIterator[adapters_pb2_gr
 
 
 async def put(stub: adapters_pb2_grpc.AdaptersStub, name: str, files: tuple[bytes, bytes]) -> None:
-    header = pb.UploadRequest(header=pb.UploadHeader(adapter=name, samples=["1 + 1"]))
+    header = put_request(header=records_pb2.UploadHeader(adapter=name, samples=["1 + 1"]))
     parts = zip((CONFIG, TENSORS), files, strict=True)
-    chunks = [pb.UploadRequest(chunk=pb.FileChunk(file=file, data=data)) for file, data in parts]
+    chunks = [put_request(chunk=records_pb2.FileChunk(file=file, data=data)) for file, data in parts]
     staged = await stub.Put(iter([header, *chunks]))
     await stub.Publish(pb.PublishRequest(adapter=staged.record.adapter))
 
 
 async def names(stub: adapters_pb2_grpc.AdaptersStub) -> list[str]:
-    return [record.adapter.name for record in (await stub.ListAdapters(pb.ListAdaptersRequest())).records]
+    return [
+        record.adapter.name
+        for record in (
+            await stub.ListStored(pb.ListStoredRequest(query=gateway_pb2.ListAdaptersRequest()))
+        ).page.records
+    ]
 
 
 async def test_a_full_disk_takes_removals_and_restarts_but_no_upload(
@@ -146,19 +152,19 @@ async def test_a_full_disk_takes_removals_and_restarts_but_no_upload(
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await put(stub, "e", make_files(rank=5))
             check(from_rpc_error(caught.value))
-            await stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="a", comment="room"))
+            await stub.DeleteStored(pb.DeleteStoredRequest(adapter="a", comment="room"))
             fill(disk)
         fill(disk)
         async with serving(disk, base) as stub:
             assert await names(stub) == ["b", "c", "d"]
             fill(disk)
-            await stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="b", is_revocation=True, comment="room"))
+            await stub.DeleteStored(pb.DeleteStoredRequest(adapter="b", is_revocation=True, comment="room"))
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await put(stub, "e", make_files(rank=5))
             check(from_rpc_error(caught.value))
         async with serving(disk, base) as stub:
             assert await names(stub) == ["c", "d"]
-            history = await stub.GetHistory(pb.GetHistoryRequest(adapter="a"))
+            history = await stub.GetStoredHistory(pb.GetStoredHistoryRequest(adapter="a"))
             assert [(entry.removal, entry.comment) for entry in history.entries] == [("deleted", "room")]
             (disk / "filler").unlink()
             await put(stub, "e", make_files(rank=5))
@@ -176,6 +182,6 @@ async def test_a_disk_without_a_reserve_takes_restarts(
         async with serving(disk, base) as stub:
             assert await names(stub) == ["a"]
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="a"))
+                await stub.DeleteStored(pb.DeleteStoredRequest(adapter="a"))
             check(from_rpc_error(caught.value))
             assert await names(stub) == ["a"]

@@ -27,7 +27,8 @@ from ramole.lora.base import BaseShapes
 from ramole.transport.errors import from_rpc_error
 from ramole.transport.server import GrpcServer
 from ramole.v1 import adapters_pb2 as pb
-from ramole.v1 import adapters_pb2_grpc
+from ramole.v1 import adapters_pb2_grpc, records_pb2
+from support.uploads import put_request
 
 PLACES = 4
 
@@ -154,18 +155,18 @@ async def test_a_rollback_counts_as_an_upload(tmp_path: Path, base: BaseShapes, 
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub = adapters_pb2_grpc.AdaptersStub(channel)
         for seed in (1, 2):
-            header = pb.UploadRequest(header=pb.UploadHeader(adapter="math", samples=["1 + 1"]))
+            header = put_request(header=records_pb2.UploadHeader(adapter="math", samples=["1 + 1"]))
             chunks = [
-                pb.UploadRequest(chunk=pb.FileChunk(file=name, data=data))
+                put_request(chunk=records_pb2.FileChunk(file=name, data=data))
                 for name, data in zip(
                     ("adapter_config.json", "adapter_model.safetensors"), make_files(seed), strict=True
                 )
             ]
             staged = await stub.Put(iter([header, *chunks]))
             await stub.Publish(pb.PublishRequest(adapter=staged.record.adapter))
-        assert (await stub.Restage(pb.RollbackAdapterRequest(adapter="math@1"))).created
+        assert (await stub.Restage(pb.RestageRequest(adapter="math@1"))).created
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Restage(pb.RollbackAdapterRequest(adapter="math@2"))
+            await stub.Restage(pb.RestageRequest(adapter="math@2"))
         error = from_rpc_error(caught.value)
         assert isinstance(error, LimitExceeded)
         assert error.field == "quota.uploads_per_minute"

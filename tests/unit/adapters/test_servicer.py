@@ -33,7 +33,9 @@ from ramole.lora.reader import read_adapter
 from ramole.transport.errors import from_rpc_error
 from ramole.transport.server import GrpcServer
 from ramole.v1 import adapters_pb2 as pb
-from ramole.v1 import adapters_pb2_grpc
+from ramole.v1 import adapters_pb2_grpc, gateway_pb2
+from ramole.v1.records_pb2 import AdapterRecord, FileChunk, UploadHeader
+from support.uploads import put_request
 
 Files = tuple[bytes, bytes]
 MakeFiles = Callable[..., Files]
@@ -59,21 +61,21 @@ async def stub(server: GrpcServer) -> AsyncIterator[Any]:
         yield adapters_pb2_grpc.AdaptersStub(channel)
 
 
-def messages(files: Files, adapter: str = "math", *, step: int = 1000, **header: Any) -> list[pb.UploadRequest]:
-    head = pb.UploadHeader(**{"adapter": adapter, "samples": ["1 + 1"], **header})
+def messages(files: Files, adapter: str = "math", *, step: int = 1000, **header: Any) -> list[pb.PutRequest]:
+    head = UploadHeader(**{"adapter": adapter, "samples": ["1 + 1"], **header})
     chunks = [
-        pb.UploadRequest(chunk=pb.FileChunk(file=name, data=data[start : start + step]))
+        put_request(chunk=FileChunk(file=name, data=data[start : start + step]))
         for name, data in zip(("adapter_config.json", "adapter_model.safetensors"), files, strict=True)
         for start in range(0, len(data), step)
     ]
-    return [pb.UploadRequest(header=head), *chunks]
+    return [put_request(header=head), *chunks]
 
 
 async def put(stub: Any, files: Files, adapter: str = "math", **header: Any) -> pb.PutResponse:
     return await stub.Put(iter(messages(files, adapter, **header)))
 
 
-async def publish(stub: Any, files: Files, adapter: str = "math", **header: Any) -> pb.AdapterRecord:
+async def publish(stub: Any, files: Files, adapter: str = "math", **header: Any) -> AdapterRecord:
     staged = await put(stub, files, adapter, **header)
     return (await stub.Publish(pb.PublishRequest(adapter=staged.record.adapter))).record
 
@@ -86,9 +88,13 @@ async def fails(call: Any, kind: type[Exception], field: str = "") -> None:
     assert error.field == field
 
 
+async def listing(stub: Any, **query: Any) -> gateway_pb2.ListAdaptersResponse:
+    return (await stub.ListStored(pb.ListStoredRequest(query=gateway_pb2.ListAdaptersRequest(**query)))).page
+
+
 async def listed(stub: Any, **request: Any) -> list[str]:
-    response = await stub.ListAdapters(pb.ListAdaptersRequest(**request))
-    return [f"{r.adapter.tenant}/{r.adapter.name}@{r.adapter.version}" for r in response.records]
+    page = await listing(stub, **request)
+    return [f"{r.adapter.tenant}/{r.adapter.name}@{r.adapter.version}" for r in page.records]
 
 
 async def fetch(stub: Any, digest: str) -> tuple[bytes, bytes, int]:
@@ -119,7 +125,7 @@ async def test_life_of_an_adapter(stub: Any, make_files: MakeFiles, tmp_path: Pa
     record = staged.record
     assert staged.created
     assert (record.adapter.tenant, record.adapter.name, record.adapter.version) == ("default", "math", 1)
-    assert (record.state, record.base_model, record.is_public) == (pb.ADAPTER_STATE_STAGED, "tiny", True)
+    assert (staged.is_live, record.base_model, record.is_public) == (False, "tiny", True)
     assert list(record.report.modules) == ["m.q", "m.v"]
     assert (record.report.rank, record.report.num_samples, list(record.samples)) == (2, 2, ["1 + 1", "2 + 2"])
     assert record.report.norm > 0
@@ -127,21 +133,21 @@ async def test_life_of_an_adapter(stub: Any, make_files: MakeFiles, tmp_path: Pa
     assert scratch(tmp_path) == []
 
     live = (await stub.Publish(pb.PublishRequest(adapter=record.adapter))).record
-    assert live.state == pb.ADAPTER_STATE_LIVE
     assert await listed(stub) == ["default/math@1"]
-    assert (await stub.GetAdapter(pb.GetAdapterRequest(adapter="math"))).record == live
+    stored = await stub.GetStored(pb.GetStoredRequest(adapter="math"))
+    assert (stored.record, stored.is_live) == (live, True)
     config, data, size = await fetch(stub, record.adapter.digest)
     assert (config, data, size) == (*files, len(files[1]))
     assert set(read_adapter(config, data).pairs) == {"m.q", "m.v"}
 
     again = await put(stub, files, samples=["1 + 1", "2 + 2"], is_public=True)
-    assert (again.created, again.record) == (False, live)
+    assert (again.created, again.is_live, again.record) == (False, True, live)
 
-    removed = (await stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="math"))).removed
+    removed = (await stub.DeleteStored(pb.DeleteStoredRequest(adapter="math"))).removed
     assert list(removed) == [record.adapter]
     await fails(fetch(stub, record.adapter.digest), NotFound, "digest")
-    await fails(stub.GetAdapter(pb.GetAdapterRequest(adapter="math")), NotFound, "adapter")
-    await fails(stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="math")), NotFound, "adapter")
+    await fails(stub.GetStored(pb.GetStoredRequest(adapter="math")), NotFound, "adapter")
+    await fails(stub.DeleteStored(pb.DeleteStoredRequest(adapter="math")), NotFound, "adapter")
     assert (await put(stub, files)).record.adapter.version == 2
 
 
@@ -170,7 +176,7 @@ async def test_refused_uploads_leave_nothing(stub: Any, make_files: MakeFiles, t
     await fails(put(stub, (config, b"")), InvalidInput, "chunk.file")
     await fails(put(stub, (config, bytes(300_000))), LimitExceeded, "chunk.data")
     await fails(stub.Put(iter(messages((config, tensors))[1:])), InvalidInput, "header")
-    await fails(stub.Put(iter([pb.UploadRequest()])), InvalidInput, "part")
+    await fails(stub.Put(iter([put_request()])), InvalidInput, "part")
     await fails(put(stub, make_files(rank=17)), AdapterRefused, "adapter_config.json:r")
     assert scratch(tmp_path) == []
     assert list((tmp_path / "store").glob("*/*/*")) == []
@@ -243,7 +249,7 @@ async def test_pages(stub: Any, make_files: MakeFiles) -> None:
     assert await listed(stub, base_model="other") == []
     found, token = [], ""
     while True:
-        page = await stub.ListAdapters(pb.ListAdaptersRequest(page_size=2, page_token=token, without_samples=True))
+        page = await listing(stub, page_size=2, page_token=token, without_samples=True)
         assert all(not record.samples and record.report.num_samples for record in page.records)
         found += [f"{r.adapter.tenant}/{r.adapter.name}@{r.adapter.version}" for r in page.records]
         token = page.next_page_token
@@ -251,17 +257,17 @@ async def test_pages(stub: Any, make_files: MakeFiles) -> None:
             break
     assert found == everything
     for bad in ("x", "W10=", "bnVsbA==", "é"):
-        await fails(stub.ListAdapters(pb.ListAdaptersRequest(page_token=bad)), InvalidInput, "page_token")
-    await fails(stub.ListAdapters(pb.ListAdaptersRequest(page_size=1001)), InvalidInput, "page_size")
+        await fails(listing(stub, page_token=bad), InvalidInput, "page_token")
+    await fails(listing(stub, page_size=1001), InvalidInput, "page_size")
 
 
 async def test_a_page_never_outgrows_a_message(stub: Any, make_files: MakeFiles) -> None:
     samples = [f"{number}{'é' * 16_000}" for number in range(3)]
     for number in range(30):
         await publish(stub, make_files(1), f"n{number:02}", samples=samples)
-    first = await stub.ListAdapters(pb.ListAdaptersRequest())
+    first = await listing(stub)
     assert 1 < len(first.records) < 30
-    rest = await stub.ListAdapters(pb.ListAdaptersRequest(page_token=first.next_page_token))
+    rest = await listing(stub, page_token=first.next_page_token)
     assert [r.adapter.name for r in (*first.records, *rest.records)] == [f"n{n:02}" for n in range(30)]
 
 
@@ -271,7 +277,7 @@ async def test_a_client_that_hangs_up_commits_nothing(
     parts = messages(make_files())
     is_sent, never = asyncio.Event(), asyncio.Event()
 
-    async def half() -> AsyncIterator[pb.UploadRequest]:
+    async def half() -> AsyncIterator[pb.PutRequest]:
         for part in parts[:-1]:
             yield part
         is_sent.set()
@@ -299,7 +305,7 @@ async def test_filters_of_a_listing(stub: Any, make_files: MakeFiles) -> None:
 async def test_rollback_and_history(stub: Any, make_files: MakeFiles) -> None:
     for number in (1, 2):
         await publish(stub, make_files(number), "math", samples=[f"sample {number}"])
-    staged = await stub.Restage(pb.RollbackAdapterRequest(adapter="math@1", expected_version=2))
+    staged = await stub.Restage(pb.RestageRequest(adapter="math@1", expected_version=2))
     assert staged.created
     assert (staged.record.adapter.version, staged.record.samples[0], staged.record.source) == (
         3,
@@ -307,24 +313,22 @@ async def test_rollback_and_history(stub: Any, make_files: MakeFiles) -> None:
         "default/math@1",
     )
     await stub.Publish(pb.PublishRequest(adapter=staged.record.adapter))
-    await fails(
-        stub.Restage(pb.RollbackAdapterRequest(adapter="math@2", expected_version=2)), Conflict, "expected_version"
+    await fails(stub.Restage(pb.RestageRequest(adapter="math@2", expected_version=2)), Conflict, "expected_version")
+    await fails(stub.Restage(pb.RestageRequest(adapter="math")), InvalidInput, "adapter")
+    stale = pb.DeleteStoredRequest(adapter="math@2", expected_version=2)
+    await fails(stub.DeleteStored(stale), Conflict, "expected_version")
+    await stub.DeleteStored(
+        pb.DeleteStoredRequest(adapter="math@2", comment="no good", is_revocation=True, expected_version=3)
     )
-    await fails(stub.Restage(pb.RollbackAdapterRequest(adapter="math")), InvalidInput, "adapter")
-    stale = pb.DeleteAdapterRequest(adapter="math@2", expected_version=2)
-    await fails(stub.DeleteAdapter(stale), Conflict, "expected_version")
-    await stub.DeleteAdapter(
-        pb.DeleteAdapterRequest(adapter="math@2", comment="no good", is_revocation=True, expected_version=3)
-    )
-    entries = (await stub.GetHistory(pb.GetHistoryRequest(adapter="math"))).entries
+    entries = (await stub.GetStoredHistory(pb.GetStoredHistoryRequest(adapter="math"))).entries
     assert [(e.adapter.version, e.source, e.removal, e.comment, e.HasField("removed_at")) for e in entries] == [
         (3, "default/math@1", "", "", False),
         (2, "", "revoked", "no good", True),
         (1, "", "", "", False),
     ]
-    await fails(stub.GetHistory(pb.GetHistoryRequest(adapter="nobody")), NotFound, "adapter")
-    long = pb.DeleteAdapterRequest(adapter="math", comment="x" * 300)
-    await fails(stub.DeleteAdapter(long), InvalidInput, "comment")
+    await fails(stub.GetStoredHistory(pb.GetStoredHistoryRequest(adapter="nobody")), NotFound, "adapter")
+    long = pb.DeleteStoredRequest(adapter="math", comment="x" * 300)
+    await fails(stub.DeleteStored(long), InvalidInput, "comment")
 
 
 @pytest.fixture
@@ -350,9 +354,9 @@ async def test_quotas_retention_and_what_the_audit_log_says(
         await fails(put(stub, make_files(4), "c"), LimitExceeded, "quota.max_adapters")
         await fails(put(stub, (b"{}", b"{}"), "a"), AdapterRefused, "adapter_config.json:peft_type")
         await fails(put(stub, make_files(5), "a"), LimitExceeded, "quota.uploads_per_minute")
-        remove = pb.DeleteAdapterRequest(adapter="b", comment="why")
+        remove = pb.DeleteStoredRequest(adapter="b", comment="why")
         metadata = (("x-request-id", "r1"), ("x-ramole-name", "alice"))
-        await stub.DeleteAdapter(remove, metadata=metadata)
+        await stub.DeleteStored(remove, metadata=metadata)
     await server.stop()
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [(line["action"], line["adapter"], line["outcome"]) for line in lines] == [
@@ -387,8 +391,8 @@ async def test_an_adapter_is_fetched_from_its_source(tmp_path: Path, base: BaseS
     )
     await server.start()
 
-    def header(source: str, **more: Any) -> pb.UploadRequest:
-        return pb.UploadRequest(header=pb.UploadHeader(adapter="math", samples=["x", "y", "x"], source=source, **more))
+    def header(source: str, **more: Any) -> pb.PutRequest:
+        return put_request(header=UploadHeader(adapter="math", samples=["x", "y", "x"], source=source, **more))
 
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub = adapters_pb2_grpc.AdaptersStub(channel)
@@ -466,7 +470,7 @@ async def test_hanging_up_during_admission_commits_nothing(
         await until_idle(server)
         assert scratch(tmp_path) == []
         assert list((tmp_path / "store" / "objects").glob("*/*")) == []
-        await fails(stub.GetAdapter(pb.GetAdapterRequest(adapter="math@1")), NotFound, "adapter")
+        await fails(stub.GetStored(pb.GetStoredRequest(adapter="math@1")), NotFound, "adapter")
     await server.stop()
 
 
@@ -524,8 +528,8 @@ async def test_half_a_character_in_a_configuration_is_refused_by_its_key(
 
 async def test_a_zero_byte_is_a_character_as_any_other(stub: Any, make_files: MakeFiles) -> None:
     record = await publish(stub, make_files(), samples=["a\0b"])
-    got = await stub.GetAdapter(pb.GetAdapterRequest(adapter="math"))
+    got = await stub.GetStored(pb.GetStoredRequest(adapter="math"))
     assert list(got.record.samples) == ["a\0b"]
-    await stub.DeleteAdapter(pb.DeleteAdapterRequest(adapter="math", comment="\0\x1b"))
-    history = await stub.GetHistory(pb.GetHistoryRequest(adapter="math"))
+    await stub.DeleteStored(pb.DeleteStoredRequest(adapter="math", comment="\0\x1b"))
+    history = await stub.GetStoredHistory(pb.GetStoredHistoryRequest(adapter="math"))
     assert [(entry.adapter, entry.comment) for entry in history.entries] == [(record.adapter, "\0\x1b")]

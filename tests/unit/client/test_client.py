@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ async def world() -> AsyncIterator[World]:
 
 async def test_listing_walks_all_pages(world: World) -> None:
     assert [record.ref.name async for record in world.client.adapters()] == ["a", "b", "c", "d", "e"]
-    assert world.log.count("ListAdapters") == 3
+    assert world.log.count("ListStored") == 3
 
 
 async def test_one_adapter_with_everything_known(world: World) -> None:
@@ -54,6 +55,10 @@ async def test_an_upload_is_a_header_and_the_bytes_of_both_files_in_bounded_chun
     header = messages[0].header
     assert (header.adapter, list(header.samples), header.is_public) == ("t/n", ["x"], True)
     assert header.HasField("expected_version")
+    assert header.sha256 == {
+        "adapter_config.json": hashlib.sha256(config).hexdigest(),
+        "adapter_model.safetensors": hashlib.sha256(tensors).hexdigest(),
+    }
     files: dict[str, bytes] = {}
     for message in messages[1:]:
         assert len(message.chunk.data) <= CHUNK_BYTES

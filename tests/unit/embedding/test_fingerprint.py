@@ -20,6 +20,7 @@ from ramole.embedding.encoder import MINILM, Encoder
 from ramole.embedding.fingerprint import Fingerprint
 from ramole.embedding.retriever import read_retriever
 from ramole.embedding.servicer import EmbeddingService
+from ramole.transport.vectors import vector_from_pb
 from ramole.v1.embedding_pb2 import EmbedRequest
 from ramole.zoo.catalog import ADAPTERS, load_zoo
 
@@ -75,7 +76,7 @@ async def test_the_service_reads_the_base_that_it_serves(trained: Path, base: Pa
     await service.start()
     answer = await service.Embed(EmbedRequest(texts=TEXTS), None)  # type: ignore[arg-type]
     await service.close()
-    served = np.array([vector.values for vector in answer.vectors])
+    served = np.array([vector_from_pb(vector, field="vectors") for vector in answer.vectors])
     plain = Encoder.load(MINILM, instruction=settings.embedding.instruction, threads=1)
     expected = np.concatenate([plain.encode(TEXTS), Fingerprint.open(base).encode(TEXTS)], axis=1)
     linear_map = read_retriever(trained).linear_map

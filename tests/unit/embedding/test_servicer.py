@@ -9,12 +9,13 @@ import grpc
 import numpy as np
 import pytest
 
-from ramole.core.errors import InvalidInput, NotFound, Unavailable, WrongState
+from ramole.core.errors import EncoderMismatch, InvalidInput, NotFound, Unavailable
 from ramole.core.settings import EmbeddingSettings, PreviousEncoder, ServerSettings, Settings
 from ramole.embedding.encoder import identify, locate
 from ramole.embedding.servicer import EmbeddingService
 from ramole.transport.errors import from_rpc_error
 from ramole.transport.server import GrpcServer
+from ramole.transport.vectors import vector_from_pb
 from ramole.v1.embedding_pb2 import DescribeEncoderRequest, EmbedRequest
 from ramole.v1.embedding_pb2_grpc import EmbeddingStub
 
@@ -35,7 +36,7 @@ async def test_embed_and_describe(stub: EmbeddingStub) -> None:
     calls = [stub.Embed(EmbedRequest(texts=[f"task {i}", "the same"])) for i in range(10)]
     answers = await asyncio.gather(*calls)
     assert {answer.encoder_id for answer in answers} == {about.encoder_id}
-    vectors = np.array([[vector.values for vector in answer.vectors] for answer in answers])
+    vectors = np.array([[vector_from_pb(vector, field="vectors") for vector in answer.vectors] for answer in answers])
     assert vectors.shape == (10, 2, about.dim)
     assert np.linalg.norm(vectors, axis=2) == pytest.approx(np.ones((10, 2)), abs=1e-5)
     assert np.allclose(vectors[:, 1], vectors[0, 1], atol=1e-5)
@@ -78,7 +79,7 @@ async def test_the_previous_encoder_answers_beside_the_new_one() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stub.Embed(EmbedRequest(texts=["hi"], encoder_id="other"))
         error = from_rpc_error(failure.value)
-        assert (type(error), error.field) == (WrongState, "encoder_id")
+        assert (type(error), error.field) == (EncoderMismatch, "encoder_id")
     await server.stop()
 
 

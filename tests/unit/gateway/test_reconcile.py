@@ -8,7 +8,7 @@ import pytest
 from ramole.core.errors import Corrupt, Unavailable, WrongState
 from ramole.core.names import AdapterName
 from ramole.gateway.upkeep import until_available
-from ramole.v1 import adapters_pb2
+from ramole.v1.records_pb2 import AdapterRecord
 from support.gateway_world import World
 
 
@@ -50,7 +50,7 @@ async def test_an_adapter_that_the_store_cannot_read_holds_nobody_up() -> None:
     damaged = AdapterName("default", "damaged", 1)
     begin = world.adapters.get
 
-    def get(name: AdapterName) -> adapters_pb2.AdapterRecord:
+    def get(name: AdapterName) -> AdapterRecord:
         if name == damaged:
             raise Corrupt("the manifest is damaged", field="adapter")
         return begin(name)

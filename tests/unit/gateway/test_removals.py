@@ -11,9 +11,9 @@ from support.gateway_world import World
 async def test_a_deletion_goes_index_store_devices(world: World) -> None:
     removed = await world.client.delete("b")
     assert [str(ref) for ref in removed] == ["default/b@1"]
-    assert [step for step in world.log if step in ("Remove", "DeleteAdapter", "Evict")] == [
+    assert [step for step in world.log if step in ("Remove", "DeleteStored", "Evict")] == [
         "Remove",
-        "DeleteAdapter",
+        "DeleteStored",
         "Evict",
     ]
     assert "b@1" not in world.stored | world.findable
@@ -46,8 +46,8 @@ async def test_a_revocation_aborts_and_counts(world: World) -> None:
 
 async def test_a_revocation_takes_the_content_from_store_and_devices_first(world: World) -> None:
     await world.client.revoke("b")
-    assert [step for step in world.log if step in ("Remove", "DeleteAdapter", "Evict")] == [
-        "DeleteAdapter",
+    assert [step for step in world.log if step in ("Remove", "DeleteStored", "Evict")] == [
+        "DeleteStored",
         "Evict",
         "Remove",
     ]
@@ -140,9 +140,9 @@ async def test_busy_devices_fail_a_revocation_but_no_deletion(world: World) -> N
 
 
 async def test_a_deletion_whose_client_leaves_runs_to_its_end(world: World) -> None:
-    gate = world.adapters.gates["DeleteAdapter"] = asyncio.Event()
+    gate = world.adapters.gates["DeleteStored"] = asyncio.Event()
     task = asyncio.create_task(world.client.delete("b"))
-    await world.adapters.until("DeleteAdapter")
+    await world.adapters.until("DeleteStored")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -161,7 +161,7 @@ async def test_only_the_expected_version_is_removed(world: World) -> None:
 
 
 async def test_a_removal_that_expected_another_version_touches_nothing(world: World) -> None:
-    world.adapters.failures["DeleteAdapter"] = [Conflict("b is at version 1", field="expected_version")]
+    world.adapters.failures["DeleteStored"] = [Conflict("b is at version 1", field="expected_version")]
     before = world.stored, world.findable
     with pytest.raises(Conflict) as raised:
         await world.client.delete("b", expected_version=7)
@@ -171,7 +171,7 @@ async def test_a_removal_that_expected_another_version_touches_nothing(world: Wo
 
 
 async def test_a_version_that_comes_between_keeps_its_place_in_the_index(world: World) -> None:
-    world.adapters.failures["DeleteAdapter"] = [Conflict("b is at version 2", field="expected_version")]
+    world.adapters.failures["DeleteStored"] = [Conflict("b is at version 2", field="expected_version")]
     with pytest.raises(Conflict):
         await world.client.revoke("b", expected_version=1)
     assert "b@1" in world.stored & world.findable

@@ -13,11 +13,12 @@ from ramole.core.composition import PRESETS
 from ramole.core.errors import DeadlineExceeded, Unavailable
 from ramole.core.names import AdapterName
 from ramole.core.sampling import Sampling
+from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.backends import Backends
-from ramole.gateway.generation import Generation
-from ramole.gateway.routing import Router
+from ramole.gateway.routing import AdapterChooser
 from ramole.gateway.stages import Stages
-from ramole.gateway.values import NamedAdapter, Order, Piece
+from ramole.gateway.values import NamedAdapter, Order
+from ramole.v1.common_pb2 import TokenChunk
 from support.gateway_world import BASE, World
 
 ORDER = Order("one two", (), composition=PRESETS["mixture"], sampling=Sampling())
@@ -34,15 +35,15 @@ def test_stages_add_up_and_name_the_slowest() -> None:
     assert str(stages) == "embedding 9.80 s, retrieval 1.20 s without an answer"
 
 
-def generation(world: World, timeout_s: float = 20.0) -> Generation:
+def flow(world: World, timeout_s: float = 20.0) -> AnswerFlow:
     backends = Backends(world.peers(), base_id=BASE)
-    return Generation(backends, Router(backends, base_id=BASE, timeout_s=timeout_s))
+    return AnswerFlow(backends, AdapterChooser(backends, base_id=BASE, timeout_s=timeout_s))
 
 
-async def run(generation: Generation, order: Order) -> None:
-    async with aclosing(generation.run(order)) as events:
+async def run(answers: AnswerFlow, order: Order) -> None:
+    async with aclosing(answers.run(order)) as events:
         async for event in events:
-            if isinstance(event, Piece):
+            if isinstance(event, TokenChunk):
                 break
 
 
@@ -50,7 +51,7 @@ async def test_a_search_that_had_no_time_left_is_not_blamed(world: World) -> Non
     world.embedding.delays_s["Embed"] = 0.9
     world.retrieval.gates["Search"] = asyncio.Event()
     with call_scope(CallContext.begin(timeout_s=1.0)), pytest.raises(DeadlineExceeded) as caught:
-        await run(generation(world), ORDER)
+        await run(flow(world), ORDER)
     assert "embedding was slow (embedding 0.9" in caught.value.message
     assert "retrieval 0." in caught.value.message
     assert caught.value.message.endswith("s without an answer)")
@@ -62,7 +63,7 @@ async def test_a_search_that_had_no_time_left_is_not_blamed(world: World) -> Non
         ("Embed", ORDER, "embedding"),
         ("Search", ORDER, "retrieval"),
         ("Execute", ORDER, "executor"),
-        ("GetAdapter", NAMED, "adapters"),
+        ("GetStored", NAMED, "adapters"),
         ("Execute", NAMED, "executor"),
     ],
 )
@@ -70,7 +71,7 @@ async def test_the_part_that_hangs_is_named(world: World, method: str, order: Or
     neighbours = {"Embed": world.embedding, "Search": world.retrieval, "Execute": world.executor}
     neighbours.get(method, world.adapters).gates[method] = asyncio.Event()
     with call_scope(CallContext.begin(timeout_s=0.5)), pytest.raises(DeadlineExceeded) as caught:
-        await run(generation(world), order)
+        await run(flow(world), order)
     assert f": {part} was slow (" in caught.value.message
     assert caught.value.remedy
 
@@ -79,5 +80,5 @@ async def test_the_part_that_hangs_is_named(world: World, method: str, order: Or
 async def test_retrieval_has_a_limit_of_its_own_and_says_who_broke_it(world: World, method: str, part: str) -> None:
     (world.embedding if method == "Embed" else world.retrieval).gates[method] = asyncio.Event()
     with pytest.raises(Unavailable, match=f"^{part} was slow") as caught:
-        await run(generation(world, timeout_s=0.3), ORDER)
+        await run(flow(world, timeout_s=0.3), ORDER)
     assert caught.value.retry_after_s

@@ -8,16 +8,17 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 
 from ramole.core.composition import PRESETS
-from ramole.core.errors import Internal, NotFound, Unavailable
+from ramole.core.errors import ExpertUnavailable, Internal, NotFound, Unavailable
 from ramole.core.sampling import Sampling
 from ramole.core.settings import ServerSettings
+from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.backends import Backends
-from ramole.gateway.generation import Generation
-from ramole.gateway.routing import Router
-from ramole.gateway.values import Order, Piece
+from ramole.gateway.routing import AdapterChooser
+from ramole.gateway.values import Order
 from ramole.transport.peers import Peers
 from ramole.transport.picker import StaticPicker
 from ramole.transport.server import GrpcServer
+from ramole.v1.common_pb2 import TokenChunk
 from support.gateway_world import BASE, Executor, World
 
 ORDER = Order("one two", (), PRESETS["mixture"], Sampling())
@@ -39,14 +40,14 @@ class FirstThatIsNotAvoided:
 class Two:
     """A generation before two executors, of which the first is preferred."""
 
-    def __init__(self, generation: Generation, first: Executor, second: Executor) -> None:
+    def __init__(self, generation: AnswerFlow, first: Executor, second: Executor) -> None:
         self._generation = generation
         self.first = first
         self.second = second
 
     async def answer(self) -> str:
         async with aclosing(self._generation.run(ORDER)) as events:
-            return "".join([event.text async for event in events if isinstance(event, Piece)])
+            return "".join([event.text async for event in events if isinstance(event, TokenChunk)])
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ async def two(world: World) -> AsyncIterator[Two]:
     executors = FirstThatIsNotAvoided(world.servers["executor"].address, server.address)
     peers = Peers(lambda name: executors if name == "executor" else StaticPicker(world.servers[name].address))
     backends = Backends(peers, base_id=BASE)
-    generation = Generation(backends, Router(backends, base_id=BASE, timeout_s=10.0))
+    generation = AnswerFlow(backends, AdapterChooser(backends, base_id=BASE, timeout_s=10.0))
     yield Two(generation, world.executor, second)
     await peers.close()
     await server.stop()
@@ -80,7 +81,7 @@ async def test_both_fail_and_nobody_is_asked_again(two: Two) -> None:
 
 async def test_routing_once_more_gives_no_further_try(two: Two) -> None:
     two.first.failures["Execute"] = [Unavailable(STOPPED), Unavailable(STOPPED)]
-    two.second.failures["Execute"] = [NotFound("gone", field="experts[0]")]
+    two.second.failures["Execute"] = [ExpertUnavailable.of(NotFound("gone"), 0)]
     with pytest.raises(Unavailable, match=STOPPED):
         await two.answer()
     assert (len(two.first.requests), len(two.second.requests)) == (2, 1)

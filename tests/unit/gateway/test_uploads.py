@@ -18,7 +18,7 @@ from ramole.gateway.finisher import Finisher
 from ramole.gateway.upkeep import Upkeep
 from ramole.gateway.uploads import Uploads
 from ramole.observability.logs import JsonLines
-from ramole.v1 import adapters_pb2
+from ramole.v1 import adapters_pb2, gateway_pb2, records_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayStub
 from support.gateway_world import BASE, World
 
@@ -83,9 +83,9 @@ async def test_a_thousand_half_open_uploads_leave_the_rest_alone(folder: Path) -
         calls = []
         for i in range(1100):  # more than all calls that the gateway takes
             calls.append(GatewayStub(channel).UploadAdapter())
-            header = adapters_pb2.UploadHeader(adapter=f"n{i}", samples=["x"])
+            header = records_pb2.UploadHeader(adapter=f"n{i}", samples=["x"])
             with suppress(grpc.aio.AioRpcError):  # refused already
-                await calls[i].write(adapters_pb2.UploadRequest(header=header))
+                await calls[i].write(gateway_pb2.UploadAdapterRequest(header=header))
         async with asyncio.timeout(20):
             while sum(not call.done() for call in calls) > 64:  # noqa: ASYNC110  # no event tells
                 await asyncio.sleep(0.01)
@@ -113,7 +113,7 @@ async def test_a_publication_whose_answer_is_lost_stays_findable(
     async def begin_and_lose(method: str) -> None:
         await begin(method)
         if method == "Publish":
-            world.adapters.records["default", "mine", 1].state = adapters_pb2.ADAPTER_STATE_LIVE
+            world.adapters.staged.remove(("default", "mine", 1))
             raise RuntimeError("the answer is lost")
 
     monkeypatch.setattr(world.adapters, "begin", begin_and_lose)

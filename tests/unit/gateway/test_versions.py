@@ -10,7 +10,7 @@ import pytest
 from ramole.core.call import ANONYMOUS
 from ramole.core.errors import Corrupt, InvalidInput, Unavailable
 from ramole.lora.digest import content_digest
-from ramole.v1 import adapters_pb2
+from ramole.v1 import gateway_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayStub
 from support.gateway_world import World
 
@@ -65,11 +65,11 @@ async def test_nobody_can_forge_who_asked(world: World, folder: Path) -> None:
     async with grpc.aio.insecure_channel(world.servers["gateway"].address) as channel:
         forged = (("x-ramole-name", "root"), ("x-ramole-tenant", "acme"), ("x-ramole-roles", "nobody"))
         stub = GatewayStub(channel)
-        await stub.GetAdapter(adapters_pb2.GetAdapterRequest(adapter="b"), metadata=forged)
-        await stub.ListAdapters(adapters_pb2.ListAdaptersRequest(), metadata=forged)
-        await stub.DeleteAdapter(adapters_pb2.DeleteAdapterRequest(adapter="b"), metadata=forged)
+        await stub.GetAdapter(gateway_pb2.GetAdapterRequest(adapter="b"), metadata=forged)
+        await stub.ListAdapters(gateway_pb2.ListAdaptersRequest(), metadata=forged)
+        await stub.DeleteAdapter(gateway_pb2.DeleteAdapterRequest(adapter="b"), metadata=forged)
     await world.client.upload(folder, ["sample"])
-    for method in ("GetAdapter", "ListAdapters", "DeleteAdapter", "Put", "Publish"):
+    for method in ("GetStored", "ListStored", "DeleteStored", "Put", "Publish"):
         caller = world.adapters.callers[method]
         assert (caller.tenant, caller.roles) == (ANONYMOUS.tenant, ANONYMOUS.roles), method
         assert caller.name.startswith("ipv4:127.0.0.1:"), method

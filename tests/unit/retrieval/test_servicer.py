@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 
-from ramole.core.errors import InvalidInput, LimitExceeded, Unavailable, WrongState
+from ramole.core.errors import EncoderMismatch, InvalidInput, LimitExceeded, Unavailable, WrongState
 from ramole.core.settings import ServerSettings, Settings
 from ramole.retrieval import servicer
 from ramole.retrieval.doubt import MIN_ADAPTERS
@@ -18,12 +19,13 @@ from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.servicer import RetrievalService
 from ramole.transport.errors import from_rpc_error
 from ramole.transport.server import GrpcServer
+from ramole.transport.vectors import vector_to_pb
 from ramole.v1 import common_pb2
+from ramole.v1.embedding_pb2 import Vector
 from ramole.v1.retrieval_pb2 import (
     AdapterVectors,
     ListRowsRequest,
     RemoveRequest,
-    SampleVector,
     SearchRequest,
     UpsertRequest,
 )
@@ -49,15 +51,17 @@ def ref(name: str, version: int = 1) -> common_pb2.AdapterRef:
     return common_pb2.AdapterRef(tenant="acme", name=name, version=version, digest="ab" * 32)
 
 
+def packed(*numbers: float) -> Vector:
+    return vector_to_pb(np.array(numbers, np.float32))
+
+
 def upsert(name: str, *samples: tuple[float, ...]) -> UpsertRequest:
-    vectors = AdapterVectors(
-        adapter=ref(name), base_model="zoo", samples=[SampleVector(values=sample) for sample in samples]
-    )
+    vectors = AdapterVectors(adapter=ref(name), base_model="zoo", samples=[packed(*sample) for sample in samples])
     return UpsertRequest(adapters=[vectors], encoder_id="enc")
 
 
 def search(*vector: float, k: int = 3, encoder_id: str = "enc") -> SearchRequest:
-    return SearchRequest(vector=vector, encoder_id=encoder_id, base_model="zoo", tenant="acme", k=k)
+    return SearchRequest(vector=packed(*vector), encoder_id=encoder_id, base_model="zoo", tenant="acme", k=k)
 
 
 async def test_upload_search_list_remove(stub: RetrievalStub) -> None:
@@ -68,7 +72,7 @@ async def test_upload_search_list_remove(stub: RetrievalStub) -> None:
     assert [hit.adapter for hit in answer.hits] == [ref("code"), ref("mail")]
     assert [hit.similarity for hit in answer.hits] == pytest.approx([1.0, 0.5**0.5], abs=1e-6)
     rows = [row async for row in stub.ListRows(ListRowsRequest())]
-    assert {(row.adapter.name, row.base_model) for row in rows} == {("mail", "zoo"), ("code", "zoo")}
+    assert {row.adapter.name for row in rows} == {"mail", "code"}
     await stub.Remove(RemoveRequest(adapters=[ref("code")]))
     assert [hit.adapter for hit in (await stub.Search(search(0, 1))).hits] == [ref("mail")]
 
@@ -78,7 +82,7 @@ async def test_errors_reach_the_client_with_their_field(stub: RetrievalStub) -> 
     for call, kind, field in (
         (stub.Search(search(1, 0, k=0)), InvalidInput, "k"),
         (stub.Search(search()), InvalidInput, "vector"),
-        (stub.Search(search(1, 0, encoder_id="other")), WrongState, "encoder_id"),
+        (stub.Search(search(1, 0, encoder_id="other")), EncoderMismatch, "encoder_id"),
         (stub.Upsert(upsert("mail")), InvalidInput, "samples"),
         (stub.Upsert(upsert("no name", (1, 0))), InvalidInput, "adapter"),
         (stub.Remove(RemoveRequest(adapters=[ref("mail", version=0)])), InvalidInput, "adapters"),

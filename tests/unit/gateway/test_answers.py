@@ -7,10 +7,19 @@ from typing import Any
 import grpc
 import pytest
 
+from ramole.client import Chunk, Routing, Usage
 from ramole.client.client import UseAdapter
-from ramole.client.values import Chunk, Routing, Usage
 from ramole.core.composition import PRESETS, Composition, Merge, Weighting
-from ramole.core.errors import AdapterRefused, Corrupt, InvalidInput, NotFound, RamoleError, Unavailable, WrongState
+from ramole.core.errors import (
+    AdapterRefused,
+    Corrupt,
+    ExpertUnavailable,
+    InvalidInput,
+    NotFound,
+    RamoleError,
+    Unavailable,
+    WrongState,
+)
 from ramole.core.sampling import Sampling
 from ramole.v1 import common_pb2, gateway_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayStub
@@ -142,7 +151,7 @@ async def test_an_error_of_retrieval_that_is_no_outage_is_never_papered_over(wor
 
 @pytest.mark.parametrize("error", [NotFound, Corrupt, AdapterRefused, WrongState])
 async def test_an_adapter_that_cannot_be_loaded_is_routed_around(world: World, error: type[RamoleError]) -> None:
-    world.executor.failures["Execute"] = [error("bad", field="experts[1]"), error("bad", field="experts[0]")]
+    world.executor.failures["Execute"] = [ExpertUnavailable.of(error("bad"), index) for index in (1, 0)]
     answer = await world.client.complete("go")
     assert answer.text == "go"
     assert world.log.count("Search") == world.log.count("Execute") == 3
@@ -150,14 +159,14 @@ async def test_an_adapter_that_cannot_be_loaded_is_routed_around(world: World, e
 
 
 async def test_routing_around_has_an_end(world: World) -> None:
-    world.executor.failures["Execute"] = [NotFound("gone", field="experts[0]")] * 9
+    world.executor.failures["Execute"] = [ExpertUnavailable.of(NotFound("gone"), 0)] * 9
     with pytest.raises(NotFound, match="gone"):
         await world.client.complete("go")
     assert world.log.count("Execute") == 4
 
 
 async def test_a_named_adapter_that_cannot_be_loaded_is_not_replaced(world: World) -> None:
-    world.executor.failures["Execute"] = [Corrupt("broken", field="experts[1]", remedy="upload it again")]
+    world.executor.failures["Execute"] = [ExpertUnavailable.of(Corrupt("broken", remedy="upload it again"), 1)]
     with pytest.raises(Corrupt, match="broken") as caught:
         await world.client.complete("go", adapters=["a", "b"])
     assert (caught.value.field, caught.value.remedy) == ("adapters[1].adapter", "upload it again")
@@ -179,6 +188,13 @@ async def test_an_error_after_the_first_piece_reaches_the_client_as_it_is(world:
     with pytest.raises(NotFound, match="late"):
         await anext(events)
     assert world.log.count("Execute") == 1
+
+
+async def test_an_unknown_finish_reason_is_an_error(world: World) -> None:
+    for reason in (0, 99):
+        world.executor.finish_reason = reason
+        with pytest.raises(Corrupt, match=f"finish reason {reason}"):
+            await world.client.complete("go")
 
 
 async def test_a_client_that_leaves_frees_the_executor(world: World) -> None:

@@ -1,0 +1,81 @@
+"""One answer: route, execute, report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator
+
+from ramole.core.errors import DeadlineExceeded, ExpertUnavailable, Internal
+from ramole.core.names import AdapterRef
+from ramole.gateway.backends import Backends
+from ramole.gateway.codec import execution_to_pb, usage_to_pb
+from ramole.gateway.routing import AdapterChooser
+from ramole.gateway.stages import Stages
+from ramole.gateway.values import Order, Routing
+from ramole.transport.caller import Retries
+from ramole.transport.stubs import reading
+from ramole.v1.common_pb2 import TokenChunk
+from ramole.v1.gateway_pb2 import UsageReport
+
+_log = logging.getLogger(__name__)
+
+_MAX_REROUTES = 3
+
+
+class AnswerFlow:
+    """Answers orders."""
+
+    def __init__(self, backends: Backends, chooser: AdapterChooser) -> None:
+        self._executor = backends.executor
+        self._chooser = chooser
+
+    async def run(self, order: Order) -> AsyncGenerator[Routing | TokenChunk | UsageReport]:
+        """One routing, then the executor's pieces as they come, then one report.
+
+        Closing the generator frees everything that the order holds.
+
+        A retrieved adapter may be deleted before the executor has loaded it, or turn out to be damaged; the order is
+        then routed once more, without it. The routing is therefore told only when the first piece is there.
+
+        However often it is routed, an executor that fails under the order is replaced by another one once.
+
+        Raises:
+            DeadlineExceeded: the deadline of the call passed; it says which part was slow.
+            RamoleError: as raised by the service at fault.
+        """
+        arrived = time.perf_counter()
+        stages, retries = Stages(), Retries(1)
+        without: set[AdapterRef] = set()
+        try:
+            while True:
+                routing = await self._chooser.choose(order, stages, without)
+                stages.enter("executor")
+                first_token_s: float | None = None
+                stub = self._executor.stub_for([choice.ref.digest for choice in routing.choices], retries)
+                try:
+                    async with reading(stub.Execute(execution_to_pb(order, routing))) as events:
+                        async for event in events:
+                            elapsed_s = time.perf_counter() - arrived
+                            stages.enter("the client")
+                            if first_token_s is None:
+                                first_token_s = elapsed_s
+                                yield routing
+                            if event.HasField("done"):
+                                yield usage_to_pb(
+                                    event.done, routing.choices, first_token_s=first_token_s, total_s=elapsed_s
+                                )
+                                return
+                            yield event.chunk
+                            stages.enter("executor")
+                    raise Internal("the executor ended its answer without a report")
+                except ExpertUnavailable as error:
+                    ref = routing.choices[error.expert].ref
+                    if order.named:
+                        raise error.of_adapter(f"adapters[{error.expert}].adapter") from error
+                    if first_token_s is not None or len(without) == _MAX_REROUTES:
+                        raise error.of_adapter() from error
+                    without.add(ref)
+                    _log.warning("routed once more without %s: %s", ref, error)
+        except DeadlineExceeded as error:
+            raise stages.too_slow() from error
