@@ -112,9 +112,7 @@ class Side:
         name = step.name
         parts = upload(name.partition("@")[0], number, is_public=step.flag)
         return {
-            "Put": iter(
-                [pb.PutRequest(upload=part) for part in upload(name.partition("@")[0], number, is_public=step.flag)]
-            ),
+            "Put": iter([pb.PutRequest(upload=part) for part in parts]),
             "Publish": pb.PublishRequest(adapter=ref),
             "Discard": pb.DiscardRequest(adapter=ref),
             "Restage": pb.RestageRequest(adapter=name if "@" in name else f"{name}@1"),
