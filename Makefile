@@ -23,9 +23,10 @@ install: $(STAMP) ## .venv with everything, from pinned constraints
 demo: $(STAMP) ## the whole system on this machine, with real adapters, in minutes
 	$(BIN)/ramole demo
 
-test: $(STAMP) ## lint, types, import contracts, proto drift, unit, contract and integration tests
+WORKERS ?= 2
+test: $(STAMP) ## lint, types, import contracts, proto drift, unit, contract and integration tests, by WORKERS=2
 	$(MAKE) check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 check: $(STAMP) ## the static half of test
 	$(BIN)/ruff check .

@@ -7,10 +7,17 @@ Triton's kernels are interpreted, for which Triton wants to know before its firs
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # matrices are tiny here: more threads would wait for each other
+
+import pytest
 import torch
 
 from ramole.transport.poller import keep_poller
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
@@ -18,3 +25,16 @@ if not torch.cuda.is_available():
 
 def pytest_configure() -> None:
     keep_poller()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Several workers take folder after folder, each as a whole: its tests share servers, which start once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFolder(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.partition("::")[0].rpartition("/")[0]
+
+    config.option.loadscopereorder = False  # as collected: many small folders come last, and even out the workers
+    return ByFolder(config, log)

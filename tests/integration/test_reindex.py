@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 from ramole.client.client import RamoleClient
+from ramole.core.settings import EmbeddingSettings, PreviousEncoder
 from ramole.zoo.catalog import Zoo, ZooAdapter
-from support.server_process import ServerProcess
+from support.local_system import local_system
 
-PLAIN = {"RAMOLE_EMBEDDING__RETRIEVER": ""}
-BOTH = {"RAMOLE_EMBEDDING__RETRIEVER": "zoo", "RAMOLE_EMBEDDING__PREVIOUS__RETRIEVER": ""}
-TRAINED = {"RAMOLE_EMBEDDING__RETRIEVER": "zoo"}
+PLAIN = EmbeddingSettings(retriever="")
+BOTH = EmbeddingSettings(retriever="zoo", previous=PreviousEncoder(retriever=""))
+TRAINED = EmbeddingSettings(retriever="zoo")
 
 
 async def upload(address: str, adapters: list[ZooAdapter]) -> None:
@@ -59,22 +60,19 @@ async def reindex_under_traffic(address: str, adapters: list[ZooAdapter], late: 
     return num_answers
 
 
-def test_a_trained_retriever_takes_over_while_requests_run(tmp_path: Path, zoo: Zoo) -> None:
+async def test_a_trained_retriever_takes_over_while_requests_run(tmp_path: Path, zoo: Zoo) -> None:
     *adapters, late = zoo.adapters[:13]
-    server = ServerProcess(tmp_path / "data", "--local", env=PLAIN).wait_until_serving()
-    asyncio.run(upload(server.address, adapters))
-    plain = asyncio.run(similarity(server.address, adapters[0]))
-    assert not server.stop()
+    async with local_system(tmp_path, embedding=PLAIN) as system:
+        await upload(system.address, adapters)
+        plain = await similarity(system.address, adapters[0])
 
-    server = ServerProcess(tmp_path / "data", "--local", env=BOTH).wait_until_serving()
-    assert asyncio.run(similarity(server.address, adapters[0])) == plain
-    assert asyncio.run(reindex_under_traffic(server.address, adapters, late)) > 3
-    trained = asyncio.run(similarity(server.address, adapters[0]))
-    assert abs(trained - plain) > 0.01
-    assert not server.stop()
+    async with local_system(tmp_path, embedding=BOTH) as system:
+        assert await similarity(system.address, adapters[0]) == plain
+        assert await reindex_under_traffic(system.address, adapters, late) > 3
+        trained = await similarity(system.address, adapters[0])
+        assert abs(trained - plain) > 0.01
 
-    server = ServerProcess(tmp_path / "data", "--local", env=TRAINED).wait_until_serving()
-    assert asyncio.run(similarity(server.address, adapters[0])) == trained
-    for adapter in (*adapters, late):
-        assert asyncio.run(similarity(server.address, adapter)) > 0
-    assert not server.stop()
+    async with local_system(tmp_path, embedding=TRAINED) as system:
+        assert await similarity(system.address, adapters[0]) == trained
+        for adapter in (*adapters, late):
+            assert await similarity(system.address, adapter) > 0

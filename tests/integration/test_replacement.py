@@ -32,7 +32,7 @@ async def system(tmp_path: Path) -> AsyncIterator[LocalSystem]:
     settings = Settings(
         data_dir=tmp_path,
         gateway=GatewaySettings(server=PublicServerSettings(port=0)),
-        executor=ExecutorSettings(max_step_s=0.5),
+        executor=ExecutorSettings(max_step_s=3.0),  # a slow machine's steps are shorter
     )
     await system.start(resolve(settings))
     yield system

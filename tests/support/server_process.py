@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -16,12 +18,23 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 START_TIMEOUT_S = 240
 
+# Set in the child, before it becomes the server: the kernel asks it to stop when the tests end, however they end.
+_STOP_WITH_PARENT = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A port that was free a moment ago, of a range from which neither the kernel nor Ray hands out any."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as s, suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 class ServerProcess:
@@ -42,8 +55,9 @@ class ServerProcess:
             "RAMOLE_METRICS__PORT": str(self.metrics_port),
             **(env or {}),
         }
+        command = [str(Path(sys.executable).with_name("ramole")), "serve", *options]
         self.process = subprocess.Popen(
-            [Path(sys.executable).with_name("ramole"), "serve", *options],
+            [sys.executable, "-c", _STOP_WITH_PARENT, str(os.getpid()), *command],
             env=os.environ | self._env,
             stdout=self._log,
             stderr=subprocess.STDOUT,

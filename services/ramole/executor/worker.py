@@ -79,6 +79,11 @@ class EngineWorker:
         self._loop: asyncio.AbstractEventLoop
         self._watching: asyncio.Task[None]
 
+    @property
+    def num_callers(self) -> int:
+        """Those who wait for the engine: requests and questions."""
+        return len(self._waiting)
+
     def start(self, engine: Engine) -> None:
         """Starts the thread. Call on the event loop that will read the events."""
         self._engine = engine
@@ -194,9 +199,7 @@ class EngineWorker:
     def _give_up(self, why: str) -> None:
         if not self._failure:
             self._failure = why
-            _log.log(
-                logging.INFO if self._is_halted else logging.ERROR, "%s; %d callers waited", why, len(self._waiting)
-            )
+            _log.log(logging.INFO if self._is_halted else logging.ERROR, "%s; %d callers waited", why, self.num_callers)
         for tell in self._waiting:
             tell(_unavailable(self._failure))
         self._waiting.clear()

@@ -38,13 +38,17 @@ class MilvusServer:
     Args:
         folder: empty or of an earlier server; takes a few hundred MB.
         options: settings of ``milvus.yaml`` by their dotted keys; every key must be there already.
+        programs: folder of the unpacked programs, which several servers may share: unpacking takes as long as starting.
+            None = one of its own, in `folder`, there as long as the server runs.
 
     Attributes:
         port: of the proxy, which is all that clients talk to. Milvus listens on all interfaces: not for production.
     """
 
-    def __init__(self, folder: Path, options: dict[str, object] | None = None) -> None:
+    def __init__(self, folder: Path, options: dict[str, object] | None = None, *, programs: Path | None = None) -> None:
         self._folder = folder
+        self._programs = programs or folder / "bin"
+        self._owns_programs = programs is None
         self._options = options or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._is_configured = False
@@ -73,16 +77,16 @@ class MilvusServer:
         if not self._is_configured:  # the ports of a server that was killed are not free for a while
             self._write_config()
             self._is_configured = True
-        _unpack(self._folder / "bin")
+        unpack(self._programs)
         environment = {
             "DEPLOY_MODE": "STANDALONE",
             "METRICS_PORT": str(self._health_port),
-            "LD_LIBRARY_PATH": str(self._folder / "bin"),
+            "LD_LIBRARY_PATH": str(self._programs),
             "MILVUS_RUN_DIR": str(self._folder / "run"),
         }
         with (self._folder / "milvus.log").open("ab") as log:
             self._process = subprocess.Popen(
-                bound_to_parent([str(self._folder / "bin" / "milvus"), "run", "standalone"]),
+                bound_to_parent([str(self._programs / "milvus"), "run", "standalone"]),
                 cwd=self._folder,
                 env=os.environ | environment,
                 stdout=log,
@@ -102,7 +106,8 @@ class MilvusServer:
             self._process.kill()
             self._process.wait()
         self._process = None
-        shutil.rmtree(self._folder / "bin")
+        if self._owns_programs:
+            shutil.rmtree(self._programs)
 
     def signal(self, sent: signal.Signals) -> None:
         """Sends a signal, e.g. SIGSTOP for a server that hangs."""
@@ -165,10 +170,13 @@ def _choose_ports() -> tuple[int, tuple[int, int], dict[str, int]]:
     return health, (client, peer), dict(zip(names, rest, strict=True))
 
 
-def _unpack(target: Path) -> None:
+def unpack(target: Path) -> None:
+    """Makes `target` a folder of Milvus's programs, a quarter of a GB, unless it is there."""
     import milvus
 
-    target.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        return
+    target.mkdir(parents=True)
     for packed in (Path(milvus.__file__).parent / "data" / "bin").glob("*.lzma"):
         with lzma.open(packed) as source, (target / packed.stem).open("wb") as sink:
             shutil.copyfileobj(source, sink)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +18,7 @@ from pymilvus.exceptions import MilvusException
 
 from ramole.lab.milvus_server import MilvusServer, bound_to_parent
 from ramole.retrieval.index import VectorIndex
+from support.server_process import free_port
 
 
 class Server(Protocol):
@@ -35,9 +36,7 @@ class LiteServerProcess:
     """`milvus-lite server` on a loopback port."""
 
     def __init__(self, data_dir: Path) -> None:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self._port = s.getsockname()[1]
+        self._port = free_port()
         self._data_dir = data_dir
         self._process: subprocess.Popen[bytes]
         self.uri = f"http://127.0.0.1:{self._port}"
@@ -67,23 +66,25 @@ def _wait_for(uri: str) -> None:
             time.sleep(0.05)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def start_milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., MilvusServer]]:
-    """Starts real servers, with options of milvus.yaml, that end with the session. Without the package: skips."""
+    """Starts real servers, with options of milvus.yaml, that end with this folder. Without the package: skips."""
     if not MilvusServer.is_installed():
         pytest.skip("THE REAL MILVUS SERVER IS NOT TESTED: its package milvus==2.3.5 runs on x86_64 Linux only")
     servers: list[MilvusServer] = []
+    programs = tmp_path_factory.mktemp("milvus") / "bin"
 
     def start(**options: object) -> MilvusServer:
-        servers.append(MilvusServer(tmp_path_factory.mktemp("milvus"), options))
+        servers.append(MilvusServer(tmp_path_factory.mktemp("milvus"), options, programs=programs))
         return servers[-1].start()
 
     yield start
     for server in servers:
-        server.stop()
+        server.stop(signal.SIGKILL)
+    shutil.rmtree(programs)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def milvus(start_milvus: Callable[..., MilvusServer]) -> MilvusServer:
     """One real server for all tests that do it no harm. Its clock ticks faster: strong reads wait for it."""
     server = start_milvus(**{"proxy.timeTickInterval": 50})
@@ -91,7 +92,7 @@ def milvus(start_milvus: Callable[..., MilvusServer]) -> MilvusServer:
     return server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServerProcess]:
     """One Lite server for all tests that do it no harm."""
     started = LiteServerProcess(tmp_path_factory.mktemp("lite")).start()
@@ -99,7 +100,7 @@ def lite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer
     started.stop()
 
 
-@pytest.fixture(scope="session", params=["lite-folder", "lite-server", "milvus"])
+@pytest.fixture(scope="package", params=["lite-folder", "lite-server", "milvus"])
 def engine(request: pytest.FixtureRequest) -> Server | None:
     """A running server, or None for a folder."""
     fixtures = {"lite-folder": None, "lite-server": "lite_server", "milvus": "milvus"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -18,10 +18,12 @@ TIMEOUT_S = 4.0
 
 
 @pytest.fixture
-def own_milvus(start_milvus: Callable[..., MilvusServer], request: pytest.FixtureRequest) -> MilvusServer:
+def own_milvus(start_milvus: Callable[..., MilvusServer], request: pytest.FixtureRequest) -> Iterator[MilvusServer]:
     """A server of the test's own. It ends itself when it hung for longer than a session lives."""
     ttl_s = 300 if "hangs" in request.node.name else 5  # a restarted server waits until its former self counts as dead
-    return start_milvus(**{"proxy.timeTickInterval": 50, "common.session.ttl": ttl_s})
+    server = start_milvus(**{"proxy.timeTickInterval": 50, "common.session.ttl": ttl_s})
+    yield server
+    server.stop(signal.SIGKILL)
 
 
 @pytest.fixture

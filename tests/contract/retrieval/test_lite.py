@@ -64,7 +64,7 @@ from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.rows import Rows
 from ramole.retrieval.values import Entry, Row
 
-index = VectorIndex.open(sys.argv[1])
+index = VectorIndex.open(sys.argv[1], timeout_s=120)
 for i in range(10_000):
     name = f"{sys.argv[2]}-{i}"
     index.upsert([Entry(Row(AdapterRef("acme", name, 1, "0" * 64), "base", False), [[1.0, i]])], encoder_id="enc")
@@ -79,13 +79,15 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
         child = subprocess.Popen([sys.executable, "-c", CHILD, path, life], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         for _ in range(60):
-            acknowledged.add(child.stdout.readline().strip())
+            line = child.stdout.readline()
+            assert line, "the child ended by itself"
+            acknowledged.add(line.strip())
         child.kill()
         # Lines that were on their way when the child died count as well.
         acknowledged.update(line.strip() for line in child.stdout if line.endswith("\n"))
         child.wait()
         child.stdout.close()
-    index = VectorIndex.open(path)
+    index = VectorIndex.open(path, timeout_s=120)
     found = {row.ref.name for batch in index.rows() for row in batch}
     assert len(acknowledged) >= 120
     assert acknowledged <= found

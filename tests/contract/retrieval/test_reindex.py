@@ -11,6 +11,7 @@ import pytest
 
 from ramole.client import RamoleClient, ReindexProgress
 from ramole.core.errors import WrongState
+from ramole.v1.retrieval_pb2 import Generation, ListGenerationsRequest, ListRowsRequest, RemoveRequest
 from support.index_world import LiveWorld
 
 
@@ -32,7 +33,20 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
+async def generations(world: LiveWorld) -> list[Generation]:
+    return list((await world.peers().retrieval.ListGenerations(ListGenerationsRequest())).generations)
+
+
+async def check_that_only_the_new_one_is_left(world: LiveWorld, before: list[Generation]) -> None:
+    assert [each.encoder_id for each in before] == ["old"]
+    assert [each.encoder_id for each in await generations(world)] == ["new"]
+    for old in before:
+        with pytest.raises(WrongState, match="no generation"):
+            await anext(world.peers().retrieval.ListRows(ListRowsRequest(generation=old.number)))
+
+
 async def test_a_new_encoder_takes_over_under_load(world: LiveWorld, folder: Path) -> None:
+    before = await generations(world)
     world.embedding.loaded = ["new", "old"]
     over = asyncio.Event()
     answers = {"searches": 0, "uploads": 0, "removals": 0}
@@ -77,14 +91,14 @@ async def test_a_new_encoder_takes_over_under_load(world: LiveWorld, folder: Pat
     world.embedding.loaded = ["new"]  # the old one is no longer needed
     for i in (*range(20), *range(24, 24 + answers["uploads"])):
         assert await world.find(i) == f"n{i}"
-    index = world.retrieval._index  # type: ignore[attr-defined]
-    assert [each.encoder_id for each in index._generations.all()] == ["new"]
-    rows = {row.ref.name for batch in index.rows() for row in batch}
-    assert rows == {record.adapter.name for record in world.adapters.live()}
+    await check_that_only_the_new_one_is_left(world, before)
+    rows = [row async for row in world.peers().retrieval.ListRows(ListRowsRequest())]
+    assert {row.adapter.name for row in rows} == {record.adapter.name for record in world.adapters.live()}
 
 
 async def test_two_gateways_that_rebuild_at_once_help_each_other(world: LiveWorld) -> None:
     other = await world.add_gateway()
+    before = await generations(world)
     world.embedding.loaded = ["new", "old"]
     over = asyncio.Event()
     searches = 0
@@ -112,8 +126,7 @@ async def test_two_gateways_that_rebuild_at_once_help_each_other(world: LiveWorl
     world.embedding.loaded = ["new"]
     for i in range(24):
         assert await world.find(i) == f"n{i}"
-    index = world.retrieval._index  # type: ignore[attr-defined]
-    assert [each.encoder_id for each in index._generations.all()] == ["new"]
+    await check_that_only_the_new_one_is_left(world, before)
 
 
 async def test_without_the_encoder_of_the_index_nothing_is_retrieved_until_it_is_rebuilt(world: LiveWorld) -> None:
@@ -152,9 +165,9 @@ async def test_a_rebuild_that_was_broken_off_goes_on_later(world: LiveWorld, fol
 
 
 async def test_the_same_encoder_again_heals_what_was_lost(world: LiveWorld) -> None:
-    index = world.retrieval._index  # type: ignore[attr-defined]
-    [ref] = [row.ref for batch in index.rows() for row in batch if row.ref.name == "n5"]
-    await asyncio.to_thread(index.remove, [ref])
+    index = world.peers().retrieval
+    lost = [row.adapter async for row in index.ListRows(ListRowsRequest()) if row.adapter.name == "n5"]
+    await index.Remove(RemoveRequest(adapters=lost))
     assert await world.find(5) != "n5"
     async with aclosing(world.client.reindex()) as steps:
         assert [step.total async for step in steps][-1] == 24

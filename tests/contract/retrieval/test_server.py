@@ -33,11 +33,11 @@ def test_an_outage_is_unavailable_and_heals_by_itself(server: Any) -> None:
         began = time.monotonic()
         with pytest.raises(Unavailable, match="retry"):
             call()
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 10
     with pytest.raises(Unavailable, match="does not answer"):
         VectorIndex.open(server.uri, timeout_s=1)
     server.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             hits = find(index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,16 +131,14 @@ async def test_an_adapter_is_on_its_way_before_the_engine_has_seen_its_request(h
 
 async def test_a_request_right_behind_a_revocation_finds_the_adapter_nowhere(house: House) -> None:
     executor, [digest, _], [name, _] = house.executor, house.digests, house.names
-    assert executor._worker is not None
-    inbox = executor._worker._inbox
     await house.ask(digest)
     assert digest in executor._host
     await house.adapters.DeleteStored(pb.DeleteStoredRequest(adapter=name, is_revocation=True))
-    async with busy_engine(executor):
+    async with busy_engine(executor) as wait_for_callers:
         eviction = asyncio.ensure_future(house.stub.Evict(executor_pb2.EvictRequest(digests=[digest], abort=True)))
-        await until(lambda: inbox.qsize() >= 1)
+        await wait_for_callers(1)
         request = asyncio.create_task(house.ask(digest))
-        await until(lambda: inbox.qsize() >= 2)
+        await wait_for_callers(2)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await request
     assert raised.value.code() is grpc.StatusCode.NOT_FOUND
@@ -151,19 +149,17 @@ async def test_a_request_right_behind_a_revocation_finds_the_adapter_nowhere(hou
 
 async def test_requests_in_the_queue_outlive_a_deletion_of_their_adapter(house: House) -> None:
     executor, [digest, other], [name, _] = house.executor, house.digests, house.names
-    assert executor._worker is not None
-    inbox = executor._worker._inbox
     await house.ask(digest)
     await house.ask(other)  # has the only slot
-    async with busy_engine(executor):
+    async with busy_engine(executor) as wait_for_callers:
         # The loads of four begin on arrival: the last one has none, and only host memory has its adapter.
         requests = [asyncio.create_task(house.ask(other)) for _ in range(5)]
-        await until(lambda: inbox.qsize() >= 5)
+        await wait_for_callers(5)
         requests += [asyncio.create_task(house.ask(digest))]
-        await until(lambda: inbox.qsize() >= 6)
+        await wait_for_callers(6)
         await house.adapters.DeleteStored(pb.DeleteStoredRequest(adapter=name))
         eviction = asyncio.ensure_future(house.stub.Evict(executor_pb2.EvictRequest(digests=[digest])))
-        await until(lambda: inbox.qsize() >= 7)
+        await wait_for_callers(7)
     await asyncio.gather(*requests, eviction)
     await until(lambda: house.metric("entries", "device") == 0)
     assert digest not in executor._host
@@ -173,9 +169,10 @@ async def test_requests_in_the_queue_outlive_a_deletion_of_their_adapter(house: 
 
 
 @asynccontextmanager
-async def busy_engine(executor: ExecutorService) -> AsyncIterator[None]:
-    """Nothing that comes runs before the end: its commands wait in the inbox, in their order."""
-    assert executor._worker is not None
+async def busy_engine(executor: ExecutorService) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """Nothing that comes runs before the end, and then in its order. Yields what waits until so many have come."""
+    worker = executor._worker
+    assert worker is not None
     has_begun, gate = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -183,10 +180,13 @@ async def busy_engine(executor: ExecutorService) -> AsyncIterator[None]:
         loop.call_soon_threadsafe(has_begun.set)
         gate.wait(60)
 
-    busy = asyncio.create_task(executor._worker.ask(block))
+    async def wait_for_callers(count: int) -> None:
+        await until(lambda: worker.num_callers >= 1 + count)
+
+    busy = asyncio.create_task(worker.ask(block))
     await has_begun.wait()
     try:
-        yield
+        yield wait_for_callers
     finally:
         gate.set()
     await busy
@@ -194,5 +194,5 @@ async def busy_engine(executor: ExecutorService) -> AsyncIterator[None]:
 
 async def until(is_true: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not is_true():  # noqa: ASYNC110 - neither a tier nor an inbox tells that it has changed
+        while not is_true():  # noqa: ASYNC110 - neither a tier nor a worker tells that it has changed
             await asyncio.sleep(0.01)

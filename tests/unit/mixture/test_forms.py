@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -27,15 +29,17 @@ SHAPE = SlotShape(SLOTS, RANK, Q)
 
 
 class Forms:
-    """The form that `build` gives its mixtures, and where it runs."""
+    """The form that `build` gives its mixtures, where it runs, and in how many examples it is worth its time."""
 
     layout: Layout
     device = torch.device("cpu")
+    max_examples = 0
 
 
 @pytest.fixture(params=["torch", "native", "triton"], scope="module", autouse=True)
 def forms(request: pytest.FixtureRequest) -> None:
     Forms.layout, Forms.device = torch_layout(torch.device("cpu")), torch.device("cpu")
+    Forms.max_examples = 120
     if request.param == "triton":
         pytest.importorskip("triton", reason="triton is not installed: ITS KERNELS ARE NOT TESTED")
         from ramole.mixture.triton_form import triton_layout
@@ -43,6 +47,8 @@ def forms(request: pytest.FixtureRequest) -> None:
         # Without a GPU the kernels run in Triton's interpreter, see conftest.py.
         Forms.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         Forms.layout = triton_layout(Forms.device, SHAPE)
+        if Forms.device.type == "cpu":
+            Forms.max_examples = 20  # the interpreter takes half a second each; many: the slow test
     if request.param == "native":
         kernel = load_kernel()
         if kernel is None:
@@ -121,21 +127,35 @@ def steps(draw: st.DrawFn) -> tuple[dict[int, int], list[tuple[Composition, list
     return ranks, requests
 
 
-@given(steps())
-@settings(max_examples=120, deadline=None)
-def test_a_packed_step_equals_the_paper_formula_for_each_request(step) -> None:
-    ranks, requests = step
-    model, mixture, pairs, router = build(ranks)
-    plan = build_step_plan([RequestMixture.build(c, e, s) for c, s, e, _ in requests], [n for *_, n in requests])
-    x = torch.randn(plan.num_tokens, D, generator=torch.Generator().manual_seed(3))
-    with mixture.running(plan):
-        y = model(x)
-    for (composition, slots, chosen, _), (start, stop) in zip(requests, plan.segments, strict=True):
-        update = reference_update(x[start:stop], [pairs[s] for s in slots], chosen, composition, router)
-        base = model.layers[0]["proj"].base
-        want = torch.nn.functional.linear(x[start:stop], base.weight.cpu(), base.bias.cpu()).double() + update
-        scale = want.abs().max().clamp_min(1.0)
-        assert (y[start:stop] - want).abs().max() / scale < 2e-5
+def check_packed(max_examples: int) -> None:
+    """A packed step equals the paper's formula for each request."""
+
+    @given(steps())
+    @settings(max_examples=max_examples, deadline=None)
+    def check(step: Any) -> None:
+        ranks, requests = step
+        model, mixture, pairs, router = build(ranks)
+        plan = build_step_plan([RequestMixture.build(c, e, s) for c, s, e, _ in requests], [n for *_, n in requests])
+        x = torch.randn(plan.num_tokens, D, generator=torch.Generator().manual_seed(3))
+        with mixture.running(plan):
+            y = model(x)
+        for (composition, slots, chosen, _), (start, stop) in zip(requests, plan.segments, strict=True):
+            update = reference_update(x[start:stop], [pairs[s] for s in slots], chosen, composition, router)
+            base = model.layers[0]["proj"].base
+            want = torch.nn.functional.linear(x[start:stop], base.weight.cpu(), base.bias.cpu()).double() + update
+            scale = want.abs().max().clamp_min(1.0)
+            assert (y[start:stop] - want).abs().max() / scale < 2e-5
+
+    check()
+
+
+def test_a_packed_step_equals_the_paper_formula_for_each_request() -> None:
+    check_packed(Forms.max_examples)
+
+
+@pytest.mark.slow
+def test_a_packed_step_equals_the_paper_formula_in_depth() -> None:
+    check_packed(400)
 
 
 @given(steps())

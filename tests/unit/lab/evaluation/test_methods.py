@@ -82,7 +82,7 @@ def test_top_keeps_the_largest_and_a_sum_of_one() -> None:
     torch.testing.assert_close(rivals.top(weights, 0), weights)
 
 
-@pytest.mark.parametrize("form", [rivals.MoeForm, rivals.SmearForm])
+@pytest.mark.parametrize("form", [rivals.MoeForm, pytest.param(rivals.SmearForm, marks=pytest.mark.slow)])
 def test_a_gate_learns_and_leaves_the_model_alone(bench: Bench, form: type[rivals.MoeForm | rivals.SmearForm]) -> None:
     methods, answerer = bench.methods, bench.methods.answerer
     tasks = [[answerer.examples[q] for q in methods.shots[task]] for task in range(3)]

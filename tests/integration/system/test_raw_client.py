@@ -12,7 +12,7 @@ import pytest
 from ramole.zoo.catalog import Zoo
 from support.server_process import ServerProcess
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The commands of the README against the running system, as subprocesses."""
+"""The commands of users against the running system, as subprocesses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo as a new user runs it: its own processes, its figures, and nothing left behind."""
+"""The demo: its figures, and as a new user runs it: its own processes, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
+
+from ramole.demo import DemoReport
 
 
 def processes_with(marker: str) -> list[psutil.Process]:
@@ -23,7 +26,22 @@ def processes_with(marker: str) -> list[psutil.Process]:
     return found
 
 
-def test_the_demo_answers_retrieves_and_cleans_up(tmp_path: Path) -> None:
+def check(figures: dict[str, int | float]) -> None:
+    assert figures["prompts"] >= 32
+    assert figures["correct"] >= 0.85 * figures["prompts"]
+    assert figures["correct"] >= 2 * figures["base_correct"]
+    assert figures["unseen_after"] >= 0.8
+    assert figures["unseen_after"] > figures["unseen_before"]
+    assert figures["max_batch"] >= 8
+    assert figures["max_unique_adapters"] >= 8
+
+
+def test_the_demo_answers_and_retrieves(played: DemoReport) -> None:
+    check(played.summary())
+
+
+@pytest.mark.slow  # one more start of everything; that a start leaves nothing behind: conftest.py, test_start_stop.py
+def test_the_command_cleans_up(tmp_path: Path) -> None:
     marker = str(tmp_path)
     done = subprocess.run(
         [Path(sys.executable).with_name("ramole"), "demo", "--json"],
@@ -35,14 +53,7 @@ def test_the_demo_answers_retrieves_and_cleans_up(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    figures = json.loads(done.stdout)
-    assert figures["prompts"] >= 32
-    assert figures["correct"] >= 0.85 * figures["prompts"]
-    assert figures["correct"] >= 2 * figures["base_correct"]
-    assert figures["unseen_after"] >= 0.8
-    assert figures["unseen_after"] > figures["unseen_before"]
-    assert figures["max_batch"] >= 8
-    assert figures["max_unique_adapters"] >= 8
+    check(json.loads(done.stdout))
     _, alive = psutil.wait_procs(processes_with(marker), timeout=15)
     assert not alive, f"the demo left processes behind: {alive}"
     assert not list(tmp_path.iterdir()), "the demo left files in the working directory"
