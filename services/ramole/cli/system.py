@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ramole.cli._common import AsJson, bar, run
+from ramole.cli._common import AsJson, bar, leave, run
 from ramole.cli._extras import needing
 from ramole.cli._output import say, say_json, say_piece, show_table
 
@@ -62,6 +62,9 @@ def serve(
             await run_until_stopped(start_local if local else start, settings, is_ready)
 
     run(main)
+    # A start that was cut off goes on in Ray's thread, and at Ray's own exit, and would write into the folder that has
+    # just been removed.
+    leave()
 
 
 @needing("serve")

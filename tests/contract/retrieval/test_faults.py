@@ -37,6 +37,7 @@ async def world(own_milvus: MilvusServer) -> AsyncIterator[LiveWorld]:
 
 async def check_outage(world: LiveWorld) -> None:
     """Everything that needs no index works; everything else says so, soon, and changes nothing."""
+    world.adapters.add("n2", 2)  # what a rollback to the first version would replace
     before = world.stored
     began = time.monotonic()
     named, second, fallen, revoked, *refused = await asyncio.wait_for(

@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def generations(world: LiveWorld) -> list[Generation]:
-    return list((await world.peers().retrieval.ListGenerations(ListGenerationsRequest())).generations)
+    return list((await world.peers().retrieval.stub.ListGenerations(ListGenerationsRequest())).generations)
 
 
 async def check_that_only_the_new_one_is_left(world: LiveWorld, before: list[Generation]) -> None:
@@ -42,7 +42,7 @@ async def check_that_only_the_new_one_is_left(world: LiveWorld, before: list[Gen
     assert [each.encoder_id for each in await generations(world)] == ["new"]
     for old in before:
         with pytest.raises(WrongState, match="no generation"):
-            await anext(world.peers().retrieval.ListRows(ListRowsRequest(generation=old.number)))
+            await anext(world.peers().retrieval.stub.ListRows(ListRowsRequest(generation=old.number)))
 
 
 async def test_a_new_encoder_takes_over_under_load(world: LiveWorld, folder: Path) -> None:
@@ -92,7 +92,7 @@ async def test_a_new_encoder_takes_over_under_load(world: LiveWorld, folder: Pat
     for i in (*range(20), *range(24, 24 + answers["uploads"])):
         assert await world.find(i) == f"n{i}"
     await check_that_only_the_new_one_is_left(world, before)
-    rows = [row async for row in world.peers().retrieval.ListRows(ListRowsRequest())]
+    rows = [row async for row in world.peers().retrieval.stub.ListRows(ListRowsRequest())]
     assert {row.adapter.name for row in rows} == {record.adapter.name for record in world.adapters.live()}
 
 
@@ -165,7 +165,7 @@ async def test_a_rebuild_that_was_broken_off_goes_on_later(world: LiveWorld, fol
 
 
 async def test_the_same_encoder_again_heals_what_was_lost(world: LiveWorld) -> None:
-    index = world.peers().retrieval
+    index = world.peers().retrieval.stub
     lost = [row.adapter async for row in index.ListRows(ListRowsRequest()) if row.adapter.name == "n5"]
     await index.Remove(RemoveRequest(adapters=lost))
     assert await world.find(5) != "n5"
