@@ -1,18 +1,18 @@
 """Policy: which sequences run in the next step. Owns no tensors and loads nothing.
 
 Each step: decode every running sequence first, then prefill in chunks under the token budget, then admit arrivals
-while there are KV rows, slots and budget. A sequence whose adapters are not loaded yet never holds up those behind it;
-a loaded one that was overtaken `MAX_SKIPS` times because its slots were busy closes the door until it is in. So once
-its adapters are loaded, a sequence waits for at most the sequences that were before it, `MAX_SKIPS` others, and the end
-of those that run then.
+while there are KV rows, slots and budget, in the order of `FairQueue`. A sequence whose adapters are not loaded yet
+never holds up those behind it; a loaded one that was overtaken `MAX_SKIPS` times because its slots were busy closes the
+door until it is in. So once its adapters are loaded, a sequence waits for at most the sequences that were before it,
+`MAX_SKIPS` others, and the end of those that run then.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ramole.executor.fair_queue import FairQueue
 from ramole.executor.sequence import Sequence
 from ramole.executor.slots import SlotTable
 from ramole.mixture.plan import RequestMixture
@@ -54,18 +54,24 @@ class Schedule:
 
 
 class Scheduler:
-    """FIFO with overtaking of what cannot run yet, token budget, decode first."""
+    """Fair to tenants, with overtaking of what cannot run yet, token budget, decode first.
 
-    def __init__(self, slots: SlotTable, *, max_rows: int, token_budget: int) -> None:
+    Args:
+        weights: see `FairQueue`.
+    """
+
+    def __init__(
+        self, slots: SlotTable, *, max_rows: int, token_budget: int, weights: Mapping[str, float] | None = None
+    ) -> None:
         self.slots = slots
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = FairQueue(weights)
         self.running: list[Sequence] = []
         self._free_rows = list(range(max_rows - 1, -1, -1))
         self._token_budget = token_budget
 
     def add(self, sequence: Sequence) -> None:
         """Queues an arrival."""
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     def schedule(self, is_loaded: Callable[[str], bool]) -> Schedule:
         """Plans one step. `is_loaded` says whether an adapter's weights are at hand for a slot write."""
@@ -75,6 +81,7 @@ class Scheduler:
         for sequence in decoding[:budget]:
             plan.sequences.append(sequence)
             plan.chunks.append(1)
+            self.waiting.charge(sequence.tenant, 1)
         budget -= len(plan.sequences)
         for sequence in self.running:
             if not sequence.is_prefilled:
@@ -103,24 +110,24 @@ class Scheduler:
             return 0
         plan.sequences.append(sequence)
         plan.chunks.append(chunk)
+        self.waiting.charge(sequence.tenant, chunk)
         return chunk
 
     def _admit(self, plan: Schedule, budget: int, is_loaded: Callable[[str], bool]) -> None:
-        passed: list[Sequence] = []
         blocked: list[Sequence] = []
-        while self.waiting and self._free_rows and budget > 0:
-            sequence = self.waiting.popleft()
+        for sequence in self.waiting:
+            if not self._free_rows or budget <= 0:
+                break
             if not all(digest in self.slots or is_loaded(digest) for digest in sequence.digests):
-                passed.append(sequence)
                 continue
             if not self.slots.can_acquire(sequence.digests):
-                passed.append(sequence)
                 blocked.append(sequence)
                 if sequence.skipped >= MAX_SKIPS:
                     break
                 continue
             for overtaken in blocked:
                 overtaken.skipped += 1
+            self.waiting.remove(sequence)
             plan.placements += self.slots.acquire(sequence.digests)
             sequence.row = self._free_rows.pop()
             sequence.mixture = RequestMixture.build(
@@ -130,4 +137,3 @@ class Scheduler:
             budget -= self._prefill(plan, sequence, budget)
             if any(overtaken.skipped >= MAX_SKIPS for overtaken in blocked):
                 break
-        self.waiting.extendleft(reversed(passed))

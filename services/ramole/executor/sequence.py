@@ -18,7 +18,7 @@ class Sequence:
     """One request from arrival to its last token.
 
     Set by the caller: `id`, `prompt`, `max_tokens` (0 = as many as fit), `experts`, `composition`, `arrived_s` (any
-    monotonic clock), `sampler` (None = greedy; opaque here, see sampler.py), `wants_logprobs`.
+    monotonic clock), `sampler` (None = greedy; opaque here, see sampler.py), `wants_logprobs`, `tenant` (who shares).
     Set by the scheduler: `row` (KV row), `mixture`, `skipped` (how often a later arrival was admitted before this one).
     Set by the engine: `tokens`, `num_cached`, `finish_reason`, times and usage.
     """
@@ -31,6 +31,7 @@ class Sequence:
     arrived_s: float = 0.0
     sampler: object | None = None
     wants_logprobs: bool = False
+    tenant: str = ""
 
     row: int | None = None
     mixture: RequestMixture | None = None
