@@ -49,6 +49,7 @@ if _typing.TYPE_CHECKING:
         NotFound,
         PermissionDenied,
         RamoleError,
+        Unauthenticated,
         Unavailable,
         WrongState,
     )
@@ -97,6 +98,7 @@ __all__ = [
     "SamplesFormat",
     "Sampling",
     "Step",
+    "Unauthenticated",
     "Unavailable",
     "Uploaded",
     "Usage",

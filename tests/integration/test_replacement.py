@@ -18,7 +18,7 @@ from ramole.client.client import RamoleClient
 from ramole.core.composition import Composition, Weighting
 from ramole.core.errors import Unavailable
 from ramole.core.sampling import Sampling
-from ramole.core.settings import ExecutorSettings, GatewaySettings, PublicServerSettings, Settings
+from ramole.core.settings import ExecutorSettings, GatewaySettings, HttpSettings, PublicServerSettings, Settings
 from ramole.executor.servicer import ExecutorService
 
 BARE = Composition(Weighting.UNIFORM, k=0)
@@ -31,7 +31,7 @@ async def system(tmp_path: Path) -> AsyncIterator[LocalSystem]:
     system = LocalSystem()
     settings = Settings(
         data_dir=tmp_path,
-        gateway=GatewaySettings(server=PublicServerSettings(port=0)),
+        gateway=GatewaySettings(server=PublicServerSettings(port=0), http=HttpSettings(port=0)),
         executor=ExecutorSettings(max_step_s=3.0),  # a slow machine's steps are shorter
     )
     await system.start(resolve(settings))

@@ -21,6 +21,7 @@ from ramole.zoo.catalog import Zoo
 from support.server_process import ServerProcess
 
 RAMOLE = Path(sys.executable).with_name("ramole")
+ANY_PORT = {"RAMOLE_GATEWAY__SERVER__PORT": "0", "RAMOLE_GATEWAY__HTTP__PORT": "0"}
 MODES = pytest.mark.parametrize("options", [("--local",), ()], ids=["local", "ray"])
 NO_PROXY = dict.fromkeys(("no_proxy", "no_grpc_proxy"), "")
 DEAD_PROXY = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), "http://127.0.0.1:9") | NO_PROXY
@@ -30,7 +31,13 @@ def serve(folder: Path, *options: str, **variables: str) -> subprocess.Completed
     """A server that ends by itself."""
     return subprocess.run(
         [RAMOLE, "serve", *options],
-        env=os.environ | {"RAMOLE_DATA_DIR": str(folder), "RAMOLE_GATEWAY__SERVER__PORT": "0", **variables},
+        env=os.environ
+        | {
+            "RAMOLE_DATA_DIR": str(folder),
+            "RAMOLE_GATEWAY__SERVER__PORT": "0",
+            "RAMOLE_GATEWAY__HTTP__PORT": "0",
+            **variables,
+        },
         capture_output=True,
         text=True,
         timeout=240,

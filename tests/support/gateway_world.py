@@ -20,7 +20,14 @@ from ramole.core import access
 from ramole.core.call import Principal, current_call
 from ramole.core.errors import NotFound, WrongState
 from ramole.core.names import AdapterName
-from ramole.core.settings import GatewaySettings, PublicServerSettings, RetrievalSettings, ServerSettings, Settings
+from ramole.core.settings import (
+    GatewaySettings,
+    HttpSettings,
+    PublicServerSettings,
+    RetrievalSettings,
+    ServerSettings,
+    Settings,
+)
 from ramole.transport.peers import Peers
 from ramole.transport.picker import DirectoryPicker
 from ramole.transport.server import GrpcServer
@@ -167,7 +174,10 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
             entries = sorted(entries + gone, key=lambda entry: entry.adapter.version)
         if not entries:
             raise access.missing(name)
-        return adapters_pb2.GetStoredHistoryResponse(entries=entries[::-1])
+        held = {record.adapter.digest for record in self.records.values()}
+        return adapters_pb2.GetStoredHistoryResponse(
+            entries=entries[::-1], held_digests=sorted(held & {entry.adapter.digest for entry in entries})
+        )
 
     def remove(self, ref: common_pb2.AdapterRef, removal: str, comment: str = "") -> None:
         """What the history keeps of a version."""
@@ -409,7 +419,11 @@ class World:
             base_model=BASE,
             base_id=BASE,
             gateway=GatewaySettings(
-                server=PublicServerSettings(port=0), preset="mixture", max_prompt_chars=100, deadline_s=30.0
+                server=PublicServerSettings(port=0),
+                http=HttpSettings(port=None),
+                preset="mixture",
+                max_prompt_chars=100,
+                deadline_s=30.0,
             ),
             retrieval=RetrievalSettings(timeout_s=2.0),
         )

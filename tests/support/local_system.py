@@ -9,13 +9,16 @@ from typing import Any
 
 from ramole.app import start_local
 from ramole.app.system import System
-from ramole.core.settings import GatewaySettings, PlainSettings, PublicServerSettings
+from ramole.core.settings import GatewaySettings, HttpSettings, PlainSettings, PublicServerSettings
 
 
 @asynccontextmanager
-async def local_system(data_dir: Path, **settings: Any) -> AsyncIterator[System]:
-    """Runs the five services on `data_dir`; stopped on the way out."""
-    gateway = GatewaySettings(server=PublicServerSettings(port=0))
+async def local_system(
+    data_dir: Path, *, gateway: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[System]:
+    """Runs the five services on `data_dir`, on any free ports; stopped on the way out."""
+    ports: dict[str, Any] = {"server": PublicServerSettings(port=0), "http": HttpSettings(port=0)}
+    gateway = GatewaySettings(**ports | (gateway or {}))
     system = await start_local(PlainSettings(data_dir=data_dir, gateway=gateway, **settings))
     try:
         yield system

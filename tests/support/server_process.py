@@ -52,6 +52,7 @@ class ServerProcess:
         self._env = {
             "RAMOLE_DATA_DIR": str(data_dir),
             "RAMOLE_GATEWAY__SERVER__PORT": str(self.port),
+            "RAMOLE_GATEWAY__HTTP__PORT": "0",
             "RAMOLE_METRICS__PORT": str(self.metrics_port),
             **(env or {}),
         }

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from ramole.core.call import ADMIN, Principal
+from ramole.core.call import ADMIN, PUBLISHER, Principal
 from ramole.core.errors import RamoleError
 from ramole.core.settings import ServerSettings
 from ramole.gateway.servicer import GatewayService
@@ -22,7 +22,7 @@ from support.real_world import RealWorld, adapter_files
 
 RPCS = gateway_pb2.DESCRIPTOR.services_by_name["Gateway"].methods_by_name
 
-ANN, BOB = Principal("a", "ann"), Principal("b", "bob")
+ANN, BOB = (Principal(tenant, name, frozenset({PUBLISHER})) for tenant, name in (("a", "ann"), ("b", "bob")))
 EVE = Principal("ops", "eve", frozenset({ADMIN}))
 
 

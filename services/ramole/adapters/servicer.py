@@ -221,7 +221,11 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         opened = self._ready()
         store, name = opened.store, access.named(request.adapter)
         versions = await asyncio.to_thread(store.history, name, partial(_is_visible, store))
-        return adapters_pb2.GetStoredHistoryResponse(entries=[version_to_pb(version) for version in versions])
+        digests = {version.ref.digest for version in versions}
+        return adapters_pb2.GetStoredHistoryResponse(
+            entries=[version_to_pb(version) for version in versions],
+            held_digests=sorted(digest for digest in digests if store.has_digest(digest)),
+        )
 
     async def DeleteStored(
         self, request: adapters_pb2.DeleteStoredRequest, context: Context

@@ -39,6 +39,11 @@ class LocalSystem:
         """``host:port`` of the public gateway."""
         return self._directory[PUBLIC]
 
+    @property
+    def http_address(self) -> str:
+        """``host:port`` of the public HTTP port; '' without one."""
+        return self._servers[PUBLIC].http_address
+
     async def start(self, settings: Settings) -> None:
         """Starts one service after the other: their libraries cannot be imported from two threads at once.
 

@@ -18,6 +18,7 @@ from ramole.core.address import join_address
 from ramole.core.errors import WrongState
 from ramole.core.settings import Settings
 from ramole.lora.files import FILES
+from ramole.transport.tls import ServerTls
 
 _MINILM = "minilm"
 
@@ -34,6 +35,8 @@ def preflight(settings: Settings, *, metrics_host: str) -> None:
         Unavailable: another server uses the data folder.
     """
     _check_models(settings)
+    if settings.gateway.tls.is_on:
+        ServerTls(settings.gateway.tls)
     sweep()  # may free ports and the data folder
     check_ports(settings, metrics_host=metrics_host)
     for field, folder in (("data_dir", settings.data_dir), ("cache.dir", settings.cache_dir)):
@@ -48,6 +51,8 @@ def check_ports(settings: Settings, *, metrics_host: str) -> None:
     servers = {name: spec.section(settings).server for name, spec in SERVICES.items()}
     # Also those whose port is 0, any free one: the host may not be this machine's.
     listeners = [(f"{name}.server", server.host, server.port) for name, server in servers.items()]
+    if settings.gateway.http.port is not None:
+        listeners.append(("gateway.http", settings.gateway.http.host, settings.gateway.http.port))
     if settings.metrics.port:
         listeners.append(("metrics", metrics_host, settings.metrics.port))
     with ExitStack() as held:

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from ramole.core.errors import WrongState
 from ramole.core.settings import ServiceSettings, Settings
-from ramole.transport.identity import seen_principal, told_principal
+from ramole.gateway.identity import EdgeIdentity
 from ramole.transport.peers import Peers
 from ramole.transport.server import GrpcServer
+from ramole.transport.tls import ServerTls
 
 
 class Replicas(Enum):
@@ -77,11 +78,18 @@ class ServiceSpec:
         """
         module, _, name = self.factory.partition(":")
         make: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        service = make(settings, peers()) if self.needs_peers else make(settings)
+        server, timeout_s = self.section(settings).server, self.default_timeout_s(settings)
+        if not self.is_public:
+            return GrpcServer(service, server, default_timeout_s=timeout_s)
+        edge = EdgeIdentity(settings)
         return GrpcServer(
-            make(settings, peers()) if self.needs_peers else make(settings),
-            self.section(settings).server,
-            default_timeout_s=self.default_timeout_s(settings),
-            identify=seen_principal if self.is_public else told_principal,
+            service,
+            server,
+            default_timeout_s=timeout_s,
+            identify=edge,
+            tls=ServerTls(settings.gateway.tls) if settings.gateway.tls.is_on else None,
+            has_reflection=settings.gateway.shows_itself(is_open=edge.is_open),
         )
 
 

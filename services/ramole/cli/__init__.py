@@ -1,11 +1,15 @@
 """The command line. Parses, calls, prints; everything it does can be done from Python as well."""
 
+from typing import Annotated
+
 import typer
 
+from ramole.cli._common import Access, access
 from ramole.cli._output import prepare_streams
 from ramole.cli.adapters import adapters_app, upload
 from ramole.cli.bench import bench_app
 from ramole.cli.evaluate import evaluate
+from ramole.cli.keys import keys_app
 from ramole.cli.prompts import generate, route
 from ramole.cli.reindex import reindex
 from ramole.cli.system import demo, serve
@@ -17,12 +21,26 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.callback()(prepare_streams)
+
+
+@app.callback()
+def prepare(
+    key: Annotated[str, typer.Option(help="API key of the server.", envvar="RAMOLE_KEY", show_default=False)] = "",
+    ca: Annotated[
+        str, typer.Option(help="CA of the server's certificate, a PEM file; given, TLS is used.", envvar="RAMOLE_CA")
+    ] = "",
+) -> None:
+    """Before every command."""
+    prepare_streams()
+    access.set(Access(key, ca))
+
+
 for command in (serve, demo, generate, route, upload, evaluate, reindex):
     app.command()(command)
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(bench_app, name="bench")
+app.add_typer(keys_app, name="keys")
 app.add_typer(train_app, name="train")
 
 __all__ = ["app"]

@@ -8,7 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import Annotated, Any, NoReturn, TypeVar
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -16,11 +18,35 @@ from ramole.cli._checks import check_environment
 from ramole.cli._output import complain, progress
 from ramole.core.errors import RamoleError
 
+if TYPE_CHECKING:
+    from ramole.client import RamoleClient
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What every command that calls a server needs besides its address."""
+
+    key: str = ""
+    ca_file: str = ""
+
+
+access: ContextVar[Access] = ContextVar("access", default=Access())  # noqa: B039  # frozen
+"""Of the command that runs."""
+
 
 Address = Annotated[str, typer.Option(help="Public port of the server.", envvar="RAMOLE_ADDRESS")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+
+def connect(address: str) -> RamoleClient:
+    """A client of the server at `address`, with the key and the CA that the command line was given."""
+    from ramole.client import RamoleClient
+
+    given = access.get()
+    return RamoleClient(address, key=given.key, ca_file=given.ca_file)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:

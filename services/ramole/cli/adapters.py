@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, bar, run
+from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, bar, connect, run
 from ramole.cli._output import add_row, note, say, say_json, show_table, table_of
 from ramole.core.samples import KEYS, Samples, SamplesFormat, read_samples
 
@@ -46,11 +46,11 @@ def upload(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Upload one adapter; it is used by the next fitting prompt."""
-    from ramole.client import RamoleClient, Uploaded
+    from ramole.client import Uploaded
 
     async def main() -> Uploaded:
         inputs = _read_samples(samples, samples_format).texts
-        async with RamoleClient(address) as client:
+        async with connect(address) as client:
             with bar(f"uploading {folder}"):
                 return await client.upload(
                     folder,
@@ -98,10 +98,10 @@ def list_adapters(
     """List the repository, or look after one adapter with a command below."""
     if context.invoked_subcommand:
         return
-    from ramole.client import AdapterRecord, RamoleClient
+    from ramole.client import AdapterRecord
 
     async def main() -> list[AdapterRecord]:
-        async with RamoleClient(address) as client:
+        async with connect(address) as client:
             found = client.adapters(tenant=tenant, name_prefix=prefix, base_model=base_model, latest_only=latest)
             return [record async for record in found]
 
@@ -132,10 +132,10 @@ def list_adapters(
 @adapters_app.command()
 def show(adapter: Adapter, address: Address = DEFAULT_ADDRESS) -> None:
     """Everything that is known of one version, as JSON."""
-    from ramole.client import AdapterRecord, RamoleClient
+    from ramole.client import AdapterRecord
 
     async def main() -> AdapterRecord:
-        async with RamoleClient(address) as client:
+        async with connect(address) as client:
             return await client.get(adapter)
 
     say_json(asdict(run(main)), indent=1)
@@ -144,10 +144,10 @@ def show(adapter: Adapter, address: Address = DEFAULT_ADDRESS) -> None:
 @adapters_app.command()
 def history(adapter: Adapter, as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
     """All versions of a name, those that are gone too, newest first."""
-    from ramole.client import RamoleClient, Version
+    from ramole.client import Version
 
     async def main() -> tuple[Version, ...]:
-        async with RamoleClient(address) as client:
+        async with connect(address) as client:
             return await client.history(adapter)
 
     versions = run(main)
@@ -168,11 +168,10 @@ def download(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Write the PEFT folder of one version, checked against its digest."""
-    from ramole.client import RamoleClient
     from ramole.core.names import AdapterRef
 
     async def main() -> AdapterRef:
-        async with RamoleClient(address) as client:
+        async with connect(address) as client:
             with bar(f"downloading {adapter}"):
                 return await client.download(adapter, folder)
 
@@ -186,10 +185,10 @@ def rollback(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Make an older version the latest again, as a new version."""
-    from ramole.client import RamoleClient, Uploaded
+    from ramole.client import Uploaded
 
     async def main() -> Uploaded:
-        async with RamoleClient(address) as client:
+        async with connect(address) as client:
             return await client.rollback(adapter, expected_version=expected)
 
     done = run(main)
@@ -201,10 +200,9 @@ def delete(
     adapter: Adapter, comment: Comment = "", expected: Expected = None, address: Address = DEFAULT_ADDRESS
 ) -> None:
     """Delete one version, or all of a name; running requests finish."""
-    from ramole.client import RamoleClient
 
     async def main() -> list[str]:
-        async with RamoleClient(address) as client:
+        async with connect(address) as client:
             return [str(ref) for ref in await client.delete(adapter, comment=comment, expected_version=expected)]
 
     for ref in run(main):
@@ -216,10 +214,10 @@ def revoke(
     adapter: Adapter, comment: Comment = "", expected: Expected = None, address: Address = DEFAULT_ADDRESS
 ) -> None:
     """Delete one version, or all of a name, and abort running requests that use it."""
-    from ramole.client import RamoleClient, Revoked
+    from ramole.client import Revoked
 
     async def main() -> Revoked:
-        async with RamoleClient(address) as client:
+        async with connect(address) as client:
             return await client.revoke(adapter, comment=comment, expected_version=expected)
 
     done = run(main)

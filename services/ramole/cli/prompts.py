@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, run
+from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, connect, run
 from ramole.cli._output import note, say, say_json, say_piece
 from ramole.core.composition import PRESETS, Composition
 from ramole.core.errors import InvalidInput
@@ -31,12 +31,12 @@ def generate(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Answer a prompt, streaming; then say which adapters answered."""
-    from ramole.client import Chunk, RamoleClient, Usage
+    from ramole.client import Chunk, Usage
     from ramole.core.sampling import Sampling
 
     async def main() -> None:
         text, used = "", []
-        async with RamoleClient(address) as client:
+        async with connect(address) as client:
             composition = await _composition(client, preset, k)
             events = client.generate(
                 prompt,
@@ -81,10 +81,10 @@ def route(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Say which adapters a prompt would get, without generating."""
-    from ramole.client import RamoleClient, Route
+    from ramole.client import Route
 
     async def main() -> Route:
-        async with RamoleClient(address) as client:
+        async with connect(address) as client:
             return await client.route(prompt, k=k)
 
     found = run(main)

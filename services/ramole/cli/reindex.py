@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
 
-from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, run
+from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, connect, run
 from ramole.cli._output import progress, say, say_json
 
 
@@ -14,12 +14,12 @@ def reindex(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None
     For a new retriever: set embedding.encoder to it and embedding.previous to the one so far, restart, and run this.
     Stopped half-way, it goes on from there next time.
     """
-    from ramole.client import RamoleClient, ReindexProgress
+    from ramole.client import ReindexProgress
 
     async def main() -> ReindexProgress:
         with progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as display:
             task = display.add_task("embedding adapters", total=None)
-            async with RamoleClient(address) as client:
+            async with connect(address) as client:
                 async for step in client.reindex():
                     display.update(task, completed=step.done, total=step.total)
         return step

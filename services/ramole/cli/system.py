@@ -75,7 +75,7 @@ def demo(
     """Start everything, upload real adapters, ask a mixed batch of plain prompts, and show what happened."""
     from ramole.app import resolve
     from ramole.app.scratch import Scratch
-    from ramole.core.settings import GatewaySettings, PlainSettings, PublicServerSettings
+    from ramole.core.settings import GatewaySettings, HttpSettings, PlainSettings, PublicServerSettings
     from ramole.demo import DemoReport, answers_table, mask_picture, run_demo
     from ramole.zoo.catalog import load_zoo
 
@@ -83,7 +83,7 @@ def demo(
 
     async def main(folder: Path) -> DemoReport:
         # A world of its own: whatever the environment configures, the demo leaves it alone.
-        gateway = GatewaySettings(server=PublicServerSettings(port=0))
+        gateway = GatewaySettings(server=PublicServerSettings(port=0), http=HttpSettings(port=None))
         settings = resolve(PlainSettings(data_dir=folder / "data", gateway=gateway))
         async with _system(settings, local=local) as system:
             return await run_demo(system.address, load_zoo(), bar, started_s, compares_presets=not as_json)

@@ -13,10 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import grpc
+
 from ramole.client.checks import message
 from ramole.client.codec import description_from_pb, event_from_pb, record_from_pb, route_from_pb, version_from_pb
 from ramole.client.download import save_download
-from ramole.client.upload import check_folder, upload_messages
+from ramole.client.upload import check_folder, upload_header, upload_messages
 from ramole.client.values import (
     AdapterRecord,
     Completion,
@@ -72,15 +74,21 @@ class RamoleClient:
     Args:
         address: ``host:port``; an IPv6 host in brackets.
         timeout_s: deadline of each call; None leaves it to the server.
+        key: API key, if the server asks for one.
+        ca_file: PEM file with the CA of the server's certificate; '' = no TLS.
 
     Raises:
         InvalidInput: the address is none.
+        OSError: the file cannot be read.
     """
 
-    def __init__(self, address: str, *, timeout_s: float | None = None) -> None:
+    def __init__(
+        self, address: str, *, timeout_s: float | None = None, key: str = "", ca_file: str | Path = ""
+    ) -> None:
         picker = StaticPicker(check_address(address))
-        self._channels = Channels(through_proxy=True)
-        peer: Peer[GatewayAsyncStub] = Peer(GatewayStub, picker, self._channels)
+        credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes()) if ca_file else None
+        self._channels = Channels(through_proxy=True, credentials=credentials)
+        peer: Peer[GatewayAsyncStub] = Peer(GatewayStub, picker, self._channels, key=key)
         self._gateway = peer.stub
         self._timeout_s = timeout_s
 
@@ -190,8 +198,9 @@ class RamoleClient:
         """
         source = folder if isinstance(folder, str) and "://" in folder else ""
         folder_name = "" if source else check_folder(Path(folder))
-        messages = upload_messages(
-            None if source else Path(folder),
+        path = None if source else Path(folder)
+        header = await upload_header(
+            path,
             source=source,
             adapter=adapter or folder_name,
             samples=samples,
@@ -200,6 +209,7 @@ class RamoleClient:
             expected_version=expected_version,
             is_public=is_public,
         )
+        messages = upload_messages(path, header)
         answer = await self._gateway.UploadAdapter(messages, timeout=self._timeout_s)
         return Uploaded(record_from_pb(answer.record), answer.created)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from ramole.client.checks import message
 from ramole.core.errors import InvalidInput
@@ -30,34 +31,21 @@ def check_folder(folder: Path) -> str:
     return folder.resolve().name
 
 
-async def upload_messages(
-    folder: Path | None,
-    *,
-    adapter: str,
-    samples: Sequence[str],
-    base_model: str = "",
-    idempotency_key: str = "",
-    expected_version: int | None = None,
-    is_public: bool = False,
-    source: str = "",
-) -> AsyncIterator[UploadAdapterRequest]:
-    """The header, then both files in chunks unless there is no folder. Reads in threads, holds one chunk at a time.
+async def upload_header(folder: Path | None, **fields: Any) -> UploadHeader:
+    """What an upload says of itself, and of its files if there are any: what lies there now is what shall arrive.
 
-    What was sent is what lay there when it began: the header says the sha256 of both files, and the server compares.
+    Args:
+        fields: of the message.
+
+    Raises:
+        InvalidInput: a field that cannot be sent, before anything is.
     """
-    yield UploadAdapterRequest(
-        header=message(
-            UploadHeader,
-            adapter=adapter,
-            samples=samples,
-            base_model=base_model,
-            idempotency_key=idempotency_key,
-            expected_version=expected_version,
-            is_public=is_public,
-            source=source,
-            sha256={} if folder is None else await asyncio.to_thread(_hashes, folder),
-        )
-    )
+    return message(UploadHeader, **fields, sha256={} if folder is None else await asyncio.to_thread(_hashes, folder))
+
+
+async def upload_messages(folder: Path | None, header: UploadHeader) -> AsyncIterator[UploadAdapterRequest]:
+    """The header, then both files in chunks unless there is no folder. Reads in threads, holds one chunk at a time."""
+    yield UploadAdapterRequest(header=header)
     if folder is None:
         return
     for name in FILES:

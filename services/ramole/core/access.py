@@ -1,7 +1,7 @@
 """Who may see and change what: decided here, for the principal of the current call, and nowhere else.
 
 - A principal sees the adapters of its own tenant, and of the others those that are public.
-- It changes adapters of its own tenant only.
+- With the role PUBLISHER it changes adapters of its own tenant, and no others.
 - ADMIN sees and changes those of every tenant, and may do what concerns all of them.
 
 The gateway asks before a flow begins; the store asks again where the records are, so that no path leads around a check.
@@ -10,7 +10,7 @@ What a principal may not see does not exist for it: the error is `missing`, word
 
 from __future__ import annotations
 
-from ramole.core.call import ADMIN, current_call
+from ramole.core.call import ADMIN, PUBLISHER, current_call
 from ramole.core.errors import NotFound, PermissionDenied
 from ramole.core.names import AdapterName
 
@@ -28,6 +28,8 @@ def named_to_change(text: str, *, field: str = "adapter") -> AdapterName:
         PermissionDenied: the adapters of that tenant are not the caller's to change, whether there are any or not.
     """
     name = named(text, field=field)
+    if PUBLISHER not in current_call().principal.roles and not may_operate():
+        raise PermissionDenied("this changes adapters", remedy=f"use a key with the role {PUBLISHER!r}")
     if not _is_own(name.tenant):
         raise PermissionDenied(
             f"adapters of tenant {name.tenant!r} are not yours to change",

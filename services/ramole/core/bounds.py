@@ -120,6 +120,7 @@ TEXTS: dict[str, Text] = {
 COUNTS: dict[str, Count] = {
     "adapters": Count(MAX_EXPERTS),
     "sampling.stop_token_ids": Count(64),
+    "messages": Count(256),
 }
 
 

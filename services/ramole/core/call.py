@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 REQUEST_ID_KEY = "x-request-id"
 
-ADMIN = "admin"
-"""The role that may act for every tenant; see `ramole.core.access`."""
+USER, PUBLISHER, ADMIN = ROLES = ("user", "publisher", "admin")
+"""Who generates; who changes the adapters of its tenant as well; who acts for every tenant. See `core/access.py`."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 

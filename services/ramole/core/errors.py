@@ -3,6 +3,7 @@
 RamoleError
 ├── InvalidInput              INVALID_ARGUMENT      the request itself is wrong, whatever the state of the server
 │   └── AdapterRefused        INVALID_ARGUMENT      an uploaded adapter failed admission
+├── Unauthenticated           UNAUTHENTICATED       no key, or none that is known here
 ├── PermissionDenied          PERMISSION_DENIED     the caller may not do this, whatever the state of the server
 ├── NotFound                  NOT_FOUND             an adapter, version or digest that does not exist
 ├── AlreadyExists             ALREADY_EXISTS        the name or idempotency key is taken by other content
@@ -88,6 +89,10 @@ class InvalidInput(RamoleError):
 
 class AdapterRefused(InvalidInput):
     """An uploaded adapter failed admission; nothing of it was kept."""
+
+
+class Unauthenticated(RamoleError):
+    """No key, or none that is known here."""
 
 
 class PermissionDenied(RamoleError):

@@ -16,7 +16,7 @@ from ramole.core.errors import WrongState
 PREFIX = "RAMOLE_"
 CONFIG = "RAMOLE_CONFIG"
 """Names the YAML file."""
-OTHERS = (CONFIG, "RAMOLE_ADDRESS")
+OTHERS = (CONFIG, "RAMOLE_ADDRESS", "RAMOLE_KEY", "RAMOLE_CA")
 """Variables that are ours and no settings."""
 DELIMITER = "__"
 

@@ -9,9 +9,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ramole.core.composition import PRESETS, Composition
@@ -53,10 +62,15 @@ class _Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _yes_is_no_number(cls, value: object) -> object:
-        if isinstance(value, bool):  # YAML's yes, no, on and off; no setting is a switch
+    def _yes_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and not cls._is_switch(info.field_name or ""):  # YAML's yes, no, on and off
             raise ValueError("neither yes nor no is meant here")
         return value
+
+    @classmethod
+    def _is_switch(cls, name: str) -> bool:
+        annotation = cls.model_fields[name].annotation
+        return annotation is bool or bool in get_args(annotation)
 
 
 def _host(value: str) -> str:
@@ -112,6 +126,35 @@ class PublicServerSettings(ServerSettings):
     )
 
 
+class TlsSettings(_Section):
+    """Certificates of the public ports. Renewed files take effect without a restart."""
+
+    cert_file: PathOrName = Field(default="", description="PEM, the whole chain; '' = no TLS")
+    key_file: PathOrName = Field(default="", description="PEM, without a passphrase")
+    client_ca_file: PathOrName = Field(default="", description="PEM; given, clients must show a certificate of it")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the ports speak TLS."""
+        return bool(self.cert_file or self.key_file or self.client_ca_file)
+
+
+class TenantLimitSettings(_Section):
+    """What one tenant may ask of one gateway. Absent = no limit."""
+
+    requests_in_flight: int | None = Field(default=None, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1, description="of prompts and answers together")
+
+
+class HttpSettings(_Section):
+    """The HTTP port."""
+
+    host: Host = "127.0.0.1"
+    port: int | None = Field(default=8000, ge=0, le=65535, description="0 = any free port; null = no HTTP")
+    max_body_bytes: int = Field(default=4 * 2**20, ge=1, description="of any body but an upload's")
+
+
 class ServiceSettings(_Section):
     """What every service has."""
 
@@ -120,15 +163,31 @@ class ServiceSettings(_Section):
 
 
 class GatewaySettings(ServiceSettings):
-    """The public port."""
+    """The public ports."""
 
     server: PublicServerSettings = PublicServerSettings()
+    http: HttpSettings = HttpSettings()
+    tls: TlsSettings = TlsSettings()
+    keys_file: FilePath | None = Field(default=None, description="API keys; absent = keys.json in data_dir")
+    allow_anonymous: bool = Field(
+        default=False,
+        description="whether those without a key may come: with keys to generate, without any keys to do everything",
+    )
+    show_interface: bool | None = Field(
+        default=None, description="gRPC reflection, and /docs over HTTP; null = while there are no keys"
+    )
+    limits: TenantLimitSettings = TenantLimitSettings()
+    tenant_limits: dict[str, TenantLimitSettings] = Field(default={}, description="of some tenants, instead of limits")
     preset: Preset = Field(default="calibrated", description="composition of requests that name none")
     max_prompt_chars: int = Field(default=32_768, ge=1)
     deadline_s: float = Field(default=120.0, gt=0, description="for calls whose client sets none")
     index_patience_s: float = Field(
         default=60.0, ge=0, description="how long a start waits for an index that is down or incomplete"
     )
+
+    def shows_itself(self, *, is_open: bool) -> bool:
+        """Whether strangers are told methods and messages; `is_open`: there are no keys."""
+        return is_open if self.show_interface is None else self.show_interface
 
     @property
     def composition(self) -> Composition:

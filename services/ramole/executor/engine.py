@@ -13,7 +13,7 @@ again in halves, until the culprit is alone. Only a device that no longer comput
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
@@ -31,6 +31,7 @@ from ramole.core.errors import (
     WrongState,
     own_fault,
 )
+from ramole.executor.fair_queue import BYTES_PER_TOKEN
 from ramole.executor.runner import ModelRunner
 from ramole.executor.sampler import SampledToken
 from ramole.executor.scheduler import Schedule, Scheduler
@@ -68,6 +69,7 @@ class Engine:
         max_rows: int,
         token_budget: int,
         max_waiting: int = 1024,
+        tenant_weights: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -76,6 +78,7 @@ class Engine:
             release: told once for each `load`, when its weights are in a slot or no longer wanted.
             placed: told the seconds that each write into a slot took on the host. Nobody waits for a GPU, so there it
                 may still be copying.
+            tenant_weights: see `FairQueue`.
             clock: monotonic seconds.
         """
         self._runner = runner
@@ -87,7 +90,9 @@ class Engine:
         self._eos = frozenset(eos_token_ids)
         self._clock = clock
         self._max_waiting = max_waiting
-        self._scheduler = Scheduler(SlotTable(num_slots), max_rows=max_rows, token_budget=token_budget)
+        self._scheduler = Scheduler(
+            SlotTable(num_slots), max_rows=max_rows, token_budget=token_budget, weights=tenant_weights
+        )
         self._loads: dict[str, Future[AdapterWeights]] = {}
         self._slot_bytes = [0] * num_slots
         self._sequences: dict[str, Sequence] = {}
@@ -190,17 +195,21 @@ class Engine:
             if row is not None:
                 self._runner.wipe(row)
 
-    def evict(self, digests: Collection[str], *, abort: bool) -> int:
+    def evict(self, digests: Collection[str], *, abort: bool, tenant: str = "") -> int:
         """Forgets adapters. Those in use go when their last sequence ends, or at once with `abort`.
 
         Without `abort` every sequence that is here finishes. What the queue needs may be gone from everywhere else
         soon, so the loads of all of it have begun when this returns.
 
+        Args:
+            tenant: only sequences of this one are aborted; '' = of every tenant.
+
         Returns:
             How many sequences were aborted; each gets an update with the error Cancelled.
         """
         wanted = set(digests)
-        users = [s for s in self._sequences.values() if wanted & set(s.digests)] if abort else []
+        users = [s for s in self._sequences.values() if wanted & set(s.digests) and tenant in ("", s.tenant)]
+        users = users if abort else []
         for sequence in users:
             self._fail(sequence, Cancelled("an adapter of this request was revoked", field="adapters"))
         awaited = wanted & {digest for sequence in self._scheduler.waiting for digest in sequence.digests}
@@ -293,6 +302,9 @@ class Engine:
             return
         self._placed(self._clock() - started_s)
         self._slot_bytes[slot] = weights.num_bytes
+        payer = next((sequence for sequence in self._scheduler.running if digest in sequence.digests), None)
+        if payer is not None:
+            self._scheduler.waiting.charge(payer.tenant, weights.num_bytes / BYTES_PER_TOKEN)
 
     def _advance(
         self, sequence: Sequence, chunk: int, sampled: SampledToken | RamoleError | None, plan: StepPlan

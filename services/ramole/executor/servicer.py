@@ -24,7 +24,7 @@ from ramole.tiers.host import HostTier
 from ramole.tiers.machine import machine_id
 from ramole.transport.peers import Peers
 from ramole.transport.service import Service
-from ramole.transport.values import composition_from_pb, sampling_from_pb
+from ramole.transport.values import composition_from_pb, messages_from_pb, sampling_from_pb
 from ramole.v1 import executor_pb2, executor_pb2_grpc
 
 # How long a digest that the store does not know is not asked for again: it may come at any moment.
@@ -109,7 +109,8 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         composition = composition_from_pb(request.composition, Composition())
         worker = self._ready()
         self._prefetch(expert.digest for expert in experts)
-        events = worker.generate(request.prompt, experts, composition, sampling_from_pb(request.sampling))
+        prompt = messages_from_pb(request.messages) or request.prompt
+        events = worker.generate(prompt, experts, composition, sampling_from_pb(request.sampling))
         try:
             async for event in events:
                 yield event_to_pb(event)
@@ -121,11 +122,11 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
     ) -> executor_pb2.EvictResponse:
         """Drops adapters from the local disk, from host memory and from the device."""
         worker, digests = self._ready(), request.digests
-        if not request.abort:  # accepted requests finish: they take what they need while it is there
+        if not request.abort or request.tenant:  # accepted requests finish: they take what they need while it is there
             await worker.evict(digests, abort=False)
         # The device comes last: a request right behind would bring back what host memory still has.
         await self._drop(digests)
-        aborted = await worker.evict(digests, abort=request.abort)
+        aborted = await worker.evict(digests, abort=request.abort, tenant=request.tenant)
         await self._drop(digests)  # what was loaded in between
         return executor_pb2.EvictResponse(aborted=aborted)
 

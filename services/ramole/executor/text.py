@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from ramole.core.errors import InvalidInput
+from ramole.core.chat import Message
+from ramole.core.errors import InvalidInput, WrongState
 from ramole.core.sampling import Sampling
 from ramole.executor.detokenizer import Detokenizer, Vocabulary
 
@@ -103,6 +104,38 @@ class TextCodec:
         bos = getattr(self._tokenizer, "bos_token_id", None)
         # A prompt that begins with the token that the template puts there: it is meant once.
         return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation in the base model's own form, ready for the next turn of the assistant.
+
+        Raises:
+            WrongState: the base model has no chat template.
+            InvalidInput: its template takes no such conversation, or a message holds a control token's text: the
+                template's own are control tokens, and a user could speak for somebody else.
+        """
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise WrongState(
+                "the base model has no chat template", field="messages", remedy="send a prompt, or serve a chat model"
+            )
+        for index, message in enumerate(() if self._parse_special_tokens else messages):
+            token = next((token for token in self._tokenizer.all_special_tokens if token in message.content), None)
+            if token is not None:
+                raise InvalidInput(
+                    f"{token!r} is a control token of the base model",
+                    field=f"messages[{index}].content",
+                    remedy="leave it out, or set executor.parse_special_tokens",
+                )
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # templates raise what they like
+            raise InvalidInput(
+                f"the base model's chat template refuses it: {str(error)[:200]}",
+                field="messages",
+                remedy="change the order or the roles",
+            ) from error
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def stream(self, sampling: Sampling) -> TextStream:
         """A decoder for one answer. Raises InvalidInput for a stop token that does not exist."""

@@ -12,12 +12,15 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TypeVar
 from uuid import uuid4
 
 from ramole.core.answer import Chunk, FinishReason
+from ramole.core.call import current_call
+from ramole.core.chat import Message
 from ramole.core.composition import Composition, Expert
 from ramole.core.errors import RamoleError, Unavailable, own_fault
 from ramole.core.sampling import Sampling
@@ -107,16 +110,26 @@ class EngineWorker:
             raise _unavailable(self._failure)
 
     async def generate(
-        self, prompt: str, experts: tuple[Expert, ...], composition: Composition, sampling: Sampling
+        self,
+        prompt: str | Ordered[Message],
+        experts: tuple[Expert, ...],
+        composition: Composition,
+        sampling: Sampling,
     ) -> AsyncGenerator[Chunk | Done, None]:
         """Runs one request. Closing the iterator frees everything it holds within one step.
+
+        Args:
+            prompt: a text, or a conversation.
 
         Raises:
             RamoleError: the request cannot run, one of its adapters is gone, or the engine failed.
         """
         self.check()
         arrived_s = self._clock()
-        ids = await asyncio.to_thread(self._codec.encode, prompt)
+        if isinstance(prompt, str):
+            ids = await asyncio.to_thread(self._codec.encode, prompt)
+        else:
+            ids = await asyncio.to_thread(self._codec.encode_chat, prompt)
         sequence = Sequence(
             id=uuid4().hex,
             prompt=ids,
@@ -126,6 +139,7 @@ class EngineWorker:
             arrived_s=arrived_s,
             sampler=make_sampler(sampling, self._engine.device),
             wants_logprobs=sampling.logprobs,
+            tenant=current_call().principal.tenant,
         )
         client = _Client(asyncio.Queue(), self._codec.stream(sampling))
         self._waiting.add(client.events.put_nowait)
@@ -142,9 +156,9 @@ class EngineWorker:
             self._waiting.discard(client.events.put_nowait)
             self._call(lambda: self._drop(sequence.id))
 
-    async def evict(self, digests: Collection[str], *, abort: bool) -> int:
+    async def evict(self, digests: Collection[str], *, abort: bool, tenant: str = "") -> int:
         """Drops adapters from the device; see Engine.evict."""
-        return await self.ask(lambda engine: engine.evict(digests, abort=abort))
+        return await self.ask(lambda engine: engine.evict(digests, abort=abort, tenant=tenant))
 
     async def ask(self, question: Callable[[Engine], T]) -> T:
         """Runs `question` on the engine's thread between two steps and returns its answer."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
+from ramole.core.call import current_call
 from ramole.core.errors import DeadlineExceeded, ExpertUnavailable, Internal
 from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.codec import execution_to_pb, usage_to_pb
 from ramole.gateway.routing import AdapterChooser
 from ramole.gateway.stages import Stages
+from ramole.gateway.tenant_limits import TenantLimits
 from ramole.gateway.values import Order, Routing
 from ramole.transport.caller import Retries
 from ramole.transport.stubs import reading
@@ -26,9 +29,10 @@ _MAX_REROUTES = 3
 class AnswerFlow:
     """Answers orders."""
 
-    def __init__(self, backends: Backends, chooser: AdapterChooser) -> None:
+    def __init__(self, backends: Backends, chooser: AdapterChooser, limits: TenantLimits) -> None:
         self._executor = backends.executor
         self._chooser = chooser
+        self._limits = limits
 
     async def run(self, order: Order) -> AsyncGenerator[Routing | TokenChunk | UsageReport]:
         """One routing, then the executor's pieces as they come, then one report.
@@ -42,8 +46,19 @@ class AnswerFlow:
 
         Raises:
             DeadlineExceeded: the deadline of the call passed; it says which part was slow.
+            LimitExceeded: the caller's tenant has used up what it may.
             RamoleError: as raised by the service at fault.
         """
+        with self._limits.request(current_call().principal.tenant) as spend:
+            async with aclosing(self._run(order)) as events:
+                async for event in events:
+                    if isinstance(event, TokenChunk):
+                        spend(len(event.token_ids))
+                    elif isinstance(event, UsageReport):
+                        spend(event.prompt_tokens)
+                    yield event
+
+    async def _run(self, order: Order) -> AsyncGenerator[Routing | TokenChunk | UsageReport]:
         arrived = time.perf_counter()
         stages, retries = Stages(), Retries(1)
         without: set[AdapterRef] = set()

@@ -172,20 +172,24 @@ class Backends:
         is_it = found is not None and found.is_live and ref_from_pb(found.record.adapter) == ref
         return found.record if found is not None and is_it else None
 
-    async def revoked(self, name: AdapterName) -> list[AdapterRef]:
-        """Versions of a name, or the pinned one, that were revoked already."""
+    async def revoked(self, name: AdapterName) -> tuple[list[AdapterRef], set[str]]:
+        """Versions of a name, or the pinned one, that were revoked already, and the contents that others still have."""
         try:
             answer = await self.adapters.GetStoredHistory(GetStoredHistoryRequest(adapter=str(name)))
         except NotFound:
-            return []
+            return [], set()
         refs = (ref_from_pb(entry.adapter) for entry in answer.entries if entry.removal == "revoked")
-        return [ref for ref in refs if name.version in (0, ref.version)]
+        return [ref for ref in refs if name.version in (0, ref.version)], set(answer.held_digests)
 
-    async def evict(self, digests: Sequence[str], *, abort: bool) -> int:
-        """Frees adapters on all devices. Returns how many running requests were aborted."""
+    async def evict(self, digests: Sequence[str], *, abort: bool, tenant: str = "") -> int:
+        """Frees adapters on all devices. Returns how many running requests were aborted.
+
+        Args:
+            tenant: only requests of this one are; '' = of every tenant.
+        """
         if not digests:
             return 0
-        request = EvictRequest(digests=digests, abort=abort)
+        request = EvictRequest(digests=digests, abort=abort, tenant=tenant)
         answers = await self.executor.everywhere(lambda channel: ExecutorStub(channel).Evict, request)
         return sum(answer.aborted for answer in answers)
 

@@ -12,6 +12,8 @@ from ramole.transport.values import (
     composition_from_pb,
     composition_to_pb,
     finish_from_pb,
+    messages_from_pb,
+    messages_to_pb,
     ref_to_pb,
     sampling_from_pb,
     sampling_to_pb,
@@ -40,6 +42,8 @@ def order_from_pb(message: gateway_pb2.GenerateRequest, settings: GatewaySetting
         composition_from_pb(message.composition, settings.composition),
         sampling_from_pb(message.sampling),
         may_fall_back=message.fallback == gateway_pb2.FALLBACK_BASE_MODEL,
+        messages=messages_from_pb(message.messages),
+        query=message.query,
         max_prompt_chars=settings.max_prompt_chars,
     )
 
@@ -75,7 +79,8 @@ def _routed_to_pb(choices: Sequence[Choice]) -> list[gateway_pb2.RoutedAdapter]:
 def execution_to_pb(order: Order, routing: Routing) -> executor_pb2.ExecuteRequest:
     """What the executor is asked to run."""
     return executor_pb2.ExecuteRequest(
-        prompt=order.prompt,
+        prompt="" if order.messages else order.prompt,
+        messages=messages_to_pb(order.messages),
         experts=[
             executor_pb2.Expert(
                 digest=each.ref.digest, similarity=each.similarity, weight=each.weight, scale=each.scale

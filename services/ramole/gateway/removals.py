@@ -91,15 +91,16 @@ class Removals:
             )
             deleted = await self._backends.adapters.DeleteStored(request)
             refs = [ref_from_pb(ref) for ref in deleted.removed]
+            held = {ref.digest for ref in refs} - set(deleted.freed_digests)
         except NotFound:
-            refs = await self._backends.revoked(name)
+            refs, held = await self._backends.revoked(name)
             if not refs:
                 raise
             self._upkeep.ask()
-        aborted = await self._backends.evict(sorted({ref.digest for ref in refs}), abort=True)
+        aborted = await self._abort({ref.digest for ref in refs}, held, name.tenant)
         # An earlier try may have come no further than the store with some of them.
-        before = {ref.digest for ref in await self._backends.revoked(name)} - {ref.digest for ref in refs}
-        aborted += await self._backends.evict(sorted(before), abort=True)
+        before, held = await self._backends.revoked(name)
+        aborted += await self._abort({ref.digest for ref in before} - {ref.digest for ref in refs}, held, name.tenant)
         try:
             await self._backends.unindex(refs)
             await self._restore(refs)
@@ -108,6 +109,15 @@ class Removals:
             self._upkeep.ask()
             _log.warning("what was revoked leaves the index later: %s", error)
         return refs, aborted
+
+    async def _abort(self, digests: set[str], held: set[str], tenant: str) -> int:
+        """Ends the requests that run with revoked contents.
+
+        Of those that other tenants have in their own right (`held`) only the requests of this tenant end: to upload
+        somebody's adapter again and to revoke it must not reach his requests.
+        """
+        aborted = await self._backends.evict(sorted(digests - held), abort=True)
+        return aborted + await self._backends.evict(sorted(digests & held), abort=True, tenant=tenant)
 
     async def _restore(self, removed: Collection[AdapterRef]) -> None:
         """Makes older versions findable again where the latest one is gone."""

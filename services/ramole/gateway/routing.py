@@ -51,7 +51,7 @@ class AdapterChooser:
         if composition.k == 0:
             return Routing((), composition)
         try:
-            return await self.retrieve(order.prompt, composition, stages, without)
+            return await self.retrieve(order.retrieval_text, composition, stages, without)
         except Unavailable:
             if not order.may_fall_back:
                 raise

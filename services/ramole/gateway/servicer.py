@@ -19,17 +19,27 @@ from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.backends import Backends
 from ramole.gateway.codec import describe_to_pb, order_from_pb, route_to_pb, routing_to_pb
 from ramole.gateway.finisher import Finisher
+from ramole.gateway.http.app import make_app
+from ramole.gateway.http.edge import Edge
+from ramole.gateway.http.models import Models
+from ramole.gateway.http.openai import OpenAi
+from ramole.gateway.http.server import HttpServer
+from ramole.gateway.identity import keys_path
+from ramole.gateway.keys import KeyFile
 from ramole.gateway.reindex import Reindexing
 from ramole.gateway.removals import Removals
 from ramole.gateway.routing import AdapterChooser
 from ramole.gateway.stages import Stages
+from ramole.gateway.tenant_limits import TenantLimits
 from ramole.gateway.upkeep import Upkeep, until_available
 from ramole.gateway.uploads import Uploads
 from ramole.gateway.values import Routing, check_prompt
+from ramole.transport.call_bracket import CallBracket
 from ramole.transport.call_limit import Kind
 from ramole.transport.peers import Peers
 from ramole.transport.service import Service
 from ramole.transport.stubs import reading
+from ramole.transport.tls import ServerTls
 from ramole.transport.values import ref_to_pb
 from ramole.v1 import adapters_pb2, common_pb2, executor_pb2, gateway_pb2, gateway_pb2_grpc
 from ramole.v1.executor_pb2_grpc import ExecutorStub
@@ -53,12 +63,15 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self._base_id = settings.base_id or settings.base_model
         self._backends = Backends(peers, base_id=self._base_id)
         self._chooser = AdapterChooser(self._backends, base_id=self._base_id, timeout_s=settings.retrieval.timeout_s)
-        self._answers = AnswerFlow(self._backends, self._chooser)
+        limits = TenantLimits(self._settings.limits, self._settings.tenant_limits)
+        self._answers = AnswerFlow(self._backends, self._chooser, limits)
         self._finisher = Finisher()
         self._upkeep = Upkeep(self._backends, patience_s=self._settings.index_patience_s)
         self._uploads = Uploads(self._backends, self._finisher, self._upkeep)
         self._removals = Removals(self._backends, self._uploads, self._finisher, self._upkeep)
         self._reindexing = Reindexing(self._backends)
+        self._http: HttpServer | None = None
+        self._is_open = KeyFile(keys_path(settings)).is_empty
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds this servicer to a server."""
@@ -68,6 +81,33 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         """Waits for the other services, and a while for the index to be in line with the store."""
         await self._upkeep.start()
         await until_available(self._statuses)
+
+    async def open(self, bracket: CallBracket) -> None:
+        """Serves HTTP, if it shall."""
+        options = self._settings.http
+        if options.port is None:
+            return
+        app = make_app(
+            Edge(bracket, max_body_bytes=options.max_body_bytes, idle_s=self._settings.server.idle_s),
+            OpenAi(self._answers, self._settings, self._base_id),
+            Models(self._backends, self._base_id),
+            check_ready=self.check_ready,
+            version=version("ramole"),
+            has_docs=self._settings.shows_itself(is_open=self._is_open),
+        )
+        tls = ServerTls(self._settings.tls) if self._settings.tls.is_on else None
+        self._http = HttpServer(app, options.host, options.port, tls)
+        await self._http.start()
+
+    @property
+    def http_address(self) -> str:
+        """``host:port`` of the HTTP port; '' while there is none."""
+        return self._http.address if self._http is not None else ""
+
+    async def drain(self, grace_s: float) -> None:
+        """Lets HTTP calls end."""
+        if self._http is not None:
+            await self._http.stop(grace_s)
 
     async def close(self) -> None:
         """Lets uploads and removals that have begun run to their end."""

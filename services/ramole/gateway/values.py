@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ramole.core import access
 from ramole.core.bounds import check_count, check_number
+from ramole.core.chat import Message, check_messages
 from ramole.core.composition import Composition, Weighting
 from ramole.core.errors import InvalidInput
 from ramole.core.names import AdapterName, AdapterRef
@@ -27,8 +28,11 @@ class Order:
     """One valid request for an answer, whatever brought it.
 
     Attributes:
+        prompt: the text to go on with; of a conversation, what its user has asked last.
         named: adapters to use instead of retrieval; empty = retrieve `composition.k` of them.
         may_fall_back: whether the bare base model may answer when retrieval is down.
+        messages: the conversation, if it is one.
+        query: what retrieval reads instead of the prompt; '' = the prompt.
 
     Raises:
         InvalidInput: naming the field at fault and the remedy; also of a Composition and a Sampling.
@@ -39,6 +43,8 @@ class Order:
     composition: Composition
     sampling: Sampling
     may_fall_back: bool = False
+    messages: tuple[Message, ...] = ()
+    query: str = ""
 
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
@@ -62,6 +68,8 @@ class Order:
         sampling: Sampling,
         *,
         may_fall_back: bool = False,
+        messages: Sequence[Message] = (),
+        query: str = "",
         max_prompt_chars: int,
     ) -> Order:
         """An order from the plain values of a request.
@@ -73,13 +81,29 @@ class Order:
         Raises:
             InvalidInput: naming the field at fault and the remedy.
         """
+        if messages:
+            if prompt:
+                raise InvalidInput("a prompt and messages", field="messages", remedy="send one or the other")
+            prompt = check_messages(messages)
+            num_chars = sum(len(message.content) for message in messages)
+            if num_chars > max_prompt_chars:
+                raise InvalidInput(
+                    f"{num_chars} characters in all", field="messages", remedy=f"send at most {max_prompt_chars}"
+                )
         check_prompt(prompt, max_prompt_chars)
+        if len(query) > max_prompt_chars:
+            raise InvalidInput(f"{len(query)} characters", field="query", remedy=f"send at most {max_prompt_chars}")
         check_count("adapters", len(adapters))
         named = tuple(
             NamedAdapter(access.named(name, field=f"adapters[{index}].adapter"), weight, scale)
             for index, (name, weight, scale) in enumerate(adapters)
         )
-        return cls(prompt, named, composition, sampling, may_fall_back)
+        return cls(prompt, named, composition, sampling, may_fall_back, tuple(messages), query)
+
+    @property
+    def retrieval_text(self) -> str:
+        """What retrieval reads."""
+        return self.query or self.prompt
 
 
 def check_prompt(prompt: str, max_chars: int | None = None) -> str:

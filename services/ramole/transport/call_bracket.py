@@ -10,8 +10,9 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
-from ramole.core.call import REQUEST_ID_KEY, CallContext, call_scope
+from ramole.core.call import ANONYMOUS, REQUEST_ID_KEY, CallContext, call_scope
 from ramole.core.errors import Corrupt, DeadlineExceeded, Internal, RamoleError
 from ramole.observability.logs import ACCESS_LOGGER
 from ramole.observability.metrics import RpcMetrics
@@ -69,17 +70,18 @@ class CallBracket:
             timeout_s -= min(_MARGIN_S, _MARGIN_SHARE * timeout_s)
         elif has_default:
             timeout_s = self._default_timeout_s
-        return CallContext.begin(peer.metadata.get(REQUEST_ID_KEY), timeout_s, self._identify(peer))
+        return CallContext.begin(peer.metadata.get(REQUEST_ID_KEY), timeout_s)
 
     @asynccontextmanager
     async def around(
         self, call: CallContext, method: str, kind: Kind, peer: Peer, *, even_if_closed: bool = False
     ) -> AsyncIterator[None]:
-        """The call is current inside, holds a place of its class, and is cut off when its deadline has passed.
+        """The call is current inside, with its principal, holds a place of its class, and is cut off when its deadline
+        has passed.
 
         Args:
             method: a registered one, never what a client made up: it becomes a label.
-            even_if_closed: for what must answer while the server starts or drains.
+            even_if_closed: for what must answer while the server starts or drains, whoever asks.
 
         Raises:
             RamoleError: whatever is raised inside becomes one; those that tell of a defect are logged with their
@@ -91,10 +93,12 @@ class CallBracket:
         self._metrics.started(method)
         with call_scope(call):
             try:
+                principal = ANONYMOUS if even_if_closed else self._identify(peer)
                 self._limit.enter(kind, peer.address, even_if_closed=even_if_closed)
                 try:
-                    async with _ended(call):
-                        yield
+                    with call_scope(replace(call, principal=principal)):
+                        async with _ended(call):
+                            yield
                 finally:
                     self._limit.leave(kind, peer.address)
             except asyncio.CancelledError:

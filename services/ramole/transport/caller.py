@@ -55,12 +55,14 @@ class Caller:
     Args:
         part: name of the service in errors, instead of the addresses of its replicas; '' = the caller named the
             address himself, and nothing is tried twice.
+        key: API key, of a public port.
     """
 
-    def __init__(self, picker: Picker, channels: Channels, part: str = "") -> None:
+    def __init__(self, picker: Picker, channels: Channels, part: str = "", key: str = "") -> None:
         self._picker = picker
         self._channels = channels
         self._part = part
+        self._key = key
 
     async def unary(
         self,
@@ -136,7 +138,7 @@ class Caller:
         """
         call = current_call()
         async with self._pick((), "") as address:
-            rpc = method(self._channels.get(address))(timeout=_timeout(call, timeout_s), metadata=_metadata(call))
+            rpc = method(self._channels.get(address))(timeout=_timeout(call, timeout_s), metadata=self._metadata(call))
             has_answered = asyncio.Event()
             rpc.add_done_callback(lambda _: has_answered.set())
             sending = asyncio.create_task(_send(rpc, requests))
@@ -209,7 +211,7 @@ class Caller:
     ) -> Response:
         stub = method(self._channels.get(address))
         try:
-            return await stub(request, timeout=_timeout(call, timeout_s), metadata=_metadata(call))
+            return await stub(request, timeout=_timeout(call, timeout_s), metadata=self._metadata(call))
         except grpc.aio.AioRpcError as error:
             raise self._raised(error, address) from None
 
@@ -222,7 +224,7 @@ class Caller:
         timeout_s: float | None,
     ) -> AsyncGenerator[Response]:
         stub = method(self._channels.get(address))
-        rpc = stub(request, timeout=_timeout(call, timeout_s), metadata=_metadata(call))
+        rpc = stub(request, timeout=_timeout(call, timeout_s), metadata=self._metadata(call))
         try:
             async for answer in rpc:
                 yield answer
@@ -231,6 +233,12 @@ class Caller:
         finally:
             # Closing this generator does not end the call by itself: the server would go on for nobody.
             rpc.cancel()
+
+    def _metadata(self, call: CallContext) -> tuple[tuple[str, str], ...]:
+        """Other services are told who asks; a public port finds it out by the key."""
+        key = (("authorization", f"Bearer {self._key}"),) if self._key else ()
+        who = principal_to_metadata(call.principal) if self._part else key
+        return ((REQUEST_ID_KEY, call.request_id), *who)
 
     def _raised(self, error: grpc.aio.AioRpcError, address: str) -> RamoleError:
         """What the server raised. What the connection says goes to the log: it is full of our own addresses."""
@@ -268,7 +276,3 @@ def _timeout(call: CallContext, limit_s: float | None) -> float | None:
     if budget is not None and budget <= 0:
         raise DeadlineExceeded("the deadline of the call passed", remedy="give the call more time")
     return budget
-
-
-def _metadata(call: CallContext) -> tuple[tuple[str, str], ...]:
-    return ((REQUEST_ID_KEY, call.request_id), *principal_to_metadata(call.principal))

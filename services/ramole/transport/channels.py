@@ -26,10 +26,12 @@ class Channels:
     Args:
         through_proxy: whether what is not on this machine is reached as the environment's proxy variables say. Not so
             inside the system: its addresses are never behind a proxy.
+        credentials: for TLS; None = none.
     """
 
-    def __init__(self, *, through_proxy: bool = False) -> None:
+    def __init__(self, *, through_proxy: bool = False, credentials: grpc.ChannelCredentials | None = None) -> None:
         keep_poller()
+        self._credentials = credentials
         self._through_proxy = through_proxy
         self._channels: dict[str, grpc.aio.Channel] = {}
 
@@ -38,7 +40,12 @@ class Channels:
         channel = self._channels.get(address)
         if channel is None:
             proxy = proxy_option(address) if self._through_proxy else _NO_PROXY
-            channel = self._channels[address] = grpc.aio.insecure_channel(address, options=(*_OPTIONS, proxy))
+            options = (*_OPTIONS, proxy)
+            channel = self._channels[address] = (
+                grpc.aio.insecure_channel(address, options=options)
+                if self._credentials is None
+                else grpc.aio.secure_channel(address, self._credentials, options=options)
+            )
         return channel
 
     def remedy(self, address: str) -> str:

@@ -32,6 +32,7 @@ from ramole.core.errors import (
     NotFound,
     PermissionDenied,
     RamoleError,
+    Unauthenticated,
     Unavailable,
     WrongState,
 )
@@ -49,6 +50,7 @@ _MAX_FIELD_BYTES = 120
 _CODES: dict[type[RamoleError], grpc.StatusCode] = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
     AdapterRefused: grpc.StatusCode.INVALID_ARGUMENT,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,

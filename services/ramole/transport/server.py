@@ -19,6 +19,7 @@ from ramole.transport.identity import Identify, told_principal
 from ramole.transport.interceptors import ServerInterceptor
 from ramole.transport.poller import keep_poller
 from ramole.transport.service import Service
+from ramole.transport.tls import ServerTls
 
 _WATCH_S = 0.3
 _FULL = 1e6
@@ -46,6 +47,8 @@ class GrpcServer:
         settings: host, port, limits.
         default_timeout_s: deadline of calls whose client set none; None = no limit.
         identify: finds out who asks. The default believes what callers say: at the edge give another.
+        tls: its certificates; None = none.
+        has_reflection: whether it tells strangers its methods and messages.
 
     Attributes:
         registry: the service's metrics and those of its calls.
@@ -58,9 +61,13 @@ class GrpcServer:
         *,
         default_timeout_s: float | None = None,
         identify: Identify = told_principal,
+        tls: ServerTls | None = None,
+        has_reflection: bool = True,
     ) -> None:
         self._service = service
         self._settings = settings
+        self._tls = tls
+        self._has_reflection = has_reflection
         self._limit = CallLimit(settings)
         self.registry = service.registry
         self._bracket = CallBracket(self._limit, RpcMetrics(self.registry), identify, default_timeout_s)
@@ -79,6 +86,11 @@ class GrpcServer:
     def port(self) -> int:
         """The bound port."""
         return self._port
+
+    @property
+    def http_address(self) -> str:
+        """``host:port`` where the service answers HTTP; '' = it does not."""
+        return self._service.http_address
 
     @property
     def host(self) -> str:
@@ -136,14 +148,16 @@ class GrpcServer:
         server = grpc.aio.server(interceptors=[interceptor], options=(*limits, *_OPTIONS))
         self._service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (self._service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        if self._has_reflection:
+            names = (self._service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._port = self._bind(server)
         self._server = server
         try:
             await server.start()
             await self._service.start()
+            await self._service.open(self._bracket)
         except BaseException:
             await self.stop()
             raise
@@ -165,8 +179,9 @@ class GrpcServer:
         if self._watching is not None:
             self._watching.cancel()
         await self._health.enter_graceful_shutdown()
+        grace_s = self._settings.grace_s
         if self._server is not None:
-            await self._server.stop(self._settings.grace_s)
+            await asyncio.gather(self._server.stop(grace_s), self._service.drain(grace_s))
         await self._service.close()
 
     async def _watch(self) -> None:
@@ -191,7 +206,9 @@ class GrpcServer:
     def _bind(self, server: grpc.aio.Server) -> int:
         address = join_address(self._settings.host, self._settings.port)
         try:
-            return server.add_insecure_port(address)
+            if self._tls is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, self._tls.grpc_credentials())
         except RuntimeError as error:
             raise WrongState(
                 f"cannot listen on {address}: the port is taken or the host is not this machine's",

@@ -10,6 +10,7 @@ from typing import ClassVar
 import grpc
 from prometheus_client import CollectorRegistry
 
+from ramole.transport.call_bracket import CallBracket
 from ramole.transport.call_limit import Kind
 
 
@@ -40,6 +41,17 @@ class Service(ABC):
     @abstractmethod
     async def start(self) -> None:
         """Loads models, opens files. The server reports NOT_SERVING until this returns."""
+
+    async def open(self, bracket: CallBracket) -> None:  # noqa: B027  # most services listen on one port
+        """Listens on what other ports it has, once it has started; their calls go through the same bracket."""
+
+    @property
+    def http_address(self) -> str:
+        """``host:port`` where it answers HTTP; '' = it does not."""
+        return ""
+
+    async def drain(self, grace_s: float) -> None:  # noqa: B027
+        """Takes no more calls there, and lets those that run end within `grace_s`."""
 
     @abstractmethod
     async def close(self) -> None:

@@ -32,9 +32,14 @@ class Peer(Caller, Generic[Stub]):
     """
 
     def __init__(
-        self, make_stub: Callable[[grpc.aio.Channel], Stub], picker: Picker, channels: Channels, part: str = ""
+        self,
+        make_stub: Callable[[grpc.aio.Channel], Stub],
+        picker: Picker,
+        channels: Channels,
+        part: str = "",
+        key: str = "",
     ) -> None:
-        super().__init__(picker, channels, part)
+        super().__init__(picker, channels, part, key)
         self._make_stub = make_stub
 
     @cached_property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from google.protobuf.descriptor import EnumDescriptor
 
 from ramole.core.answer import FinishReason
+from ramole.core.chat import Message
 from ramole.core.composition import Composition
 from ramole.core.errors import Corrupt
 from ramole.core.names import AdapterRef
@@ -119,3 +121,13 @@ def ref_from_pb(message: common_pb2.AdapterRef) -> AdapterRef:
 def ref_to_pb(ref: AdapterRef) -> common_pb2.AdapterRef:
     """The same, for the wire."""
     return common_pb2.AdapterRef(tenant=ref.tenant, name=ref.name, version=ref.version, digest=ref.digest)
+
+
+def messages_from_pb(messages: Iterable[common_pb2.ChatMessage]) -> tuple[Message, ...]:
+    """A conversation, as it came."""
+    return tuple(Message(message.role, message.content) for message in messages)
+
+
+def messages_to_pb(messages: Iterable[Message]) -> list[common_pb2.ChatMessage]:
+    """The same, for the wire."""
+    return [common_pb2.ChatMessage(role=message.role, content=message.content) for message in messages]

@@ -357,18 +357,24 @@ class GetStoredHistoryResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRIES_FIELD_NUMBER: _builtins.int
+    HELD_DIGESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[_records_pb2.HistoryEntry]:
         """Newest first."""
+
+    @_builtins.property
+    def held_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of their contents that some version of some tenant still has."""
 
     def __init__(
         self,
         *,
         entries: _abc.Iterable[_records_pb2.HistoryEntry] | None = ...,
+        held_digests: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "held_digests", b"held_digests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -166,6 +166,7 @@ class AdapterRef(_message.Message):
     The plain status message repeats field, problem and remedy for people.
 
       INVALID_ARGUMENT     the request is wrong: empty prompt, k out of range, an adapter that failed admission
+      UNAUTHENTICATED      no API key, or none that is known here
       PERMISSION_DENIED    the call changes adapters of another tenant, or is for operators; the words are the same whether
                            such an adapter exists or not
       NOT_FOUND            unknown adapter or version, or one that the caller may not see; the words are the same
@@ -433,3 +434,29 @@ class StepSnapshot(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepSnapshot: _TypeAlias = StepSnapshot  # noqa: Y015
+
+@_typing.final
+class ChatMessage(_message.Message):
+    """One turn of a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """`system`, `developer`, `user` or `assistant`, as far as the base model's template knows it."""
+    content: _builtins.str
+    """Not empty."""
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        content: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015

@@ -63,8 +63,9 @@ class ExecuteRequest(_message.Message):
     EXPERTS_FIELD_NUMBER: _builtins.int
     COMPOSITION_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """Not empty."""
+    """Not empty, unless there are messages."""
     @_builtins.property
     def experts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Expert]:
         """0 to 8; empty = the bare base model."""
@@ -77,6 +78,10 @@ class ExecuteRequest(_message.Message):
     def sampling(self) -> _common_pb2.Sampling:
         """How its tokens are chosen."""
 
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ChatMessage]:
+        """A conversation instead of a prompt."""
+
     def __init__(
         self,
         *,
@@ -84,10 +89,11 @@ class ExecuteRequest(_message.Message):
         experts: _abc.Iterable[Global___Expert] | None = ...,
         composition: _common_pb2.Composition | None = ...,
         sampling: _common_pb2.Sampling | None = ...,
+        messages: _abc.Iterable[_common_pb2.ChatMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["composition", b"composition", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["composition", b"composition", "experts", b"experts", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["composition", b"composition", "experts", b"experts", "messages", b"messages", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -209,8 +215,11 @@ class EvictRequest(_message.Message):
 
     DIGESTS_FIELD_NUMBER: _builtins.int
     ABORT_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     abort: _builtins.bool
     """Whether running sequences that use them end with CANCELLED."""
+    tenant: _builtins.str
+    """Only sequences of this tenant end: others have the content in their own right. Empty = of every tenant."""
     @_builtins.property
     def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Those that are not there are no error."""
@@ -220,10 +229,11 @@ class EvictRequest(_message.Message):
         *,
         digests: _abc.Iterable[_builtins.str] | None = ...,
         abort: _builtins.bool = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "digests", b"digests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "digests", b"digests", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

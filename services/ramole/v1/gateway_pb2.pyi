@@ -90,12 +90,16 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """Not empty."""
+    """Not empty, unless there are messages."""
     base_model: _builtins.str
     """Must be the served base model when given."""
     fallback: Global___Fallback.ValueType
     """What to do when retrieval is down."""
+    query: _builtins.str
+    """What retrieval reads instead of the prompt or the conversation."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedAdapter]:
         """Adapters to use instead of retrieval: at most 8. Empty = retrieve composition.k of them."""
@@ -108,6 +112,12 @@ class GenerateRequest(_message.Message):
     def sampling(self) -> _common_pb2.Sampling:
         """How tokens are chosen; absent = greedy decoding."""
 
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ChatMessage]:
+        """A conversation instead of a prompt: at most 256 messages. The base model's own chat template renders it. Retrieval
+        reads the last message of the user, never the template.
+        """
+
     def __init__(
         self,
         *,
@@ -117,10 +127,12 @@ class GenerateRequest(_message.Message):
         sampling: _common_pb2.Sampling | None = ...,
         base_model: _builtins.str = ...,
         fallback: Global___Fallback.ValueType = ...,
+        messages: _abc.Iterable[_common_pb2.ChatMessage] | None = ...,
+        query: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["composition", b"composition", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base_model", b"base_model", "composition", b"composition", "fallback", b"fallback", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base_model", b"base_model", "composition", b"composition", "fallback", b"fallback", "messages", b"messages", "prompt", b"prompt", "query", b"query", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -101,7 +101,8 @@ class Side:
             case "Publish" | "GetStored":
                 return getattr(answer, "is_live", None), told(answer.record)
             case "GetStoredHistory":
-                return [(names([e.adapter]), e.source, e.removal, e.comment) for e in answer.entries]
+                held = [e.adapter for e in answer.entries if e.adapter.digest in answer.held_digests]
+                return [(names([e.adapter]), e.source, e.removal, e.comment) for e in answer.entries], names(held)
             case "DeleteStored":
                 freed = [ref for ref in answer.removed if ref.digest in answer.freed_digests]
                 return names(answer.removed), names(freed)

@@ -170,6 +170,7 @@ async def revokes(world: TenantWorld) -> None:
     await world.ask(BOB, "UploadAdapter", upload("copy", 1))
     [answer] = await world.ask(BOB, "RevokeAdapter", gateway_pb2.RevokeAdapterRequest(adapter="copy"))
     assert names(answer.removed) == ["b/copy@1"]
+    assert [eviction.tenant for eviction in world.executor.evicted if eviction.abort] == ["b"], "ann's requests go on"
     assert await routed(world, BOB) == ["a/shared@1", "b/own@1"]
     await changes(
         "RevokeAdapter",

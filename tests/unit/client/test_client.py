@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ramole.client.client import RamoleClient
-from ramole.client.upload import CHUNK_BYTES, upload_messages
+from ramole.client.upload import CHUNK_BYTES, upload_header, upload_messages
 from ramole.core.errors import InvalidInput, NotFound, Unavailable
 from support.gateway_world import World
 
@@ -48,10 +48,8 @@ async def test_an_upload_is_a_header_and_the_bytes_of_both_files_in_bounded_chun
     config, tensors = b"{}", bytes(range(256)) * 10_000
     (tmp_path / "adapter_config.json").write_bytes(config)
     (tmp_path / "adapter_model.safetensors").write_bytes(tensors)
-    messages = [
-        message
-        async for message in upload_messages(tmp_path, adapter="t/n", samples=["x"], expected_version=0, is_public=True)
-    ]
+    made = await upload_header(tmp_path, adapter="t/n", samples=["x"], expected_version=0, is_public=True)
+    messages = [message async for message in upload_messages(tmp_path, made)]
     header = messages[0].header
     assert (header.adapter, list(header.samples), header.is_public) == ("t/n", ["x"], True)
     assert header.HasField("expected_version")

@@ -151,7 +151,12 @@ MESSAGES = {
     "adapters": "WeightedAdapter",
     "header": "UploadHeader",
 }
-ALONE = {"adapters": "GenerateRequest", "page_size": "ListAdaptersRequest", "comment": "DeleteAdapterRequest"}
+ALONE = {
+    "adapters": "GenerateRequest",
+    "messages": "GenerateRequest",
+    "page_size": "ListAdaptersRequest",
+    "comment": "DeleteAdapterRequest",
+}
 
 
 def test_the_protos_say_the_ranges() -> None:

@@ -26,9 +26,11 @@ def another_value(key: Key, field: FieldInfo) -> Any:
     default, kind = field.get_default(call_default_factory=True), field.annotation
     if typing.get_origin(kind) is typing.Literal:
         return next(value for value in typing.get_args(kind) if value != default)
+    if default is None:
+        default = next((of() for of in (bool, int) if of in typing.get_args(kind)), None)
+    if isinstance(default, int):
+        return not default if isinstance(default, bool) else default + 1
     match default:
-        case int():
-            return default + 1
         case float():  # a share is at most 1
             return default / 2 if default else 0.5
         case tuple():

@@ -23,7 +23,7 @@ def refusal() -> str:
     ("name", "value", "remedy"),
     [
         ("RAMOLE_EXECUTER__NUM_SLOTS", "3", "RAMOLE_EXECUTOR__NUM_SLOTS"),
-        ("RAMOLE_GATEWAY__PORT", "3", "RAMOLE_GATEWAY__SERVER__PORT"),
+        ("RAMOLE_GATEWAY__PORT", "3", "RAMOLE_GATEWAY__HTTP__PORT"),
         ("RAMOLE_GATEWAY__SERVER__PROT", "3", "RAMOLE_GATEWAY__SERVER__PORT"),
         ("RAMOLE_BASEMODEL", "x", "RAMOLE_BASE_MODEL"),
         ("RAMOLE_", "x", "no setting"),
@@ -81,7 +81,7 @@ def test_variables_that_kubernetes_makes_of_services_are_left_alone(monkeypatch:
         (b"gateway:\n  server:\n    port: 1\n    port: 2\n", 4, "gateway.server.port: the key is there twice"),
         (b"gateway:\n  server:\n    prot: 1\n", 3, "did you mean gateway.server.port?"),
         (b"base_id: x\nGateway: {}\n", 2, "did you mean gateway?"),
-        (b"gateway: {port: 1}\n", 1, "did you mean gateway.server.port?"),
+        (b"gateway: {port: 1}\n", 1, "did you mean gateway.http.port?"),
         (b"gateway:\n", 1, "a section"),
         (b"base_id: x\nexecutor: {max_rows: yes}\n", 2, "executor.max_rows"),
         (b"base_revision: 123\n", 1, "base_revision"),

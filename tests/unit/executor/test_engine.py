@@ -129,6 +129,25 @@ def test_cancel_frees_everything_at_once() -> None:
     check_at_rest(world)
 
 
+def test_revoking_for_one_tenant_leaves_the_requests_of_others() -> None:
+    """Somebody may upload what another tenant has, and revoke it."""
+    alone = Sequence("theirs", [5, 6], 30, (Expert("a1"),))
+    make_world().run(alone)
+    world = make_world()
+    theirs = Sequence("theirs", [5, 6], 30, (Expert("a1"),), tenant="other")
+    queued = [Sequence(f"queued {n}", [5, 6], 3, (Expert("a1"),), tenant="other") for n in range(20)]
+    world.engine.add(Sequence("ours", [5, 6], 30, (Expert("a1"),), tenant="mallory"))
+    for sequence in (theirs, *queued):
+        world.engine.add(sequence)
+    world.engine.step()
+    assert world.engine.evict(["a1"], abort=True, tenant="mallory") == 1
+    world.run()
+    assert theirs.tokens == alone.tokens
+    assert all(len(sequence.tokens) == 3 for sequence in queued)
+    world.run(Sequence("y", [5], 1))
+    assert "a1" not in world.engine.resident, "it left with its last user"
+
+
 def test_revoke_aborts_users_and_empties_the_slot() -> None:
     world = make_world()
     world.engine.add(Sequence("user", [5, 6], 30, (Expert("a1"), Expert("a2"))))

@@ -13,13 +13,17 @@ from ramole.core.composition import PRESETS
 from ramole.core.errors import DeadlineExceeded, Unavailable
 from ramole.core.names import AdapterName
 from ramole.core.sampling import Sampling
+from ramole.core.settings import TenantLimitSettings
 from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.backends import Backends
 from ramole.gateway.routing import AdapterChooser
 from ramole.gateway.stages import Stages
+from ramole.gateway.tenant_limits import TenantLimits
 from ramole.gateway.values import NamedAdapter, Order
 from ramole.v1.common_pb2 import TokenChunk
 from support.gateway_world import BASE, World
+
+NO_LIMITS = TenantLimits(TenantLimitSettings(), {})
 
 ORDER = Order("one two", (), composition=PRESETS["mixture"], sampling=Sampling())
 NAMED = replace(ORDER, named=(NamedAdapter(AdapterName("default", "a")),))
@@ -37,7 +41,9 @@ def test_stages_add_up_and_name_the_slowest() -> None:
 
 def flow(world: World, timeout_s: float = 20.0) -> AnswerFlow:
     backends = Backends(world.peers(), base_id=BASE)
-    return AnswerFlow(backends, AdapterChooser(backends, base_id=BASE, timeout_s=timeout_s))
+    return AnswerFlow(
+        backends, AdapterChooser(backends, base_id=BASE, timeout_s=timeout_s), TenantLimits(TenantLimitSettings(), {})
+    )
 
 
 async def run(answers: AnswerFlow, order: Order) -> None:

@@ -10,16 +10,19 @@ import pytest
 from ramole.core.composition import PRESETS
 from ramole.core.errors import ExpertUnavailable, Internal, NotFound, Unavailable
 from ramole.core.sampling import Sampling
-from ramole.core.settings import ServerSettings
+from ramole.core.settings import ServerSettings, TenantLimitSettings
 from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.backends import Backends
 from ramole.gateway.routing import AdapterChooser
+from ramole.gateway.tenant_limits import TenantLimits
 from ramole.gateway.values import Order
 from ramole.transport.peers import Peers
 from ramole.transport.picker import StaticPicker
 from ramole.transport.server import GrpcServer
 from ramole.v1.common_pb2 import TokenChunk
 from support.gateway_world import BASE, Executor, World
+
+NO_LIMITS = TenantLimits(TenantLimitSettings(), {})
 
 ORDER = Order("one two", (), PRESETS["mixture"], Sampling())
 STOPPED = "the engine stopped"
@@ -58,7 +61,9 @@ async def two(world: World) -> AsyncIterator[Two]:
     executors = FirstThatIsNotAvoided(world.servers["executor"].address, server.address)
     peers = Peers(lambda name: executors if name == "executor" else StaticPicker(world.servers[name].address))
     backends = Backends(peers, base_id=BASE)
-    generation = AnswerFlow(backends, AdapterChooser(backends, base_id=BASE, timeout_s=10.0))
+    generation = AnswerFlow(
+        backends, AdapterChooser(backends, base_id=BASE, timeout_s=10.0), TenantLimits(TenantLimitSettings(), {})
+    )
     yield Two(generation, world.executor, second)
     await peers.close()
     await server.stop()

@@ -123,7 +123,7 @@ async def test_a_publication_whose_answer_is_lost_stays_findable(
 
 
 async def test_a_client_that_leaves_while_sending_leaves_nothing_behind(world: World, folder: Path) -> None:
-    from ramole.client.upload import upload_messages
+    from ramole.client.upload import upload_header, upload_messages
     from ramole.transport.caller import Caller
     from ramole.transport.channels import Channels
     from ramole.transport.picker import StaticPicker
@@ -134,7 +134,8 @@ async def test_a_client_that_leaves_while_sending_leaves_nothing_behind(world: W
     is_half_sent = asyncio.Event()
 
     async def slow_messages():  # type: ignore[no-untyped-def]
-        async for message in upload_messages(folder, adapter="mine", samples=["sample"]):
+        header = await upload_header(folder, adapter="mine", samples=["sample"])
+        async for message in upload_messages(folder, header):
             yield message
             if message.HasField("chunk"):
                 is_half_sent.set()

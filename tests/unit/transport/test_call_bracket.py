@@ -14,7 +14,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from ramole.core.call import ANONYMOUS, Principal, current_call, entered_call
-from ramole.core.errors import DeadlineExceeded, Internal, LimitExceeded, NotFound, RamoleError, Unavailable
+from ramole.core.errors import (
+    DeadlineExceeded,
+    Internal,
+    LimitExceeded,
+    NotFound,
+    RamoleError,
+    Unauthenticated,
+    Unavailable,
+)
 from ramole.core.settings import ServerSettings
 from ramole.observability.logs import ACCESS_LOGGER, ROOT_LOGGER, setup_logging
 from ramole.observability.metrics import RpcMetrics
@@ -159,13 +167,29 @@ async def test_an_unsafe_request_id_is_replaced(request_id: str | None) -> None:
 async def test_who_asks_is_believed_between_services_and_found_out_at_the_edge() -> None:
     told = Principal("acme", "Zoë, via a:b", frozenset({"admin", "auditor"}))
     peer = Peer("ipv4:10.0.0.7:40112", metadata=dict(principal_to_metadata(told)))
-    assert House(told_principal).bracket.begin(peer, None).principal == told
-    assert House(seen_principal).bracket.begin(peer, None).principal == replace(ANONYMOUS, name="ipv4:10.0.0.7:40112")
+    assert await who_asks(told_principal, peer) == told
+    assert await who_asks(seen_principal, peer) == replace(ANONYMOUS, name="ipv4:10.0.0.7:40112")
     certified = Peer("ipv4:10.0.0.7:40112", ("b.example", "a.example"), peer.metadata)
-    assert House(seen_principal).bracket.begin(certified, None).principal == replace(
-        ANONYMOUS, name="a.example,b.example"
-    )
-    assert House(told_principal).bracket.begin(Peer("h"), None).principal == ANONYMOUS
+    assert await who_asks(seen_principal, certified) == replace(ANONYMOUS, name="a.example,b.example")
+    assert await who_asks(told_principal, Peer("h")) == ANONYMOUS
+
+
+async def who_asks(identify: Identify, peer: Peer) -> Principal:
+    bracket = House(identify).bracket
+    async with bracket.around(bracket.begin(peer, None), METHOD, Kind.CALL, peer):
+        return current_call().principal
+
+
+async def test_who_is_not_known_is_refused_like_any_call_but_may_ask_for_health() -> None:
+    def refuse(peer: Peer) -> Principal:
+        raise Unauthenticated("no key came along", field="authorization")
+
+    house = House(refuse)
+    with pytest.raises(Unauthenticated):
+        await house.call()
+    assert (house.count("UNAUTHENTICATED"), house.inflight) == (1, 0)
+    async with house.bracket.around(house.bracket.begin(PEER, None), METHOD, Kind.WATCH, PEER, even_if_closed=True):
+        assert current_call().principal == ANONYMOUS
 
 
 async def test_every_call_of_many_at_once_has_its_own_context() -> None:

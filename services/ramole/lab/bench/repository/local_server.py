@@ -45,6 +45,7 @@ class LocalServer:
         environment |= {
             "RAMOLE_DATA_DIR": str(self._data_dir),
             "RAMOLE_GATEWAY__SERVER__PORT": "0",
+            "RAMOLE_GATEWAY__HTTP__PORT": "0",
             # Fleets are indexed under random vectors as wide as the sentence encoder's.
             "RAMOLE_EMBEDDING__RETRIEVER": "",
         }

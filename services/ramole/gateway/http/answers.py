@@ -1,0 +1,186 @@
+"""What HTTP clients read: OpenAI's objects, whole or as server-sent events, with our report under ``ramole``."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+DONE = b"data: [DONE]\n\n"
+
+Json = dict[str, Any]
+
+
+def event(data: Json) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+@dataclass(slots=True)
+class Choice:
+    """One answer as it grows.
+
+    Attributes:
+        index: of the answer in the call: prompt-major, `n` answers to each prompt.
+        finish_reason: ``stop`` or ``length``; empty while it runs.
+        report: our own report on the answer, see `reports`.
+    """
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    report: Json = field(default_factory=dict)
+
+    def push(self, text: str, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        """Adds a piece."""
+        self.offsets += [len(self.text)] * len(token_ids)
+        self.text += text
+        self.token_ids += token_ids
+        self.logprobs += logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Writer(ABC):
+    """Writes the answers of one call.
+
+    Args:
+        id: of the call; its request id.
+        created: seconds since the epoch.
+        model: what the client asked for.
+        has_logprobs: whether the client asked for the tokens' log probabilities.
+    """
+
+    id: str
+    created: int
+    model: str
+    has_logprobs: bool = False
+
+    prefix: ClassVar[str]
+    whole_object: ClassVar[str]
+    chunk_object: ClassVar[str]
+
+    def whole(self, choices: Sequence[Choice]) -> Json:
+        """The body of an answer that is not streamed."""
+        body = self._head(self.whole_object) | {"choices": [self._whole(choice) for choice in choices]}
+        return body | {"usage": usage_of(choices), "ramole": [choice.report for choice in choices]}
+
+    def opening(self, index: int) -> Json | None:
+        """What comes before the first piece of an answer, if anything."""
+        return None
+
+    def piece(self, index: int, piece: Choice) -> Json:
+        """One piece of a streamed answer."""
+        return self._chunk(self._piece(index, piece))
+
+    def end(self, choice: Choice) -> Json:
+        """The last event of one answer, with its report."""
+        return self._chunk(self._end(choice)) | {"ramole": choice.report}
+
+    def total(self, choices: Sequence[Choice]) -> Json:
+        """The event that `stream_options.include_usage` asks for."""
+        return self._head(self.chunk_object) | {"choices": [], "usage": usage_of(choices)}
+
+    def _chunk(self, choice: Json) -> Json:
+        return self._head(self.chunk_object) | {"choices": [choice]}
+
+    def _head(self, kind: str) -> Json:
+        return {"id": f"{self.prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
+
+    @abstractmethod
+    def _whole(self, choice: Choice) -> Json: ...
+
+    @abstractmethod
+    def _piece(self, index: int, piece: Choice) -> Json: ...
+
+    @abstractmethod
+    def _end(self, choice: Choice) -> Json: ...
+
+
+class CompletionWriter(Writer):
+    """``text_completion``."""
+
+    prefix = "cmpl"
+    whole_object = chunk_object = "text_completion"
+
+    def _whole(self, choice: Choice) -> Json:
+        return self._choice(choice.index, choice.text, self._logprobs(choice), choice.finish_reason)
+
+    def _piece(self, index: int, piece: Choice) -> Json:
+        return self._choice(index, piece.text, self._logprobs(piece), None)
+
+    def _end(self, choice: Choice) -> Json:
+        return self._choice(choice.index, "", None, choice.finish_reason)
+
+    @staticmethod
+    def _choice(index: int, text: str, logprobs: Json | None, finish_reason: str | None) -> Json:
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+    def _logprobs(self, choice: Choice) -> Json | None:
+        if not self.has_logprobs:
+            return None
+        return {
+            "tokens": [token_name(token) for token in choice.token_ids],
+            "token_logprobs": choice.logprobs,
+            "top_logprobs": None,
+            "text_offset": choice.offsets,
+        }
+
+
+class ChatWriter(Writer):
+    """``chat.completion``."""
+
+    prefix = "chatcmpl"
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def opening(self, index: int) -> Json:
+        """Whose turn it is."""
+        return self._chunk(self._delta(index, {"role": "assistant", "content": ""}, None, None))
+
+    def _whole(self, choice: Choice) -> Json:
+        return {
+            "index": choice.index,
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "logprobs": self._logprobs(choice),
+            "finish_reason": choice.finish_reason,
+        }
+
+    def _piece(self, index: int, piece: Choice) -> Json:
+        return self._delta(index, {"content": piece.text}, self._logprobs(piece), None)
+
+    def _end(self, choice: Choice) -> Json:
+        return self._delta(choice.index, {}, None, choice.finish_reason)
+
+    @staticmethod
+    def _delta(index: int, delta: Json, logprobs: Json | None, finish_reason: str | None) -> Json:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+
+    def _logprobs(self, choice: Choice) -> Json | None:
+        if not self.has_logprobs:
+            return None
+        content: list[Json] = [
+            {"token": token_name(token), "logprob": logprob, "bytes": None, "top_logprobs": []}
+            for token, logprob in zip(choice.token_ids, choice.logprobs, strict=True)
+        ]
+        return {"content": content, "refusal": None}
+
+
+def token_name(token_id: int) -> str:
+    """How a token is named where its text alone says nothing: pieces of a character, say."""
+    return f"token_id:{token_id}"
+
+
+def usage_of(choices: Sequence[Choice]) -> Json:
+    """Tokens of the whole call; a prompt with several answers counts for each."""
+    prompt, completion = (
+        sum(choice.prompt_tokens for choice in choices),
+        sum(choice.completion_tokens for choice in choices),
+    )
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
