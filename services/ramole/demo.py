@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ramole.client import Completion, RamoleClient, Step
+from ramole.client import Completion, RamoleClient, StepSnapshot
 from ramole.core.composition import PRESETS, Composition
 from ramole.core.sampling import Sampling
 from ramole.core.texts import visible
@@ -53,7 +53,7 @@ class DemoReport:
     unseen_adapter: str
     unseen_before: tuple[Answered, ...]
     unseen_after: tuple[Answered, ...]
-    fullest_step: Step
+    fullest_step: StepSnapshot
     names: dict[str, str]
     by_preset: dict[str, int]
     seconds: float
@@ -160,7 +160,7 @@ def answers_table(title: str, answers: Sequence[Answered]) -> Table:
     return table
 
 
-def mask_picture(step: Step, names: Mapping[str, str]) -> str:
+def mask_picture(step: StepSnapshot, names: Mapping[str, str]) -> str:
     """M, one line for each request of the step, one column for each unique adapter."""
     rows = "\n".join("  " + " ".join("■" if used else "·" for used in row) for row in step.mask)
     columns = "\n".join(f"  {j:2d} {name}" for j, name in enumerate(names.get(d, d[:12]) for d in step.digests))

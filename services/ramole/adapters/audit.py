@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Entry:
+class AuditEntry:
     """One action of one call.
 
     Attributes:
@@ -45,13 +45,13 @@ class AuditLog:
         self._lock = Lock()
 
     @asynccontextmanager
-    async def entry(self, action: str, adapter: str) -> AsyncIterator[Entry]:
+    async def entry(self, action: str, adapter: str) -> AsyncIterator[AuditEntry]:
         """Around an action, which completes the entry: written on the way out, with the error if there was one.
 
         It is on disk before the caller hears of the outcome. A line that cannot be written is an error in the server's
         own log: what has been done stays done.
         """
-        entry = Entry(action, adapter)
+        entry = AuditEntry(action, adapter)
         try:
             yield entry
         except BaseException as error:
@@ -60,7 +60,7 @@ class AuditLog:
             raise
         await asyncio.to_thread(self._write, entry, "ok", "")
 
-    def _write(self, entry: Entry, outcome: str, reason: str) -> None:
+    def _write(self, entry: AuditEntry, outcome: str, reason: str) -> None:
         call = current_call()
         common = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -40,7 +40,7 @@ from ramole.core.sampling import Sampling
 from ramole.core.texts import check_text
 from ramole.transport.channels import Channels
 from ramole.transport.picker import StaticPicker
-from ramole.transport.stubs import Peer, reading
+from ramole.transport.stubs import Remote, reading
 from ramole.transport.values import composition_to_pb, ref_from_pb, sampling_to_pb
 from ramole.v1 import gateway_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayStub
@@ -88,7 +88,7 @@ class RamoleClient:
         picker = StaticPicker(check_address(address))
         credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes()) if ca_file else None
         self._channels = Channels(through_proxy=True, credentials=credentials)
-        peer: Peer[GatewayAsyncStub] = Peer(GatewayStub, picker, self._channels, key=key)
+        peer: Remote[GatewayAsyncStub] = Remote(GatewayStub, picker, self._channels, key=key)
         self._gateway = peer.stub
         self._timeout_s = timeout_s
 

@@ -11,7 +11,7 @@ from ramole.client.values import (
     Route,
     RoutedAdapter,
     Routing,
-    Step,
+    StepSnapshot,
     Usage,
     Version,
 )
@@ -125,5 +125,5 @@ def description_from_pb(message: gateway_pb2.DescribeResponse) -> Description:
         message.waiting,
         message.num_slots,
         message.resident_adapters,
-        Step(tuple(step.digests), rows, step.tokens),
+        StepSnapshot(tuple(step.digests), rows, step.tokens),
     )

@@ -142,7 +142,7 @@ class ReindexProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepSnapshot:
     """The fullest engine step so far: its mask M, one row for each request, one column for each digest."""
 
     digests: tuple[str, ...]
@@ -161,4 +161,4 @@ class Description:
     waiting: int
     num_slots: int
     resident_adapters: int
-    fullest_step: Step
+    fullest_step: StepSnapshot

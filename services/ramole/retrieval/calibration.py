@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ramole.retrieval.doubt import MIN_ADAPTERS, NUM_NEAREST, NUM_SAMPLES, Doubt, Profile, asked, profiles
 from ramole.retrieval.filters import visible_to
-from ramole.retrieval.generations import Generation
+from ramole.retrieval.generations import IndexGeneration
 from ramole.retrieval.rows import Rows
 from ramole.retrieval.search import Search
 from ramole.retrieval.values import Hit, Row
@@ -20,12 +20,12 @@ _STALE = 0.1
 class _Learned:
     """From how many adapters of what; `doubt` is None where none of them has samples enough."""
 
-    generation: Generation
+    generation: IndexGeneration
     base_model: str
     size: int
     doubt: Doubt | None
 
-    def is_of(self, generation: Generation, base_model: str) -> bool:
+    def is_of(self, generation: IndexGeneration, base_model: str) -> bool:
         return (self.generation, self.base_model) == (generation, base_model)
 
 
@@ -42,14 +42,14 @@ class Calibration:
 
     def __init__(self, rows: Rows, search: Search, *, is_sole_writer: bool) -> None:
         self._is_sole_writer = is_sole_writer
-        self._counted: tuple[Generation, str] | None = None
+        self._counted: tuple[IndexGeneration, str] | None = None
         self._num_changes = 0
         self._rows = rows
         self._search = search
         self._learned: _Learned | None = None  # replaced as a whole: searches read it at any time
         self.num_adapters = 0
 
-    def doubt(self, generation: Generation, base_model: str, hits: Sequence[Hit]) -> float | None:
+    def doubt(self, generation: IndexGeneration, base_model: str, hits: Sequence[Hit]) -> float | None:
         """Of the NUM_NEAREST adapters that a search has found; None = it cannot be told."""
         learned = self._learned
         if learned is None or learned.doubt is None or not learned.is_of(generation, base_model):
@@ -60,7 +60,7 @@ class Calibration:
         """So many adapters at most have come or gone."""
         self._num_changes += num_adapters
 
-    def learn(self, generation: Generation, base_model: str) -> bool:
+    def learn(self, generation: IndexGeneration, base_model: str) -> bool:
         """Learns anew if enough has changed since. Returns whether it did."""
         is_counted = self._is_sole_writer and self._counted == (generation, base_model)
         if is_counted and self._num_changes <= (_STALE * self.num_adapters if self._learned is not None else 0):
@@ -74,14 +74,14 @@ class Calibration:
         self._counted = generation, base_model
         return has_learned
 
-    def _learn(self, generation: Generation, base_model: str, size: int) -> bool:
+    def _learn(self, generation: IndexGeneration, base_model: str, size: int) -> bool:
         rows = [row for batch in self._rows.listed(generation) for row in batch if row.base_model == base_model]
         rows.sort(key=lambda row: str(row.ref))  # the same, whatever order they came in
         doubt = Doubt.learn(pair for row in asked(rows) for pair in self._profiles(generation, row))
         self._learned = _Learned(generation, base_model, size, doubt)
         return doubt is not None
 
-    def _profiles(self, generation: Generation, row: Row) -> list[Profile]:
+    def _profiles(self, generation: IndexGeneration, row: Row) -> list[Profile]:
         samples = self._rows.samples(generation, row.ref)
         if len(samples) < 2:
             return []

@@ -47,7 +47,7 @@ _INDEX_PARAMS: dict[IndexType, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class IndexGeneration:
     """Rows of one encoder. `means` is the name of its collection of mean vectors."""
 
     number: int
@@ -91,7 +91,7 @@ class Generations:
         self._timeout_s = timeout_s
         self._index_type = index_type
 
-    def live(self) -> Generation | None:
+    def live(self) -> IndexGeneration | None:
         """The generation that serves; None while nothing was ever indexed."""
         try:
             # By its alias: in a database other than the default one, Milvus 2.3 can neither list nor describe aliases.
@@ -101,19 +101,19 @@ class Generations:
                 return None
             raise
 
-    def all(self) -> list[Generation]:
+    def all(self) -> list[IndexGeneration]:
         """Every generation, oldest first, loaded or not."""
         names = [name for name in self._client.list_collections(timeout=self._timeout_s) if _NAME.fullmatch(name)]
         return sorted((self._describe(name) for name in names), key=lambda generation: generation.number)
 
-    def create(self, encoder_id: str, dim: int, number: int) -> Generation:
+    def create(self, encoder_id: str, dim: int, number: int) -> IndexGeneration:
         """Makes an empty generation, or finishes what a crash left half done. Loaded, but not live.
 
         Raises:
             EncoderMismatch: that number holds vectors of another encoder.
         """
         means = f"adapters__{re.sub(r'[^A-Za-z0-9]', '_', encoder_id)}__g{number}"
-        generation = Generation(number, encoder_id, dim, means)
+        generation = IndexGeneration(number, encoder_id, dim, means)
         for name in (generation.samples, means):
             if not self._client.has_collection(name, timeout=self._timeout_s):
                 self._client.create_collection(
@@ -133,7 +133,7 @@ class Generations:
         self.load(generation)
         return generation
 
-    def create_live(self, encoder_id: str, dim: int) -> Generation:
+    def create_live(self, encoder_id: str, dim: int) -> IndexGeneration:
         """Makes the first generation and lets it serve, together with any other replica that does the same.
 
         Raises:
@@ -155,21 +155,21 @@ class Generations:
                     raise
                 time.sleep(_POLL_S)
 
-    def promote(self, generation: Generation) -> None:
+    def promote(self, generation: IndexGeneration) -> None:
         """Lets `generation` serve from now on."""
         if self.live() is None:
             self._client.create_alias(generation.means, ALIAS, timeout=self._timeout_s)
         else:
             self._client.alter_alias(generation.means, ALIAS, timeout=self._timeout_s)
 
-    def drop(self, generation: Generation) -> None:
+    def drop(self, generation: IndexGeneration) -> None:
         """Removes a generation that does not serve: Milvus itself would drop a live one without a word."""
         live = self.live()
         assert live is None or live.number != generation.number
         for name in (generation.means, generation.samples):
             self._client.drop_collection(name, timeout=self._timeout_s)
 
-    def load(self, generation: Generation) -> None:
+    def load(self, generation: IndexGeneration) -> None:
         """Makes a generation searchable; does nothing if it is."""
         names = (generation.samples, generation.means)
         for name in names:  # both at once: a server takes seconds for it
@@ -177,13 +177,13 @@ class Generations:
         for name in names:
             self._client.load_collection(name, timeout=self._timeout_s)
 
-    def _describe(self, name: str) -> Generation:
+    def _describe(self, name: str) -> IndexGeneration:
         facts = self._client.describe_collection(name, timeout=self._timeout_s)
         means = facts["collection_name"]
         number = _NAME.fullmatch(means)
         assert number is not None, means
         dim = next(field["params"]["dim"] for field in facts["fields"] if field["name"] == "emb")
-        return Generation(int(number[1]), facts["properties"].get(_ENCODER_PROPERTY, ""), int(dim), means)
+        return IndexGeneration(int(number[1]), facts["properties"].get(_ENCODER_PROPERTY, ""), int(dim), means)
 
 
 def _schema(dim: int) -> Any:

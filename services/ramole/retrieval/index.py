@@ -22,11 +22,11 @@ from ramole.core.names import AdapterName, AdapterRef
 from ramole.retrieval.calibration import Calibration
 from ramole.retrieval.doubt import NUM_NEAREST
 from ramole.retrieval.filters import visible_to
-from ramole.retrieval.generations import Generation, Generations, IndexType
+from ramole.retrieval.generations import Generations, IndexGeneration, IndexType
 from ramole.retrieval.lite import LiteServer
 from ramole.retrieval.rows import Prepared, Rows
 from ramole.retrieval.search import Search
-from ramole.retrieval.values import Entry, Found, Row
+from ramole.retrieval.values import Found, IndexEntry, Row
 from ramole.retrieval.vectors import unit
 from ramole.tiers.full_disk import disk_full, is_told_as_full
 from ramole.transport.proxy import proxy_option, proxy_remedy
@@ -71,7 +71,7 @@ class VectorIndex:
         self._rows = Rows(client, timeout_s)
         self._search = Search(client, self._rows, timeout_s, best_of)
         self._calibration = Calibration(self._rows, self._search, is_sole_writer=lite is not None)
-        self._live: Generation | None = None
+        self._live: IndexGeneration | None = None
         self._seen_at = 0.0
         self._has_warned = False
         # Milvus Lite has no write lock of its own.
@@ -135,7 +135,7 @@ class VectorIndex:
         if self._lite:
             self._lite.close()
 
-    def generations(self) -> list[Generation]:
+    def generations(self) -> list[IndexGeneration]:
         """The live generation and, behind it, the one that is being built; empty while nothing was ever indexed.
 
         Raises:
@@ -187,7 +187,7 @@ class VectorIndex:
                 _log.warning("%d adapters are many for Milvus Lite: let retrieval.uri name a Milvus server", size)
             return has_learned
 
-    def upsert(self, entries: Sequence[Entry], *, encoder_id: str, number: int = 0) -> list[Generation]:
+    def upsert(self, entries: Sequence[IndexEntry], *, encoder_id: str, number: int = 0) -> list[IndexGeneration]:
         """Makes adapter versions findable; on return, searches find them.
 
         Takes the place of older versions of their names. If a newer version is there already, that one stays alone.
@@ -282,7 +282,7 @@ class VectorIndex:
                 if generation.number < number:
                     self._generations.drop(generation)
 
-    def _find(self, *, fresh: bool = False) -> Generation | None:
+    def _find(self, *, fresh: bool = False) -> IndexGeneration | None:
         if fresh or self._live is None or time.monotonic() - self._seen_at > _FRESH_S:
             live = self._generations.live()
             if live is not None and live != self._live:
@@ -291,14 +291,14 @@ class VectorIndex:
             self._seen_at = time.monotonic()
         return self._live
 
-    def _current(self) -> list[Generation]:
+    def _current(self) -> list[IndexGeneration]:
         """The live generation and, behind it, those that are being built; empty while nothing was ever indexed."""
         live = self._find(fresh=True)
         if live is None:
             return []
         return [live, *(each for each in self._generations.all() if each.number > live.number)]
 
-    def _by_number(self, generations: Sequence[Generation], number: int) -> Generation:
+    def _by_number(self, generations: Sequence[IndexGeneration], number: int) -> IndexGeneration:
         for generation in generations:
             if generation.number == number:
                 return generation

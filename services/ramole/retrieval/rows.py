@@ -17,8 +17,8 @@ from pymilvus import MilvusClient
 from ramole.core.errors import InvalidInput, Unavailable
 from ramole.core.names import AdapterName, AdapterRef, check_digest, check_indexable
 from ramole.retrieval.filters import of_base, versions_of
-from ramole.retrieval.generations import Generation
-from ramole.retrieval.values import Entry, Row
+from ramole.retrieval.generations import IndexGeneration
+from ramole.retrieval.values import IndexEntry, Row
 from ramole.retrieval.vectors import unit_mean, unit_samples
 
 REF_FIELDS = ["tenant", "name", "version", "digest"]
@@ -43,7 +43,7 @@ class Prepared:
         return int(self.means[0].size)
 
     @classmethod
-    def check(cls, entries: Sequence[Entry], encoder_id: str) -> Prepared:
+    def check(cls, entries: Sequence[IndexEntry], encoder_id: str) -> Prepared:
         """Raises InvalidInput: nothing, a name twice, or a bad name, digest, base model, encoder id or vector."""
         if not entries:
             raise InvalidInput("no adapters", field="adapters", remedy="give at least one")
@@ -76,7 +76,7 @@ class Rows:
         self._client = client
         self._timeout_s = timeout_s
 
-    def write(self, generation: Generation, prepared: Prepared) -> None:
+    def write(self, generation: IndexGeneration, prepared: Prepared) -> None:
         """Puts versions in place of the older ones of their names; returns when they can be seen.
 
         Raises:
@@ -106,7 +106,7 @@ class Rows:
                 self._client.insert(collection, entities[start : start + _ROWS_PER_CALL], timeout=self._timeout_s)
         self._settle(generation, refs)
 
-    def remove(self, generation: Generation, versions: Collection[AdapterName]) -> None:
+    def remove(self, generation: IndexGeneration, versions: Collection[AdapterName]) -> None:
         """Takes versions out; returns when they can no longer be seen. Raises Unavailable if that takes too long."""
         doomed = set(versions)
         names = {AdapterName(version.tenant, version.name) for version in doomed}
@@ -116,12 +116,12 @@ class Rows:
                 return
             self._delete(generation, gone)
 
-    def present(self, generation: Generation, refs: Iterable[AdapterRef]) -> set[AdapterRef]:
+    def present(self, generation: IndexGeneration, refs: Iterable[AdapterRef]) -> set[AdapterRef]:
         """Those of `refs` that have a mean row."""
         names = {_name(ref) for ref in refs}
         return set(self._versions(generation, names, "Session")) if names else set()
 
-    def count(self, generation: Generation, base_model: str) -> int:
+    def count(self, generation: IndexGeneration, base_model: str) -> int:
         """How many adapters of a base model have a row."""
         [found] = self._client.query(
             generation.means,
@@ -132,7 +132,7 @@ class Rows:
         )
         return int(found["count(*)"])
 
-    def samples(self, generation: Generation, ref: AdapterRef) -> NDArray[np.float32]:
+    def samples(self, generation: IndexGeneration, ref: AdapterRef) -> NDArray[np.float32]:
         """The sample vectors of one version, ``[m, dim]``, in no order; m = 0 if it is gone."""
         found = self._client.query(
             generation.samples,
@@ -144,7 +144,7 @@ class Rows:
         )
         return np.array([row["emb"] for row in found], np.float32).reshape(len(found), -1)
 
-    def listed(self, generation: Generation) -> Generator[list[Row], None, None]:
+    def listed(self, generation: IndexGeneration) -> Generator[list[Row], None, None]:
         """Every row, in batches."""
         batches = self._client.query_iterator(
             generation.means,
@@ -159,7 +159,7 @@ class Rows:
         finally:
             batches.close()
 
-    def _settle(self, generation: Generation, refs: Sequence[AdapterRef]) -> None:
+    def _settle(self, generation: IndexGeneration, refs: Sequence[AdapterRef]) -> None:
         """Returns once each of `refs`, or a newer version of its name, is the only row of its name to be seen."""
         for seen in self._watch(generation, [_name(ref) for ref in refs]):
             newest: dict[AdapterName, AdapterRef] = {}
@@ -171,7 +171,7 @@ class Rows:
             elif all(ref in seen or ref.version < newest.get(_name(ref), ref).version for ref in refs):
                 return
 
-    def _watch(self, generation: Generation, names: Iterable[AdapterName]) -> Iterator[Mapping[AdapterRef, int]]:
+    def _watch(self, generation: IndexGeneration, names: Iterable[AdapterName]) -> Iterator[Mapping[AdapterRef, int]]:
         """Looks again and again at the rows of some names until the caller has seen enough.
 
         Strong consistency on a server: what was written before is seen, here and by searches from now on.
@@ -188,7 +188,7 @@ class Rows:
             time.sleep(_SETTLE_POLL_S)
 
     def _versions(
-        self, generation: Generation, names: Iterable[AdapterName], consistency: str
+        self, generation: IndexGeneration, names: Iterable[AdapterName], consistency: str
     ) -> dict[AdapterRef, int]:
         """Version -> number of its samples."""
         found = self._client.query(
@@ -200,7 +200,7 @@ class Rows:
         )
         return {ref_of(row): row["num_samples"] for row in found}
 
-    def _delete_leftovers(self, generation: Generation, refs: Sequence[AdapterRef]) -> None:
+    def _delete_leftovers(self, generation: IndexGeneration, refs: Sequence[AdapterRef]) -> None:
         """Takes out what there is of some versions, also where a crash has left half of it.
 
         Deletes only what is there: each deletion, of nothing as well, makes the searches of a server slower.
@@ -224,7 +224,7 @@ class Rows:
                 if len(found) < _MAX_FOUND or not keys:
                     break
 
-    def _delete(self, generation: Generation, versions: Mapping[AdapterRef, int]) -> None:
+    def _delete(self, generation: IndexGeneration, versions: Mapping[AdapterRef, int]) -> None:
         keys = [str(ref) for ref in versions]
         self._client.delete(generation.means, ids=keys, timeout=self._timeout_s)
         keys = [key for ref, size in versions.items() for key in _sample_keys(ref, size)]

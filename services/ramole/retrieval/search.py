@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymilvus import MilvusClient
 
-from ramole.retrieval.generations import Generation
+from ramole.retrieval.generations import IndexGeneration
 from ramole.retrieval.ranking import OVERFETCH, SampleHit, best, best_of
 from ramole.retrieval.rows import REF_FIELDS, Rows, ref_of
 from ramole.retrieval.values import Hit
@@ -34,7 +34,9 @@ class Search:
         self._timeout_s = timeout_s
         self.best_of = best_of
 
-    def nearest(self, generation: Generation, queries: NDArray[np.float32], visible: str, k: int) -> list[list[Hit]]:
+    def nearest(
+        self, generation: IndexGeneration, queries: NDArray[np.float32], visible: str, k: int
+    ) -> list[list[Hit]]:
         """The k nearest adapters of each query.
 
         Args:
@@ -46,7 +48,7 @@ class Search:
         found = self._search(generation.means, queries, visible, k + OVERFETCH)
         return [best([Hit(ref_of(hit["entity"]), _cosine(hit)) for hit in hits], k) for hits in found]
 
-    def _by_samples(self, generation: Generation, query: NDArray[np.float32], visible: str, k: int) -> list[Hit]:
+    def _by_samples(self, generation: IndexGeneration, query: NDArray[np.float32], visible: str, k: int) -> list[Hit]:
         """Widens the search over sample vectors until the k best adapters are certain."""
         limit = _FIRST_SAMPLES
         while True:

@@ -14,7 +14,7 @@ import grpc
 
 from ramole.core.errors import RamoleError, Unavailable
 from ramole.core.settings import Settings
-from ramole.retrieval.values import Entry, Row
+from ramole.retrieval.values import IndexEntry, Row
 from ramole.tiers.reserve import Reserve
 from ramole.transport.service import Service
 from ramole.transport.values import ref_from_pb, ref_to_pb
@@ -22,7 +22,7 @@ from ramole.transport.vectors import vector_from_pb
 from ramole.v1 import retrieval_pb2, retrieval_pb2_grpc
 
 if TYPE_CHECKING:
-    from ramole.retrieval.generations import Generation
+    from ramole.retrieval.generations import IndexGeneration
     from ramole.retrieval.index import VectorIndex
 
 T = TypeVar("T")
@@ -104,14 +104,14 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
         """Makes adapter versions findable."""
         index = self._ready()
         entries = [
-            Entry(
+            IndexEntry(
                 Row(ref_from_pb(each.adapter), each.base_model, each.is_public),
                 [vector_from_pb(sample, field=f"samples[{i}]") for i, sample in enumerate(each.samples)],
             )
             for each in request.adapters
         ]
 
-        def upsert() -> Iterable[Generation]:
+        def upsert() -> Iterable[IndexGeneration]:
             if self._reserve is not None:
                 self._reserve.check()
             return index.upsert(entries, encoder_id=request.encoder_id, number=request.generation)
@@ -216,7 +216,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
         return await asyncio.get_running_loop().run_in_executor(pool, copy_context().run, call)
 
 
-def _generations_to_pb(generations: Iterable[Generation]) -> list[retrieval_pb2.Generation]:
+def _generations_to_pb(generations: Iterable[IndexGeneration]) -> list[retrieval_pb2.Generation]:
     return [retrieval_pb2.Generation(number=each.number, encoder_id=each.encoder_id) for each in generations]
 
 

@@ -25,7 +25,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class IndexEntry:
     """A row to index, with one vector ``[dim]`` for each of its samples. A version's samples never change."""
 
     row: Row

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ramole.transport.channels import Channels
 from ramole.transport.picker import Picker
-from ramole.transport.stubs import Peer
+from ramole.transport.stubs import Remote
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
 from ramole.v1.embedding_pb2_grpc import EmbeddingStub
 from ramole.v1.executor_pb2_grpc import ExecutorStub
@@ -33,10 +33,14 @@ class Peers:
 
     def __init__(self, picker_of: Callable[[str], Picker]) -> None:
         self._channels = channels = Channels()
-        self.embedding: Peer[EmbeddingAsyncStub] = Peer(EmbeddingStub, picker_of("embedding"), channels, "embedding")
-        self.retrieval: Peer[RetrievalAsyncStub] = Peer(RetrievalStub, picker_of("retrieval"), channels, "retrieval")
-        self.adapters: Peer[AdaptersAsyncStub] = Peer(AdaptersStub, picker_of("adapters"), channels, "adapters")
-        self.executor: Peer[ExecutorAsyncStub] = Peer(ExecutorStub, picker_of("executor"), channels, "executor")
+        self.embedding: Remote[EmbeddingAsyncStub] = Remote(
+            EmbeddingStub, picker_of("embedding"), channels, "embedding"
+        )
+        self.retrieval: Remote[RetrievalAsyncStub] = Remote(
+            RetrievalStub, picker_of("retrieval"), channels, "retrieval"
+        )
+        self.adapters: Remote[AdaptersAsyncStub] = Remote(AdaptersStub, picker_of("adapters"), channels, "adapters")
+        self.executor: Remote[ExecutorAsyncStub] = Remote(ExecutorStub, picker_of("executor"), channels, "executor")
 
     async def close(self) -> None:
         """Closes all connections."""

@@ -24,7 +24,7 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
-class Peer(Caller, Generic[Stub]):
+class Remote(Caller, Generic[Stub]):
     """One service, as a caller with its generated stub.
 
     Args:
@@ -82,7 +82,7 @@ class _CallerChannel:
 
 
 def reading(call: grpc.aio.UnaryStreamCall[Request, Response]) -> aclosing[AsyncGenerator[Response]]:
-    """The answers of a `Peer.stub`, inside the block; leaving it cancels the call on the server.
+    """The answers of a `Remote.stub`, inside the block; leaving it cancels the call on the server.
 
     The generated types say what a stub on a channel gives; a peer's gives a generator.
     """

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ramole.core.names import AdapterRef
 from ramole.lab.memory_index import MemoryIndex
 from ramole.retrieval.index import VectorIndex
-from ramole.retrieval.values import Entry, Row
+from ramole.retrieval.values import IndexEntry, Row
 
 DIM, NUM, SAMPLES = 24, 40, 4
 
@@ -19,12 +19,12 @@ def near(centre: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.fl
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-def entries(first: int, count: int, *, base: str = "base", tenant: str = "acme") -> list[Entry]:
+def entries(first: int, count: int, *, base: str = "base", tenant: str = "acme") -> list[IndexEntry]:
     made = []
     for i in range(first, first + count):
         rng = np.random.default_rng(i)
         row = Row(AdapterRef(tenant, f"a{i}", 1, f"{i:064x}"), base, is_public=False)
-        made.append(Entry(row, [near(centre(i), rng) for _ in range(SAMPLES)]))
+        made.append(IndexEntry(row, [near(centre(i), rng) for _ in range(SAMPLES)]))
     return made
 
 

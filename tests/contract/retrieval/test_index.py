@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ramole.core.errors import InvalidInput, WrongState
 from ramole.core.names import AdapterRef
 from ramole.retrieval.index import VectorIndex
-from ramole.retrieval.values import Entry, Hit, Row
+from ramole.retrieval.values import Hit, IndexEntry, Row
 
 ENCODER = "minilm-0123456789abcdef"
 BASE = "zoo/tiny-llama:v1@main"
@@ -24,7 +24,7 @@ def row(name: str, version: int = 1, *, tenant: str = "acme", base: str = BASE, 
 
 
 def put(index: VectorIndex, entry: Row, *samples: NDArray[np.float32]) -> None:
-    index.upsert([Entry(entry, samples)], encoder_id=ENCODER)
+    index.upsert([IndexEntry(entry, samples)], encoder_id=ENCODER)
 
 
 def find(
@@ -67,7 +67,7 @@ def test_answers_equal_an_exact_search_under_every_filter(index: VectorIndex) ->
     for i in range(90):
         entry = row(f"n{i}", tenant=tenants[i % 3], base=bases[i % 2], is_public=i % 5 == 0)
         sample = (centres[i % 6] + 0.3 * rng.standard_normal(DIM)).astype(np.float32)
-        entries.append(Entry(entry, [sample]))
+        entries.append(IndexEntry(entry, [sample]))
         vectors.append(sample / np.linalg.norm(sample))
     index.upsert(entries, encoder_id=ENCODER)
     matrix = np.stack(vectors)
@@ -167,7 +167,7 @@ def test_vectors_of_another_encoder_never_meet(index: VectorIndex) -> None:
     with pytest.raises(WrongState, match="encoder_id"):
         index.search(axis(0), encoder_id=other, base_model=BASE, tenant="acme", k=1)
     with pytest.raises(WrongState, match="encoder_id"):
-        index.upsert([Entry(row("code"), [axis(0)])], encoder_id=other)
+        index.upsert([IndexEntry(row("code"), [axis(0)])], encoder_id=other)
     with pytest.raises(InvalidInput, match="dimensions"):
         find(index, np.ones(DIM + 1, dtype=np.float32))
     with pytest.raises(InvalidInput, match="dimensions"):
@@ -208,7 +208,7 @@ def test_rows_survive_a_reopen(uri: str) -> None:
         assert names(find(second, axis(0))) == ["acme/mail@1"]
         assert [r for batch in second.rows() for r in batch] == [row("mail", is_public=True)]
         with pytest.raises(WrongState):
-            second.upsert([Entry(row("code"), [axis(0)])], encoder_id="another")
+            second.upsert([IndexEntry(row("code"), [axis(0)])], encoder_id="another")
     finally:
         second.close()
 

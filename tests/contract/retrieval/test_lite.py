@@ -15,12 +15,14 @@ from ramole.core.names import AdapterRef
 from ramole.retrieval.doubt import MIN_ADAPTERS
 from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.rows import Rows
-from ramole.retrieval.values import Entry, Row
+from ramole.retrieval.values import IndexEntry, Row
 from support.full_disk import disk_of, fill
 
 
 def add(index: VectorIndex, name: str) -> None:
-    index.upsert([Entry(Row(AdapterRef("acme", name, 1, "0" * 64), "base", False), [[1.0, 0.0]])], encoder_id="enc")
+    index.upsert(
+        [IndexEntry(Row(AdapterRef("acme", name, 1, "0" * 64), "base", False), [[1.0, 0.0]])], encoder_id="enc"
+    )
 
 
 def test_a_folder_has_one_owner(tmp_path: Path) -> None:
@@ -62,12 +64,12 @@ import sys
 from ramole.core.names import AdapterRef
 from ramole.retrieval.index import VectorIndex
 from ramole.retrieval.rows import Rows
-from ramole.retrieval.values import Entry, Row
+from ramole.retrieval.values import IndexEntry, Row
 
 index = VectorIndex.open(sys.argv[1], timeout_s=120)
 for i in range(10_000):
     name = f"{sys.argv[2]}-{i}"
-    index.upsert([Entry(Row(AdapterRef("acme", name, 1, "0" * 64), "base", False), [[1.0, i]])], encoder_id="enc")
+    index.upsert([IndexEntry(Row(AdapterRef("acme", name, 1, "0" * 64), "base", False), [[1.0, i]])], encoder_id="enc")
     print(name, flush=True)
 """
 

@@ -9,7 +9,7 @@ import pytest
 from ramole.core.errors import Unavailable
 from ramole.core.names import AdapterRef
 from ramole.retrieval.index import VectorIndex
-from ramole.retrieval.values import Entry, Row
+from ramole.retrieval.values import IndexEntry, Row
 
 PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 
@@ -24,7 +24,9 @@ def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_embedded_index_is_never_behind_a_proxy(dead_proxy: None, tmp_path: Path) -> None:
     index = VectorIndex.open(str(tmp_path / "index.db"))
-    index.upsert([Entry(Row(AdapterRef("acme", "mail", 1, "0" * 64), "base", False), [[1.0, 0.0]])], encoder_id="enc")
+    index.upsert(
+        [IndexEntry(Row(AdapterRef("acme", "mail", 1, "0" * 64), "base", False), [[1.0, 0.0]])], encoder_id="enc"
+    )
     found = index.search([1.0, 0.0], encoder_id="enc", base_model="base", tenant="acme", k=1)
     assert [hit.ref.name for hit in found.hits] == ["mail"]
     index.close()

@@ -14,7 +14,7 @@ from ramole.lab.bench.repository.fleet import flush, seal
 from ramole.lab.milvus_server import MilvusServer
 from ramole.retrieval.generations import IndexType
 from ramole.retrieval.index import VectorIndex
-from ramole.retrieval.values import Entry, Row
+from ramole.retrieval.values import IndexEntry, Row
 
 DIM = 24
 BASES = [f"base/{i}" for i in range(20)]
@@ -40,7 +40,7 @@ class World:
         self.queries = _unit(centres[rng.integers(0, 8, 40)] + rng.standard_normal((40, DIM)))
 
     def fill(self, index: VectorIndex) -> None:
-        entries = [Entry(row, list(samples)) for row, samples in zip(self.rows, self.samples, strict=True)]
+        entries = [IndexEntry(row, list(samples)) for row, samples in zip(self.rows, self.samples, strict=True)]
         for start in range(0, len(entries), 500):
             index.upsert(entries[start : start + 500], encoder_id="enc")
 
@@ -107,8 +107,10 @@ def test_a_sample_counts_only_beside_its_mean(uri: str) -> None:
     index = VectorIndex.open(uri, best_of=1)
     try:
         x, y = np.eye(DIM)[:2]
-        index.upsert([Entry(Row(AdapterRef("acme", "mail", 1, "0" * 64), "base", False), [x])], encoder_id="enc")
-        index.upsert([Entry(Row(AdapterRef("acme", "mail", 2, "1" * 64), "base", False), [y, y])], encoder_id="enc")
+        index.upsert([IndexEntry(Row(AdapterRef("acme", "mail", 1, "0" * 64), "base", False), [x])], encoder_id="enc")
+        index.upsert(
+            [IndexEntry(Row(AdapterRef("acme", "mail", 2, "1" * 64), "base", False), [y, y])], encoder_id="enc"
+        )
         [hit] = index.search(x, encoder_id="enc", base_model="base", tenant="acme", k=8).hits
         assert (hit.ref.version, hit.similarity) == (2, pytest.approx(0, abs=1e-6))
         index.remove([hit.ref])

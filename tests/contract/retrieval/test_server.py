@@ -14,11 +14,13 @@ from ramole.core.errors import Unavailable
 from ramole.core.names import AdapterRef
 from ramole.retrieval.generations import ALIAS
 from ramole.retrieval.index import VectorIndex
-from ramole.retrieval.values import Entry, Hit, Row
+from ramole.retrieval.values import Hit, IndexEntry, Row
 
 
 def add(index: VectorIndex, name: str) -> None:
-    index.upsert([Entry(Row(AdapterRef("acme", name, 1, "0" * 64), "base", False), [[1.0, 0.0]])], encoder_id="enc")
+    index.upsert(
+        [IndexEntry(Row(AdapterRef("acme", name, 1, "0" * 64), "base", False), [[1.0, 0.0]])], encoder_id="enc"
+    )
 
 
 def find(index: VectorIndex) -> list[Hit]:

@@ -56,7 +56,7 @@ class Peer:
     """The real stub of the store's peers; remembers what came over the wire."""
 
     def __init__(self, address: str, channels: Channels) -> None:
-        self._stub = stubs.Peer(adapters_pb2_grpc.AdaptersStub, StaticPicker(address), channels).stub
+        self._stub = stubs.Remote(adapters_pb2_grpc.AdaptersStub, StaticPicker(address), channels).stub
         self.parts: list[pb.FetchResponse] = []
         self.is_contained = False
         self.loses_data = False

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ramole.adapters.store import manifests
-from ramole.adapters.store.catalog import Usage
+from ramole.adapters.store.catalog import TenantUsage
 from ramole.adapters.store.records import AdapterRecord, NewAdapter, Removal
 from ramole.adapters.store.store import Opened, Store
 from ramole.core.errors import (
@@ -461,7 +461,7 @@ def test_retention_never_takes_the_latest(store: Store, new: New) -> None:
 
 
 def test_usage_counts_names_and_different_content(store: Store, place: Any, new: New) -> None:
-    told: list[Usage] = []
+    told: list[TenantUsage] = []
 
     def usage(upload: NewAdapter) -> tuple[int, int]:
         record, _ = store.put(upload, told.append)
@@ -473,18 +473,18 @@ def test_usage_counts_names_and_different_content(store: Store, place: Any, new:
     assert usage(new("sums", "bb")) == (2, 10), "content that is there already costs nothing"
     assert usage(new("t/sums", "bb")) == (1, 4), "but another tenant pays for its own"
     store = reopened(store, place)
-    assert store.usage_with(name("sums")) == Usage(2, 10)
+    assert store.usage_with(name("sums")) == TenantUsage(2, 10)
     store.delete(name("math"))
-    assert store.usage_with(name("sums")) == Usage(1, 4)
+    assert store.usage_with(name("sums")) == TenantUsage(1, 4)
     store.delete(name("sums"))
-    assert store.usage_with(name("sums")) == Usage(1, 0)
+    assert store.usage_with(name("sums")) == TenantUsage(1, 0)
 
-    def refuse(usage: Usage) -> None:
+    def refuse(usage: TenantUsage) -> None:
         raise LimitExceeded("enough")
 
     with pytest.raises(LimitExceeded):
         store.put(new("new", "zzz"), refuse)
-    assert store.usage_with(name("x")) == Usage(1, 0)
+    assert store.usage_with(name("x")) == TenantUsage(1, 0)
     assert len(place.objects) == 1
     store.close()
 

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ramole.adapters.store.catalog import Usage
+from ramole.adapters.store.catalog import TenantUsage
 from ramole.core.errors import LimitExceeded
 from ramole.core.settings import AdapterSettings, QuotaSettings
 
@@ -67,7 +67,7 @@ class Quotas:
             if not self._running[tenant]:
                 del self._running[tenant]
 
-    def check(self, tenant: str, usage: Usage) -> None:
+    def check(self, tenant: str, usage: TenantUsage) -> None:
         """Raises LimitExceeded when a tenant would hold too much."""
         quota = self._of(tenant)
         if quota.max_adapters and usage.num_adapters > quota.max_adapters:

@@ -21,7 +21,7 @@ Accept = Callable[[AdapterRecord], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class TenantUsage:
     """What a tenant holds: names, and bytes of different content."""
 
     num_adapters: int
@@ -179,12 +179,12 @@ class Catalog:
         with self._lock:
             return digest in self._users
 
-    def usage_with(self, name: AdapterName, digest: str = "", num_bytes: int = 0) -> Usage:
+    def usage_with(self, name: AdapterName, digest: str = "", num_bytes: int = 0) -> TenantUsage:
         """What a tenant would hold with this name and content too. Staged versions count."""
         with self._lock:
             tenant = name.tenant
             num_bytes = 0 if self._is_held(tenant, digest) else num_bytes
-            return Usage(self._names[tenant] + (name not in self._versions), self._bytes[tenant] + num_bytes)
+            return TenantUsage(self._names[tenant] + (name not in self._versions), self._bytes[tenant] + num_bytes)
 
     def page(
         self, after: Position | None, size: int, accept: Callable[[AdapterRecord], bool]

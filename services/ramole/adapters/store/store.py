@@ -22,7 +22,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ramole.adapters.store.catalog import Accept, Catalog, Position, Usage, expired
+from ramole.adapters.store.catalog import Accept, Catalog, Position, TenantUsage, expired
 from ramole.adapters.store.collector import Collector
 from ramole.adapters.store.files import Files, open_files
 from ramole.adapters.store.manifests import Loaded, Manifests
@@ -117,7 +117,9 @@ class Store:
             self._writer.close()
             self._lock.close()
 
-    def put(self, new: NewAdapter, check_usage: Callable[[Usage], None] | None = None) -> tuple[AdapterRecord, bool]:
+    def put(
+        self, new: NewAdapter, check_usage: Callable[[TenantUsage], None] | None = None
+    ) -> tuple[AdapterRecord, bool]:
         """Stores the next version of a name as staged.
 
         Args:
@@ -258,7 +260,7 @@ class Store:
             raise missing(name)
         return found
 
-    def usage_with(self, name: AdapterName) -> Usage:
+    def usage_with(self, name: AdapterName) -> TenantUsage:
         """What the tenant would hold with this name, too."""
         return self._catalog.usage_with(name)
 

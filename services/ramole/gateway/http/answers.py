@@ -19,7 +19,7 @@ def event(data: Json) -> bytes:
 
 
 @dataclass(slots=True)
-class Choice:
+class GrowingChoice:
     """One answer as it grows.
 
     Attributes:
@@ -47,7 +47,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Writer(ABC):
+class AnswerWriter(ABC):
     """Writes the answers of one call.
 
     Args:
@@ -66,7 +66,7 @@ class Writer(ABC):
     whole_object: ClassVar[str]
     chunk_object: ClassVar[str]
 
-    def whole(self, choices: Sequence[Choice]) -> Json:
+    def whole(self, choices: Sequence[GrowingChoice]) -> Json:
         """The body of an answer that is not streamed."""
         body = self._head(self.whole_object) | {"choices": [self._whole(choice) for choice in choices]}
         return body | {"usage": usage_of(choices), "ramole": [choice.report for choice in choices]}
@@ -75,15 +75,15 @@ class Writer(ABC):
         """What comes before the first piece of an answer, if anything."""
         return None
 
-    def piece(self, index: int, piece: Choice) -> Json:
+    def piece(self, index: int, piece: GrowingChoice) -> Json:
         """One piece of a streamed answer."""
         return self._chunk(self._piece(index, piece))
 
-    def end(self, choice: Choice) -> Json:
+    def end(self, choice: GrowingChoice) -> Json:
         """The last event of one answer, with its report."""
         return self._chunk(self._end(choice)) | {"ramole": choice.report}
 
-    def total(self, choices: Sequence[Choice]) -> Json:
+    def total(self, choices: Sequence[GrowingChoice]) -> Json:
         """The event that `stream_options.include_usage` asks for."""
         return self._head(self.chunk_object) | {"choices": [], "usage": usage_of(choices)}
 
@@ -94,35 +94,35 @@ class Writer(ABC):
         return {"id": f"{self.prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
 
     @abstractmethod
-    def _whole(self, choice: Choice) -> Json: ...
+    def _whole(self, choice: GrowingChoice) -> Json: ...
 
     @abstractmethod
-    def _piece(self, index: int, piece: Choice) -> Json: ...
+    def _piece(self, index: int, piece: GrowingChoice) -> Json: ...
 
     @abstractmethod
-    def _end(self, choice: Choice) -> Json: ...
+    def _end(self, choice: GrowingChoice) -> Json: ...
 
 
-class CompletionWriter(Writer):
+class CompletionWriter(AnswerWriter):
     """``text_completion``."""
 
     prefix = "cmpl"
     whole_object = chunk_object = "text_completion"
 
-    def _whole(self, choice: Choice) -> Json:
+    def _whole(self, choice: GrowingChoice) -> Json:
         return self._choice(choice.index, choice.text, self._logprobs(choice), choice.finish_reason)
 
-    def _piece(self, index: int, piece: Choice) -> Json:
+    def _piece(self, index: int, piece: GrowingChoice) -> Json:
         return self._choice(index, piece.text, self._logprobs(piece), None)
 
-    def _end(self, choice: Choice) -> Json:
+    def _end(self, choice: GrowingChoice) -> Json:
         return self._choice(choice.index, "", None, choice.finish_reason)
 
     @staticmethod
     def _choice(index: int, text: str, logprobs: Json | None, finish_reason: str | None) -> Json:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
-    def _logprobs(self, choice: Choice) -> Json | None:
+    def _logprobs(self, choice: GrowingChoice) -> Json | None:
         if not self.has_logprobs:
             return None
         return {
@@ -133,7 +133,7 @@ class CompletionWriter(Writer):
         }
 
 
-class ChatWriter(Writer):
+class ChatWriter(AnswerWriter):
     """``chat.completion``."""
 
     prefix = "chatcmpl"
@@ -144,7 +144,7 @@ class ChatWriter(Writer):
         """Whose turn it is."""
         return self._chunk(self._delta(index, {"role": "assistant", "content": ""}, None, None))
 
-    def _whole(self, choice: Choice) -> Json:
+    def _whole(self, choice: GrowingChoice) -> Json:
         return {
             "index": choice.index,
             "message": {"role": "assistant", "content": choice.text, "refusal": None},
@@ -152,17 +152,17 @@ class ChatWriter(Writer):
             "finish_reason": choice.finish_reason,
         }
 
-    def _piece(self, index: int, piece: Choice) -> Json:
+    def _piece(self, index: int, piece: GrowingChoice) -> Json:
         return self._delta(index, {"content": piece.text}, self._logprobs(piece), None)
 
-    def _end(self, choice: Choice) -> Json:
+    def _end(self, choice: GrowingChoice) -> Json:
         return self._delta(choice.index, {}, None, choice.finish_reason)
 
     @staticmethod
     def _delta(index: int, delta: Json, logprobs: Json | None, finish_reason: str | None) -> Json:
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
-    def _logprobs(self, choice: Choice) -> Json | None:
+    def _logprobs(self, choice: GrowingChoice) -> Json | None:
         if not self.has_logprobs:
             return None
         content: list[Json] = [
@@ -177,7 +177,7 @@ def token_name(token_id: int) -> str:
     return f"token_id:{token_id}"
 
 
-def usage_of(choices: Sequence[Choice]) -> Json:
+def usage_of(choices: Sequence[GrowingChoice]) -> Json:
     """Tokens of the whole call; a prompt with several answers counts for each."""
     prompt, completion = (
         sum(choice.prompt_tokens for choice in choices),

@@ -148,7 +148,7 @@ class TextPart(Body):
     text: str
 
 
-class Message(Body):
+class ChatTurn(Body):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -164,7 +164,7 @@ class Message(Body):
 class ChatBody(_Generation):
     """``POST /v1/chat/completions``."""
 
-    messages: Annotated[tuple[Message, ...], Field(min_length=1)]
+    messages: Annotated[tuple[ChatTurn, ...], Field(min_length=1)]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool = False

@@ -18,7 +18,7 @@ from ramole.core.sampling import Sampling
 from ramole.core.settings import GatewaySettings
 from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.codec import routing_to_pb
-from ramole.gateway.http.answers import DONE, ChatWriter, Choice, CompletionWriter, Json, Writer, event
+from ramole.gateway.http.answers import DONE, AnswerWriter, ChatWriter, CompletionWriter, GrowingChoice, Json, event
 from ramole.gateway.http.bodies import ChatBody, CompletionBody, of_body, parse
 from ramole.gateway.http.edge import Exchange, while_connected
 from ramole.gateway.http.together import together
@@ -94,12 +94,12 @@ class OpenAi:
         return of_body(error)
 
     async def _answer(
-        self, exchange: Exchange, body: CompletionBody | ChatBody, writer: Writer, orders: Sequence[Order]
+        self, exchange: Exchange, body: CompletionBody | ChatBody, writer: AnswerWriter, orders: Sequence[Order]
     ) -> None:
         every = [
             replace(order, sampling=_numbered(order.sampling, number)) for order in orders for number in range(body.n)
         ]
-        choices = [Choice(index) for index in range(len(every))]
+        choices = [GrowingChoice(index) for index in range(len(every))]
         try:
             async with while_connected(exchange.request):
                 events = self._events(exchange, every, choices, writer)
@@ -115,7 +115,7 @@ class OpenAi:
             raise self._told(error, body) from error
 
     async def _events(
-        self, exchange: Exchange, orders: Sequence[Order], choices: list[Choice], writer: Writer
+        self, exchange: Exchange, orders: Sequence[Order], choices: list[GrowingChoice], writer: AnswerWriter
     ) -> AsyncGenerator[Json]:
         """What a stream tells, while the choices grow."""
         used: dict[str, None] = {}
@@ -146,7 +146,7 @@ class OpenAi:
 
 
 async def _as_stream(
-    events: AsyncGenerator[Json], choices: Sequence[Choice], writer: Writer, *, wants_usage: bool
+    events: AsyncGenerator[Json], choices: Sequence[GrowingChoice], writer: AnswerWriter, *, wants_usage: bool
 ) -> AsyncGenerator[bytes]:
     async with aclosing(events):
         async for data in events:
@@ -156,8 +156,8 @@ async def _as_stream(
     yield DONE
 
 
-def _piece(chunk: TokenChunk, offset: int) -> Choice:
-    piece = Choice(0)
+def _piece(chunk: TokenChunk, offset: int) -> GrowingChoice:
+    piece = GrowingChoice(0)
     piece.push(chunk.text, chunk.token_ids, chunk.logprobs)
     piece.offsets = [offset] * len(chunk.token_ids)
     return piece

@@ -27,7 +27,7 @@ from ramole.lora.digest import content_digest
 from ramole.lora.files import CONFIG_FILE, TENSORS_FILE
 from ramole.retrieval.generations import IndexType
 from ramole.retrieval.index import VectorIndex
-from ramole.retrieval.values import Entry, Row
+from ramole.retrieval.values import IndexEntry, Row
 
 Vectors = NDArray[np.float32]
 
@@ -149,7 +149,7 @@ def fill_index(
     try:
         for start in range(0, len(refs), _ROWS_PER_CALL):
             entries = [
-                Entry(Row(ref, bases[i % len(bases)], is_public=False), [vectors[i]])
+                IndexEntry(Row(ref, bases[i % len(bases)], is_public=False), [vectors[i]])
                 for i, ref in enumerate(refs[start : start + _ROWS_PER_CALL], start)
             ]
             index.upsert(entries, encoder_id=encoder_id)
