@@ -28,7 +28,7 @@ def application(spec: ServiceSpec, settings: Settings) -> serve.Application:
         settings: resolved, and its replicas checked.
     """
     section = spec.section(settings)
-    options = deployment_options(spec.name, section.server)
+    options = deployment_options(spec.name, section.server, has_fixed_port=bool(spec.fixed_ports(settings)))
     options["num_replicas"] = section.replicas  # or, one day, an autoscaling policy of the table
     options["ray_actor_options"] = {"num_cpus": spec.num_cpus} | ({"num_gpus": 1} if spec.needs_gpu(settings) else {})
     if spec.request_router:

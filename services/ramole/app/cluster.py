@@ -16,6 +16,7 @@ from ramole.app.replica_logs import ReplicaLogs
 from ramole.app.scratch import MARK, Scratch
 from ramole.app.services import PUBLIC, SERVICES
 from ramole.core import errors
+from ramole.core.address import join_address
 from ramole.core.errors import RamoleError, Unavailable, WrongState
 from ramole.core.settings import Settings
 from ramole.transport.picker import ServePicker
@@ -34,7 +35,7 @@ class RaySystem:
     """
 
     def __init__(self) -> None:
-        self._address = ""
+        self._address = self._http_address = ""
         self._scratch: Scratch | None = None
         self._ray = RayThread()
         self._logs: ReplicaLogs | None = None
@@ -47,6 +48,11 @@ class RaySystem:
     def address(self) -> str:
         """``host:port`` of the public gateway."""
         return self._address
+
+    @property
+    def http_address(self) -> str:
+        """``host:port`` of its HTTP port; '' = there is none, or it is any free one."""
+        return self._http_address
 
     async def start(self, settings: Settings) -> None:
         """Starts Ray and all applications; returns when the gateway serves. Takes half a minute on two cores.
@@ -63,6 +69,8 @@ class RaySystem:
             await self._ray.run(lambda: _deploy(settings))
             await self._until_running()
             self._address = await _gateway_address()
+            http = settings.gateway.http
+            self._http_address = join_address(http.host, http.port) if http.port else ""
             self._has_served = True
             self._stop_s += settings.gateway.server.grace_s
         except BaseException:

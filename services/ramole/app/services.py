@@ -69,6 +69,13 @@ class ServiceSpec:
         section: ServiceSettings = getattr(settings, self.name)
         return section
 
+    def fixed_ports(self, settings: Settings) -> dict[str, int]:
+        """The ports that one replica of each machine can listen on, by their settings."""
+        ports = {f"{self.name}.server.port": self.section(settings).server.port}
+        if self.is_public:
+            ports["gateway.http.port"] = settings.gateway.http.port or 0
+        return {field: port for field, port in ports.items() if port}
+
     def server(self, settings: Settings, peers: Callable[[], Peers]) -> GrpcServer:
         """Its server, not yet started. Imports the service.
 
@@ -173,9 +180,11 @@ def check_replicas(settings: Settings, place: Literal["process", "machine", "clu
                 field=field,
                 remedy="leave it at 1, or serve on Ray, without --local",
             )
-        if place == "machine" and section.server.port:
+        taken = spec.fixed_ports(settings)
+        if place == "machine" and taken:
+            port_field, port = next(iter(taken.items()))
             raise WrongState(
-                f"{section.replicas} replicas cannot listen on one port of one machine, {section.server.port}",
+                f"{section.replicas} replicas cannot listen on one port of one machine, {port}",
                 field=field,
-                remedy=f"leave it at 1, or set {spec.name}.server.port to 0, any free one",
+                remedy=f"leave it at 1, or set {port_field} to 0, any free one",
             )

@@ -19,6 +19,10 @@ class System(Protocol):
     def address(self) -> str:
         """``host:port`` of the public gateway."""
 
+    @property
+    def http_address(self) -> str:
+        """``host:port`` of its HTTP port; '' = there is none, or it is any free one of some machine."""
+
     async def stop(self) -> None:
         """Drains and ends everything; nothing is left running. Safe to call more than once."""
 

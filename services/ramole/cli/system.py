@@ -56,7 +56,8 @@ def serve(
 
             def is_ready(system: System) -> None:
                 until_ready.close()
-                say(f"ramole serves {settings.base_id} on {system.address}")
+                http = f", HTTP on {system.http_address}" if system.http_address else ""
+                say(f"ramole serves {settings.base_id} on {system.address}{http}")
 
             settings = resolve(load_settings())
             await run_until_stopped(start_local if local else start, settings, is_ready)

@@ -17,8 +17,12 @@ from ramole.transport.server import GrpcServer
 _ANY_HOST = ("0.0.0.0", "::")
 
 
-def deployment_options(name: str, server: ServerSettings) -> dict[str, Any]:
-    """Options of ``serve.deployment`` that every `Replica` needs."""
+def deployment_options(name: str, server: ServerSettings, *, has_fixed_port: bool) -> dict[str, Any]:
+    """Options of ``serve.deployment`` that every `Replica` needs.
+
+    Args:
+        has_fixed_port: whether there can be one on each machine only.
+    """
     return {
         "name": name,
         # Calls do not pass through Serve, only its own hooks do.
@@ -29,8 +33,7 @@ def deployment_options(name: str, server: ServerSettings) -> dict[str, Any]:
         "logging_config": {"enable_access_log": False},
         # Three bad answers in a row, and Serve replaces the replica.
         "health_check_period_s": 1.0,
-        # A port that is given can be listened on once on each machine.
-        **({"max_replicas_per_node": 1} if server.port else {}),
+        **({"max_replicas_per_node": 1} if has_fixed_port else {}),
     }
 
 

@@ -50,7 +50,7 @@ def replicas() -> Iterator[None]:
             request_router_class="ramole.transport.affinity_router:AdapterAffinityRouter",
             request_routing_stats_period_s=0.5,
         )
-        options = deployment_options(PROBE, ServerSettings(grace_s=1.0))
+        options = deployment_options(PROBE, ServerSettings(grace_s=1.0), has_fixed_port=False)
         deployment = serve.deployment(**options, num_replicas=2, request_router_config=router)(Replica)
         serve.run(deployment.bind(probe_server, str, RayMetrics), name=PROBE, route_prefix=None)
         yield

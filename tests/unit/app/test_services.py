@@ -62,7 +62,8 @@ def test_an_index_on_a_server_scales() -> None:
 
 @pytest.mark.parametrize("name", ["embedding", "executor", "gateway"])
 def test_one_process_runs_one_of_each(name: str) -> None:
-    asked = settings(**{name: {"replicas": 2, "server": {"port": 0}}})
+    http = {"http": {"port": None}} if name == "gateway" else {}
+    asked = settings(**{name: {"replicas": 2, "server": {"port": 0}, **http}})
     check_replicas(asked, "machine")
     with pytest.raises(WrongState, match="one process") as refused:
         check_replicas(asked, "process")
@@ -71,12 +72,17 @@ def test_one_process_runs_one_of_each(name: str) -> None:
 
 
 def test_a_port_is_listened_on_once_on_one_machine() -> None:
-    asked = settings(gateway={"replicas": 2})
-    check_replicas(asked, "cluster")
-    with pytest.raises(WrongState, match="50051") as refused:
-        check_replicas(asked, "machine")
-    assert refused.value.field == "gateway.replicas"
-    assert "gateway.server.port" in refused.value.remedy
+    for ports, taken in (
+        ({}, "server.port"),
+        ({"server": {"port": 0}}, "http.port"),
+        ({"http": {"port": 0}}, "server.port"),
+    ):
+        asked = settings(gateway={"replicas": 2, **ports})
+        check_replicas(asked, "cluster")
+        with pytest.raises(WrongState, match="8000" if taken == "http.port" else "50051") as refused:
+            check_replicas(asked, "machine")
+        assert refused.value.field == "gateway.replicas"
+        assert f"gateway.{taken}" in refused.value.remedy
 
 
 def test_every_service_is_an_application_as_kuberay_asks_for_it(tmp_path: Path) -> None:

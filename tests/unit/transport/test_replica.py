@@ -128,9 +128,9 @@ async def test_a_failed_engine_makes_the_replica_unhealthy() -> None:
 
 
 def test_serve_waits_longer_than_the_server_drains() -> None:
-    assert deployment_options("x", ServerSettings(grace_s=7))["graceful_shutdown_timeout_s"] > 7
+    assert deployment_options("x", ServerSettings(grace_s=7), has_fixed_port=False)["graceful_shutdown_timeout_s"] > 7
 
 
 def test_a_port_that_is_given_is_listened_on_once_on_each_machine() -> None:
-    assert deployment_options("x", ServerSettings(port=7))["max_replicas_per_node"] == 1
-    assert "max_replicas_per_node" not in deployment_options("x", ServerSettings(port=0))
+    assert deployment_options("x", ServerSettings(), has_fixed_port=True)["max_replicas_per_node"] == 1
+    assert "max_replicas_per_node" not in deployment_options("x", ServerSettings(), has_fixed_port=False)
