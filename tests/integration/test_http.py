@@ -176,6 +176,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (COMPLETION, {"ramole": {"adapters": [{"adapter": "a", "weight": 1e9}]}}, "ramole.adapters[0].weight"),
     (COMPLETION, {"model": "a", "ramole": {"adapters": [{"adapter": "b"}]}}, "ramole.adapters"),
     (COMPLETION, {"model": "a b"}, "model"),
+    (COMPLETION, {"prompt": ["x"] * 65}, "prompt"),
+    (COMPLETION, {"prompt": ["x"] * 33, "n": 2}, "n"),
 ]  # fmt: skip
 
 

@@ -20,6 +20,9 @@ MAX_CHOICES = 16
 MAX_PROMPTS = 64
 """Prompts of one call."""
 
+MAX_ANSWERS = 64
+"""Prompts times `n`: all of them wait in the engine's queue at once."""
+
 
 class Body(BaseModel):
     """Strict: a number is no text, and what nobody reads is refused."""

@@ -19,7 +19,7 @@ from ramole.core.settings import GatewaySettings
 from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.codec import routing_to_pb
 from ramole.gateway.http.answers import DONE, AnswerWriter, ChatWriter, CompletionWriter, GrowingChoice, Json, event
-from ramole.gateway.http.bodies import ChatBody, CompletionBody, of_body, parse
+from ramole.gateway.http.bodies import MAX_ANSWERS, ChatBody, CompletionBody, of_body, parse
 from ramole.gateway.http.edge import Exchange, while_connected
 from ramole.gateway.http.together import together
 from ramole.gateway.values import Order, Routing
@@ -96,6 +96,10 @@ class OpenAi:
     async def _answer(
         self, exchange: Exchange, body: CompletionBody | ChatBody, writer: AnswerWriter, orders: Sequence[Order]
     ) -> None:
+        if len(orders) * body.n > MAX_ANSWERS:
+            raise InvalidInput(
+                f"{len(orders) * body.n} answers", field="n", remedy=f"ask for at most {MAX_ANSWERS} in one call"
+            )
         every = [
             replace(order, sampling=_numbered(order.sampling, number)) for order in orders for number in range(body.n)
         ]
@@ -165,4 +169,6 @@ def _piece(chunk: TokenChunk, offset: int) -> GrowingChoice:
 
 def _numbered(sampling: Sampling, number: int) -> Sampling:
     """Answers to one prompt differ also where a seed is given; the first is the one that it gives alone."""
-    return sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + number) % 2**63)
+    if sampling.seed is None or not number:
+        return sampling
+    return replace(sampling, seed=(sampling.seed + number) % 2**64)
