@@ -142,12 +142,14 @@ class Expert:
         similarity: cosine between prompt and adapter, in [-1, 1]; 0 when the request named the adapter itself.
         weight: used by EXPLICIT weighting only.
         scale: multiplies this expert's output whatever the weighting.
+        tenant: by whose adapter the content is used; '' = nobody's.
     """
 
     digest: str
     similarity: float = 0.0
     weight: float = 1.0
     scale: float = 1.0
+    tenant: str = ""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.similarity):

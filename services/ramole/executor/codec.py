@@ -14,7 +14,7 @@ from ramole.v1 import common_pb2, executor_pb2
 def expert_from_pb(message: executor_pb2.Expert) -> Expert:
     """One expert of a request. Raises InvalidInput for a bad digest or number."""
     digest = check_digest(message.digest, field="experts.digest")
-    return Expert(digest, message.similarity, message.weight, message.scale)
+    return Expert(digest, message.similarity, message.weight, message.scale, message.tenant)
 
 
 def event_to_pb(event: Chunk | Done) -> executor_pb2.ExecuteResponse:

@@ -202,14 +202,17 @@ class Engine:
         soon, so the loads of all of it have begun when this returns.
 
         Args:
-            tenant: only sequences of this one are aborted; '' = of every tenant.
+            tenant: only sequences that use them by adapters of this one are aborted; '' = all.
 
         Returns:
             How many sequences were aborted; each gets an update with the error Cancelled.
         """
         wanted = set(digests)
-        users = [s for s in self._sequences.values() if wanted & set(s.digests) and tenant in ("", s.tenant)]
-        users = users if abort else []
+
+        def is_user(sequence: Sequence) -> bool:
+            return any(each.digest in wanted and tenant in ("", each.tenant) for each in sequence.experts)
+
+        users = [sequence for sequence in self._sequences.values() if is_user(sequence)] if abort else []
         for sequence in users:
             self._fail(sequence, Cancelled("an adapter of this request was revoked", field="adapters"))
         awaited = wanted & {digest for sequence in self._scheduler.waiting for digest in sequence.digests}

@@ -185,7 +185,7 @@ class Backends:
         """Frees adapters on all devices. Returns how many running requests were aborted.
 
         Args:
-            tenant: only requests of this one are; '' = of every tenant.
+            tenant: only requests that use adapters of this one are; '' = all.
         """
         if not digests:
             return 0

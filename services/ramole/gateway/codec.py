@@ -83,7 +83,11 @@ def execution_to_pb(order: Order, routing: Routing) -> executor_pb2.ExecuteReque
         messages=messages_to_pb(order.messages),
         experts=[
             executor_pb2.Expert(
-                digest=each.ref.digest, similarity=each.similarity, weight=each.weight, scale=each.scale
+                digest=each.ref.digest,
+                similarity=each.similarity,
+                weight=each.weight,
+                scale=each.scale,
+                tenant=each.ref.tenant,
             )
             for each in routing.choices
         ],

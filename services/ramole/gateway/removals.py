@@ -113,8 +113,8 @@ class Removals:
     async def _abort(self, digests: set[str], held: set[str], tenant: str) -> int:
         """Ends the requests that run with revoked contents.
 
-        Of those that other tenants have in their own right (`held`) only the requests of this tenant end: to upload
-        somebody's adapter again and to revoke it must not reach his requests.
+        Of those that other tenants have in their own right (`held`) only requests that use an adapter of this tenant
+        end: to upload somebody's adapter again and to revoke it must not reach the requests that use his.
         """
         aborted = await self._backends.evict(sorted(digests - held), abort=True)
         return aborted + await self._backends.evict(sorted(digests & held), abort=True, tenant=tenant)

@@ -29,6 +29,7 @@ class Expert(_message.Message):
     SIMILARITY_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     SCALE_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """Which content."""
     similarity: _builtins.float
@@ -37,6 +38,8 @@ class Expert(_message.Message):
     """The weight that WEIGHTING_EXPLICIT gives it."""
     scale: _builtins.float
     """Multiplies this expert's output."""
+    tenant: _builtins.str
+    """The tenant by whose adapter the content is used."""
     def __init__(
         self,
         *,
@@ -44,10 +47,11 @@ class Expert(_message.Message):
         similarity: _builtins.float = ...,
         weight: _builtins.float = ...,
         scale: _builtins.float = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "scale", b"scale", "similarity", b"similarity", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "scale", b"scale", "similarity", b"similarity", "tenant", b"tenant", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,7 +223,9 @@ class EvictRequest(_message.Message):
     abort: _builtins.bool
     """Whether running sequences that use them end with CANCELLED."""
     tenant: _builtins.str
-    """Only sequences of this tenant end: others have the content in their own right. Empty = of every tenant."""
+    """Only sequences that use the contents by adapters of this tenant end: other tenants have them in their own right.
+    Empty = all.
+    """
     @_builtins.property
     def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Those that are not there are no error."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ramole.adapters.intake.quotas import Quotas
-from ramole.adapters.store.catalog import Usage
+from ramole.adapters.store.catalog import TenantUsage
 from ramole.core.errors import LimitExceeded
 from ramole.core.settings import AdapterSettings, QuotaSettings
 
@@ -19,14 +19,14 @@ def quotas(clock: list[float]) -> Quotas:
 @pytest.mark.parametrize(
     ("tenant", "usage", "field"),
     [
-        ("small", Usage(2, 100), ""),
-        ("small", Usage(3, 1), "quota.max_adapters"),
-        ("small", Usage(1, 101), "quota.max_bytes"),
-        ("big", Usage(3, 10**12), ""),
-        ("big", Usage(4, 1), "quota.max_adapters"),
+        ("small", TenantUsage(2, 100), ""),
+        ("small", TenantUsage(3, 1), "quota.max_adapters"),
+        ("small", TenantUsage(1, 101), "quota.max_bytes"),
+        ("big", TenantUsage(3, 10**12), ""),
+        ("big", TenantUsage(4, 1), "quota.max_adapters"),
     ],
 )
-def test_what_a_tenant_may_hold(tenant: str, usage: Usage, field: str) -> None:
+def test_what_a_tenant_may_hold(tenant: str, usage: TenantUsage, field: str) -> None:
     limits = quotas([0.0])
     if not field:
         limits.check(tenant, usage)

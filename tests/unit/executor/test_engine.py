@@ -134,9 +134,9 @@ def test_revoking_for_one_tenant_leaves_the_requests_of_others() -> None:
     alone = Sequence("theirs", [5, 6], 30, (Expert("a1"),))
     make_world().run(alone)
     world = make_world()
-    theirs = Sequence("theirs", [5, 6], 30, (Expert("a1"),), tenant="other")
-    queued = [Sequence(f"queued {n}", [5, 6], 3, (Expert("a1"),), tenant="other") for n in range(20)]
-    world.engine.add(Sequence("ours", [5, 6], 30, (Expert("a1"),), tenant="mallory"))
+    theirs = Sequence("theirs", [5, 6], 30, (Expert("a1", tenant="other"),))
+    queued = [Sequence(f"queued {n}", [5, 6], 3, (Expert("a1", tenant="other"),)) for n in range(20)]
+    world.engine.add(Sequence("ours", [5, 6], 30, (Expert("a1", tenant="mallory"),)))
     for sequence in (theirs, *queued):
         world.engine.add(sequence)
     world.engine.step()
