@@ -211,8 +211,7 @@ def _gone() -> Cancelled:
 def _peer_of(request: Request) -> Peer:
     client = request.client
     address = f"{client.host}:{client.port}" if client else "unknown"
-    names = request.scope.get("extensions", {}).get("tls", {}).get("client_cert_name")
-    return Peer(address, (names,) if names else (), dict(request.headers))
+    return Peer(address, metadata=dict(request.headers))  # uvicorn does not tell the names of a certificate
 
 
 def _timeout_of(request: Request) -> float | None:
