@@ -68,8 +68,9 @@ class ExecuteRequest(_message.Message):
     COMPOSITION_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """Not empty, unless there are messages."""
+    """Not empty, unless there are messages or token ids."""
     @_builtins.property
     def experts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Expert]:
         """0 to 8; empty = the bare base model."""
@@ -86,6 +87,10 @@ class ExecuteRequest(_message.Message):
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ChatMessage]:
         """A conversation instead of a prompt."""
 
+    @_builtins.property
+    def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens instead of a prompt, used as they are."""
+
     def __init__(
         self,
         *,
@@ -94,10 +99,11 @@ class ExecuteRequest(_message.Message):
         composition: _common_pb2.Composition | None = ...,
         sampling: _common_pb2.Sampling | None = ...,
         messages: _abc.Iterable[_common_pb2.ChatMessage] | None = ...,
+        prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["composition", b"composition", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["composition", b"composition", "experts", b"experts", "messages", b"messages", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["composition", b"composition", "experts", b"experts", "messages", b"messages", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -148,6 +154,8 @@ class ExecuteDone(_message.Message):
     QUEUE_S_FIELD_NUMBER: _builtins.int
     MAX_BATCH_FIELD_NUMBER: _builtins.int
     MAX_UNIQUE_ADAPTERS_FIELD_NUMBER: _builtins.int
+    PREFILL_S_FIELD_NUMBER: _builtins.int
+    DECODE_S_FIELD_NUMBER: _builtins.int
     finish_reason: _common_pb2.FinishReason.ValueType
     """Why."""
     prompt_tokens: _builtins.int
@@ -160,6 +168,10 @@ class ExecuteDone(_message.Message):
     """Requests of the fullest step that this sequence took part in."""
     max_unique_adapters: _builtins.int
     """Unique adapters of the fullest step that this sequence took part in."""
+    prefill_s: _builtins.float
+    """Seconds from admission into the running batch to the first token."""
+    decode_s: _builtins.float
+    """Seconds from the first token to the last."""
     @_builtins.property
     def experts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpertUsage]:
         """In the order of the request's experts."""
@@ -174,10 +186,12 @@ class ExecuteDone(_message.Message):
         queue_s: _builtins.float = ...,
         max_batch: _builtins.int = ...,
         max_unique_adapters: _builtins.int = ...,
+        prefill_s: _builtins.float = ...,
+        decode_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "experts", b"experts", "finish_reason", b"finish_reason", "max_batch", b"max_batch", "max_unique_adapters", b"max_unique_adapters", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "decode_s", b"decode_s", "experts", b"experts", "finish_reason", b"finish_reason", "max_batch", b"max_batch", "max_unique_adapters", b"max_unique_adapters", "prefill_s", b"prefill_s", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -191,8 +205,11 @@ class ExpertUsage(_message.Message):
 
     MEAN_WEIGHT_FIELD_NUMBER: _builtins.int
     LAYER_WEIGHTS_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     mean_weight: _builtins.float
     """Mean over tokens and wrapped modules of this expert's weight."""
+    tier: _common_pb2.CacheTier.ValueType
+    """Where its weights were when the request arrived."""
     @_builtins.property
     def layer_weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Mean over tokens and modules of one transformer layer; index = layer."""
@@ -202,10 +219,11 @@ class ExpertUsage(_message.Message):
         *,
         mean_weight: _builtins.float = ...,
         layer_weights: _abc.Iterable[_builtins.float] | None = ...,
+        tier: _common_pb2.CacheTier.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["layer_weights", b"layer_weights", "mean_weight", b"mean_weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layer_weights", b"layer_weights", "mean_weight", b"mean_weight", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -268,6 +286,52 @@ class EvictResponse(_message.Message):
 Global___EvictResponse: _TypeAlias = EvictResponse  # noqa: Y015
 
 @_typing.final
+class DetokenizeRequest(_message.Message):
+    """Tokens to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of the base model; others are refused."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetokenizeRequest: _TypeAlias = DetokenizeRequest  # noqa: Y015
+
+@_typing.final
+class DetokenizeResponse(_message.Message):
+    """What they say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Their text, special tokens left out."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetokenizeResponse: _TypeAlias = DetokenizeResponse  # noqa: Y015
+
+@_typing.final
 class GetStatusRequest(_message.Message):
     """Nothing."""
 
@@ -295,12 +359,24 @@ class GetStatusResponse(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     FULLEST_STEP_FIELD_NUMBER: _builtins.int
+    MAX_LEN_FIELD_NUMBER: _builtins.int
+    MAX_WAITING_FIELD_NUMBER: _builtins.int
+    ROUTER_FIELD_NUMBER: _builtins.int
+    HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     num_slots: _builtins.int
     """Adapters that fit on it."""
     running: _builtins.int
     """Sequences in its batch."""
     waiting: _builtins.int
     """Sequences in its queue."""
+    max_len: _builtins.int
+    """Tokens of prompt and answer together that a sequence may have."""
+    max_waiting: _builtins.int
+    """Sequences that its queue holds."""
+    router: _builtins.str
+    """sha256 of its RouterLoRA; empty = none."""
+    has_chat_template: _builtins.bool
+    """Whether its base model has a chat template."""
     @_builtins.property
     def resident_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Digests of the adapters on its device."""
@@ -317,10 +393,14 @@ class GetStatusResponse(_message.Message):
         running: _builtins.int = ...,
         waiting: _builtins.int = ...,
         fullest_step: _common_pb2.StepSnapshot | None = ...,
+        max_len: _builtins.int = ...,
+        max_waiting: _builtins.int = ...,
+        router: _builtins.str = ...,
+        has_chat_template: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fullest_step", b"fullest_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fullest_step", b"fullest_step", "num_slots", b"num_slots", "resident_digests", b"resident_digests", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fullest_step", b"fullest_step", "has_chat_template", b"has_chat_template", "max_len", b"max_len", "max_waiting", b"max_waiting", "num_slots", b"num_slots", "resident_digests", b"resident_digests", "router", b"router", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

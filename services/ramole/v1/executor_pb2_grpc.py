@@ -45,6 +45,11 @@ class ExecutorStub:
                 request_serializer=ramole_dot_v1_dot_executor__pb2.EvictRequest.SerializeToString,
                 response_deserializer=ramole_dot_v1_dot_executor__pb2.EvictResponse.FromString,
                 _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/ramole.v1.Executor/Detokenize',
+                request_serializer=ramole_dot_v1_dot_executor__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_executor__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/ramole.v1.Executor/GetStatus',
                 request_serializer=ramole_dot_v1_dot_executor__pb2.GetStatusRequest.SerializeToString,
@@ -71,6 +76,13 @@ class ExecutorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Detokenize(self, request, context):
+        """The text of tokens of the base model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """What is loaded and how full it is.
         """
@@ -90,6 +102,11 @@ def add_ExecutorServicer_to_server(servicer, server):
                     servicer.Evict,
                     request_deserializer=ramole_dot_v1_dot_executor__pb2.EvictRequest.FromString,
                     response_serializer=ramole_dot_v1_dot_executor__pb2.EvictResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=ramole_dot_v1_dot_executor__pb2.DetokenizeRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_executor__pb2.DetokenizeResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -152,6 +169,33 @@ class Executor:
             '/ramole.v1.Executor/Evict',
             ramole_dot_v1_dot_executor__pb2.EvictRequest.SerializeToString,
             ramole_dot_v1_dot_executor__pb2.EvictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramole.v1.Executor/Detokenize',
+            ramole_dot_v1_dot_executor__pb2.DetokenizeRequest.SerializeToString,
+            ramole_dot_v1_dot_executor__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class ExecutorStub:
     """
     Evict: _grpc.UnaryUnaryMultiCallable[_executor_pb2.EvictRequest, _executor_pb2.EvictResponse]
     """Drops adapters from the device. With `abort`, running sequences that use them end with CANCELLED."""
+    Detokenize: _grpc.UnaryUnaryMultiCallable[_executor_pb2.DetokenizeRequest, _executor_pb2.DetokenizeResponse]
+    """The text of tokens of the base model."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_executor_pb2.GetStatusRequest, _executor_pb2.GetStatusResponse]
     """What is loaded and how full it is."""
 
@@ -53,6 +55,8 @@ class ExecutorAsyncStub(ExecutorStub):
     """
     Evict: _aio.UnaryUnaryMultiCallable[_executor_pb2.EvictRequest, _executor_pb2.EvictResponse]  # type: ignore[assignment]
     """Drops adapters from the device. With `abort`, running sequences that use them end with CANCELLED."""
+    Detokenize: _aio.UnaryUnaryMultiCallable[_executor_pb2.DetokenizeRequest, _executor_pb2.DetokenizeResponse]  # type: ignore[assignment]
+    """The text of tokens of the base model."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_executor_pb2.GetStatusRequest, _executor_pb2.GetStatusResponse]  # type: ignore[assignment]
     """What is loaded and how full it is."""
 
@@ -76,6 +80,14 @@ class ExecutorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_executor_pb2.EvictResponse, _abc.Awaitable[_executor_pb2.EvictResponse]]:
         """Drops adapters from the device. With `abort`, running sequences that use them end with CANCELLED."""
+
+    @_abc_1.abstractmethod
+    def Detokenize(
+        self,
+        request: _executor_pb2.DetokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_pb2.DetokenizeResponse, _abc.Awaitable[_executor_pb2.DetokenizeResponse]]:
+        """The text of tokens of the base model."""
 
     @_abc_1.abstractmethod
     def GetStatus(

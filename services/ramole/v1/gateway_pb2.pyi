@@ -92,14 +92,21 @@ class GenerateRequest(_message.Message):
     FALLBACK_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    ALLOW_DEGRADED_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """Not empty, unless there are messages."""
+    """Not empty, unless there are messages or token ids."""
     base_model: _builtins.str
     """Must be the served base model when given."""
     fallback: Global___Fallback.ValueType
     """What to do when retrieval is down."""
     query: _builtins.str
     """What retrieval reads instead of the prompt or the conversation."""
+    allow_degraded: _builtins.bool
+    """Answer with what is left rather than fail: without a named adapter that cannot be loaded, and from the bare base model
+    when retrieval is down. RoutingReport says what is missing.
+    """
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedAdapter]:
         """Adapters to use instead of retrieval: at most 8. Empty = retrieve composition.k of them."""
@@ -118,6 +125,16 @@ class GenerateRequest(_message.Message):
         reads the last message of the user, never the template.
         """
 
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Retrieve only among adapters that have all of these tags: at most 16."""
+
+    @_builtins.property
+    def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """A prompt as the base model's tokens instead of text, used as they are: at most as many as the prompt may have
+        characters. Retrieval reads their text.
+        """
+
     def __init__(
         self,
         *,
@@ -129,14 +146,193 @@ class GenerateRequest(_message.Message):
         fallback: Global___Fallback.ValueType = ...,
         messages: _abc.Iterable[_common_pb2.ChatMessage] | None = ...,
         query: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        allow_degraded: _builtins.bool = ...,
+        prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["composition", b"composition", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base_model", b"base_model", "composition", b"composition", "fallback", b"fallback", "messages", b"messages", "prompt", b"prompt", "query", b"query", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "allow_degraded", b"allow_degraded", "base_model", b"base_model", "composition", b"composition", "fallback", b"fallback", "messages", b"messages", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "query", b"query", "sampling", b"sampling", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class CompleteRequest(_message.Message):
+    """One prompt to answer in one piece."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___GenerateRequest:
+        """As for Generate."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___GenerateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteRequest: _TypeAlias = CompleteRequest  # noqa: Y015
+
+@_typing.final
+class CompleteResponse(_message.Message):
+    """A whole answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTING_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def routing(self) -> Global___RoutingReport:
+        """What was to be used."""
+
+    @_builtins.property
+    def answer(self) -> _common_pb2.TokenChunk:
+        """The whole text, with all its tokens."""
+
+    @_builtins.property
+    def usage(self) -> Global___UsageReport:
+        """What was used."""
+
+    def __init__(
+        self,
+        *,
+        routing: Global___RoutingReport | None = ...,
+        answer: _common_pb2.TokenChunk | None = ...,
+        usage: Global___UsageReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "routing", b"routing", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "routing", b"routing", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteResponse: _TypeAlias = CompleteResponse  # noqa: Y015
+
+@_typing.final
+class GenerateBatchRequest(_message.Message):
+    """Prompts to answer together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerateRequest]:
+        """1 to 64."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___GenerateRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateBatchRequest: _TypeAlias = GenerateBatchRequest  # noqa: Y015
+
+@_typing.final
+class GenerateBatchResponse(_message.Message):
+    """One event of one of the answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ROUTING_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which request, from 0."""
+    @_builtins.property
+    def routing(self) -> Global___RoutingReport:
+        """First: what will be used."""
+
+    @_builtins.property
+    def chunk(self) -> _common_pb2.TokenChunk:
+        """The next piece of the answer."""
+
+    @_builtins.property
+    def usage(self) -> Global___UsageReport:
+        """Last: what was used."""
+
+    @_builtins.property
+    def failure(self) -> Global___Failure:
+        """Last: why there is no answer."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        routing: Global___RoutingReport | None = ...,
+        chunk: _common_pb2.TokenChunk | None = ...,
+        usage: Global___UsageReport | None = ...,
+        failure: Global___Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "event", b"event", "failure", b"failure", "routing", b"routing", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "event", b"event", "failure", b"failure", "index", b"index", "routing", b"routing", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["routing", "chunk", "usage", "failure"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___GenerateBatchResponse: _TypeAlias = GenerateBatchResponse  # noqa: Y015
+
+@_typing.final
+class Failure(_message.Message):
+    """Why one request of a batch failed: the status that it would have had alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """The number of the gRPC status, e.g. 5 for NOT_FOUND."""
+    reason: _builtins.str
+    """The error class in UPPER_SNAKE_CASE."""
+    message: _builtins.str
+    """What is wrong."""
+    field: _builtins.str
+    """At fault, if one is."""
+    remedy: _builtins.str
+    """What to do about it."""
+    retry_after_s: _builtins.float
+    """Repeat the request after so many seconds; absent = never."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        field: _builtins.str = ...,
+        remedy: _builtins.str = ...,
+        retry_after_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retry_after_s", b"_retry_after_s", "retry_after_s", b"retry_after_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_after_s", b"_retry_after_s", "code", b"code", "field", b"field", "message", b"message", "reason", b"reason", "remedy", b"remedy", "retry_after_s", b"retry_after_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retry_after_s: _TypeAlias = _typing.Literal["retry_after_s"]  # noqa: Y015
+    _WhichOneofArgType__retry_after_s: _TypeAlias = _typing.Literal["_retry_after_s", b"_retry_after_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_after_s) -> _WhichOneofReturnType__retry_after_s | None: ...
+
+Global___Failure: _TypeAlias = Failure  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
@@ -218,6 +414,7 @@ class RoutingReport(_message.Message):
     EMBED_S_FIELD_NUMBER: _builtins.int
     SEARCH_S_FIELD_NUMBER: _builtins.int
     DOUBT_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Of the log lines of this call."""
     base_model: _builtins.str
@@ -238,6 +435,10 @@ class RoutingReport(_message.Message):
     def composition(self) -> _common_pb2.Composition:
         """Every axis set."""
 
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftOutAdapter]:
+        """Adapters that should have been among them and cannot be used."""
+
     def __init__(
         self,
         *,
@@ -249,16 +450,45 @@ class RoutingReport(_message.Message):
         embed_s: _builtins.float = ...,
         search_s: _builtins.float = ...,
         doubt: _builtins.float | None = ...,
+        left_out: _abc.Iterable[Global___LeftOutAdapter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "composition", b"composition", "doubt", b"doubt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "adapters", b"adapters", "base_model", b"base_model", "composition", b"composition", "doubt", b"doubt", "embed_s", b"embed_s", "fallback", b"fallback", "request_id", b"request_id", "search_s", b"search_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "adapters", b"adapters", "base_model", b"base_model", "composition", b"composition", "doubt", b"doubt", "embed_s", b"embed_s", "fallback", b"fallback", "left_out", b"left_out", "request_id", b"request_id", "search_s", b"search_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__doubt: _TypeAlias = _typing.Literal["doubt"]  # noqa: Y015
     _WhichOneofArgType__doubt: _TypeAlias = _typing.Literal["_doubt", b"_doubt"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__doubt) -> _WhichOneofReturnType__doubt | None: ...
 
 Global___RoutingReport: _TypeAlias = RoutingReport  # noqa: Y015
+
+@_typing.final
+class LeftOutAdapter(_message.Message):
+    """An adapter that an answer does without."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """The error class in UPPER_SNAKE_CASE that the adapter gives."""
+    @_builtins.property
+    def adapter(self) -> _common_pb2.AdapterRef:
+        """Which version."""
+
+    def __init__(
+        self,
+        *,
+        adapter: _common_pb2.AdapterRef | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftOutAdapter: _TypeAlias = LeftOutAdapter  # noqa: Y015
 
 @_typing.final
 class AdapterUsage(_message.Message):
@@ -270,10 +500,13 @@ class AdapterUsage(_message.Message):
     SIMILARITY_FIELD_NUMBER: _builtins.int
     MEAN_WEIGHT_FIELD_NUMBER: _builtins.int
     LAYER_WEIGHTS_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     similarity: _builtins.float
     """As in RoutedAdapter."""
     mean_weight: _builtins.float
     """Mean over tokens and wrapped modules of the weight that this adapter got."""
+    tier: _common_pb2.CacheTier.ValueType
+    """Where its weights were when the request arrived at the executor."""
     @_builtins.property
     def adapter(self) -> _common_pb2.AdapterRef:
         """Which version."""
@@ -289,10 +522,11 @@ class AdapterUsage(_message.Message):
         similarity: _builtins.float = ...,
         mean_weight: _builtins.float = ...,
         layer_weights: _abc.Iterable[_builtins.float] | None = ...,
+        tier: _common_pb2.CacheTier.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "layer_weights", b"layer_weights", "mean_weight", b"mean_weight", "similarity", b"similarity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "layer_weights", b"layer_weights", "mean_weight", b"mean_weight", "similarity", b"similarity", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -313,6 +547,8 @@ class UsageReport(_message.Message):
     TOTAL_S_FIELD_NUMBER: _builtins.int
     MAX_BATCH_FIELD_NUMBER: _builtins.int
     MAX_UNIQUE_ADAPTERS_FIELD_NUMBER: _builtins.int
+    PREFILL_S_FIELD_NUMBER: _builtins.int
+    DECODE_S_FIELD_NUMBER: _builtins.int
     finish_reason: _common_pb2.FinishReason.ValueType
     """Why the answer ended."""
     prompt_tokens: _builtins.int
@@ -329,6 +565,10 @@ class UsageReport(_message.Message):
     """Requests of the fullest step that this request took part in."""
     max_unique_adapters: _builtins.int
     """Unique adapters of the fullest step that this request took part in."""
+    prefill_s: _builtins.float
+    """Seconds from admission into the running batch to the first token."""
+    decode_s: _builtins.float
+    """Seconds from the first token to the last."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterUsage]:
         """In the order of the routing report."""
@@ -345,10 +585,12 @@ class UsageReport(_message.Message):
         total_s: _builtins.float = ...,
         max_batch: _builtins.int = ...,
         max_unique_adapters: _builtins.int = ...,
+        prefill_s: _builtins.float = ...,
+        decode_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "completion_tokens", b"completion_tokens", "finish_reason", b"finish_reason", "first_token_s", b"first_token_s", "max_batch", b"max_batch", "max_unique_adapters", b"max_unique_adapters", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s", "total_s", b"total_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "completion_tokens", b"completion_tokens", "decode_s", b"decode_s", "finish_reason", b"finish_reason", "first_token_s", b"first_token_s", "max_batch", b"max_batch", "max_unique_adapters", b"max_unique_adapters", "prefill_s", b"prefill_s", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s", "total_s", b"total_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,19 +604,25 @@ class RouteRequest(_message.Message):
 
     PROMPT_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """Not empty."""
     k: _builtins.int
     """Adapters to return, 1 to 8. 0 = the k of the server's default composition."""
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only adapters that have all of these tags: at most 16."""
+
     def __init__(
         self,
         *,
         prompt: _builtins.str = ...,
         k: _builtins.int = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["k", b"k", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["k", b"k", "prompt", b"prompt", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -543,6 +791,7 @@ class ListAdaptersRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     NAME_PREFIX_FIELD_NUMBER: _builtins.int
     LATEST_ONLY_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """Empty = of all base models."""
     page_size: _builtins.int
@@ -557,6 +806,10 @@ class ListAdaptersRequest(_message.Message):
     """Only names that begin with this."""
     latest_only: _builtins.bool
     """Only the latest version of each name: what retrieval looks among."""
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only versions that have all of these tags: at most 16."""
+
     def __init__(
         self,
         *,
@@ -567,10 +820,11 @@ class ListAdaptersRequest(_message.Message):
         tenant: _builtins.str = ...,
         name_prefix: _builtins.str = ...,
         latest_only: _builtins.bool = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "latest_only", b"latest_only", "name_prefix", b"name_prefix", "page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant", "without_samples", b"without_samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "latest_only", b"latest_only", "name_prefix", b"name_prefix", "page_size", b"page_size", "page_token", b"page_token", "tags", b"tags", "tenant", b"tenant", "without_samples", b"without_samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -937,6 +1191,11 @@ class DescribeResponse(_message.Message):
     NUM_SLOTS_FIELD_NUMBER: _builtins.int
     RESIDENT_ADAPTERS_FIELD_NUMBER: _builtins.int
     FULLEST_STEP_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    ROUTER_FIELD_NUMBER: _builtins.int
+    ENCODER_ID_FIELD_NUMBER: _builtins.int
+    HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Of the server."""
     base_model: _builtins.str
@@ -949,6 +1208,12 @@ class DescribeResponse(_message.Message):
     """Adapters that fit on the devices."""
     resident_adapters: _builtins.int
     """Different adapters on the devices."""
+    router: _builtins.str
+    """sha256 of the RouterLoRA that the executors use; empty = none."""
+    encoder_id: _builtins.str
+    """The encoder of the index that serves; empty = nothing is indexed, or the index does not answer."""
+    has_chat_template: _builtins.bool
+    """Whether the base model has a chat template: messages need one."""
     @_builtins.property
     def default_composition(self) -> _common_pb2.Composition:
         """The composition of requests that give none."""
@@ -958,6 +1223,14 @@ class DescribeResponse(_message.Message):
         """The step with the most unique adapters (then requests) since the start. Absent without the role `admin`: its digests
         are of contents that other tenants use.
         """
+
+    @_builtins.property
+    def limits(self) -> Global___Limits:
+        """What a request may hold here."""
+
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks."""
 
     def __init__(
         self,
@@ -970,14 +1243,97 @@ class DescribeResponse(_message.Message):
         num_slots: _builtins.int = ...,
         resident_adapters: _builtins.int = ...,
         fullest_step: _common_pb2.StepSnapshot | None = ...,
+        limits: Global___Limits | None = ...,
+        router: _builtins.str = ...,
+        encoder_id: _builtins.str = ...,
+        has_chat_template: _builtins.bool = ...,
+        caller: Global___Caller | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["default_composition", b"default_composition", "fullest_step", b"fullest_step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "default_composition", b"default_composition", "fullest_step", b"fullest_step", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "default_composition", b"default_composition", "fullest_step", b"fullest_step", "num_slots", b"num_slots", "resident_adapters", b"resident_adapters", "running", b"running", "version", b"version", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "caller", b"caller", "default_composition", b"default_composition", "encoder_id", b"encoder_id", "fullest_step", b"fullest_step", "has_chat_template", b"has_chat_template", "limits", b"limits", "num_slots", b"num_slots", "resident_adapters", b"resident_adapters", "router", b"router", "running", b"running", "version", b"version", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class Limits(_message.Message):
+    """What one request may hold, beside the bounds that hold for every server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_PROMPT_CHARS_FIELD_NUMBER: _builtins.int
+    MAX_LEN_FIELD_NUMBER: _builtins.int
+    MAX_WAITING_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_REQUESTS_FIELD_NUMBER: _builtins.int
+    MAX_UPLOAD_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_RANK_FIELD_NUMBER: _builtins.int
+    MAX_SAMPLES_FIELD_NUMBER: _builtins.int
+    max_prompt_chars: _builtins.int
+    """Characters of a prompt."""
+    max_len: _builtins.int
+    """Tokens of prompt and answer together."""
+    max_waiting: _builtins.int
+    """Requests that may wait in the queue of one executor."""
+    max_batch_requests: _builtins.int
+    """Requests of a batch."""
+    max_upload_bytes: _builtins.int
+    """Bytes of an upload."""
+    max_rank: _builtins.int
+    """Largest rank of an adapter."""
+    max_samples: _builtins.int
+    """Samples of an adapter."""
+    def __init__(
+        self,
+        *,
+        max_prompt_chars: _builtins.int = ...,
+        max_len: _builtins.int = ...,
+        max_waiting: _builtins.int = ...,
+        max_batch_requests: _builtins.int = ...,
+        max_upload_bytes: _builtins.int = ...,
+        max_rank: _builtins.int = ...,
+        max_samples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_requests", b"max_batch_requests", "max_len", b"max_len", "max_prompt_chars", b"max_prompt_chars", "max_rank", b"max_rank", "max_samples", b"max_samples", "max_upload_bytes", b"max_upload_bytes", "max_waiting", b"max_waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Limits: _TypeAlias = Limits  # noqa: Y015
+
+@_typing.final
+class Caller(_message.Message):
+    """Who the server takes the caller for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Whose adapters it sees and changes."""
+    name: _builtins.str
+    """Of the key, the certificate or the address."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """`user`, `publisher`, `admin`, sorted."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        name: _builtins.str = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "roles", b"roles", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Caller: _TypeAlias = Caller  # noqa: Y015
 
 @_typing.final
 class ReindexRequest(_message.Message):

@@ -45,6 +45,16 @@ class GatewayStub:
                 request_serializer=ramole_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=ramole_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Complete = channel.unary_unary(
+                '/ramole.v1.Gateway/Complete',
+                request_serializer=ramole_dot_v1_dot_gateway__pb2.CompleteRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_gateway__pb2.CompleteResponse.FromString,
+                _registered_method=True)
+        self.GenerateBatch = channel.unary_stream(
+                '/ramole.v1.Gateway/GenerateBatch',
+                request_serializer=ramole_dot_v1_dot_gateway__pb2.GenerateBatchRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_gateway__pb2.GenerateBatchResponse.FromString,
+                _registered_method=True)
         self.Route = channel.unary_unary(
                 '/ramole.v1.Gateway/Route',
                 request_serializer=ramole_dot_v1_dot_gateway__pb2.RouteRequest.SerializeToString,
@@ -114,6 +124,21 @@ class GatewayServicer:
     def Generate(self, request, context):
         """Answers a plain prompt. Without named adapters the server retrieves the best ones for it.
         Streams one `routing`, then `chunk`*, then one `usage`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Complete(self, request, context):
+        """The same answer in one piece, for scripts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateBatch(self, request, context):
+        """Answers several prompts as one batch: their events come as they are made, each with the number of its request. One
+        that fails ends with `failure`; the others go on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,6 +232,16 @@ def add_GatewayServicer_to_server(servicer, server):
                     request_deserializer=ramole_dot_v1_dot_gateway__pb2.GenerateRequest.FromString,
                     response_serializer=ramole_dot_v1_dot_gateway__pb2.GenerateResponse.SerializeToString,
             ),
+            'Complete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Complete,
+                    request_deserializer=ramole_dot_v1_dot_gateway__pb2.CompleteRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_gateway__pb2.CompleteResponse.SerializeToString,
+            ),
+            'GenerateBatch': grpc.unary_stream_rpc_method_handler(
+                    servicer.GenerateBatch,
+                    request_deserializer=ramole_dot_v1_dot_gateway__pb2.GenerateBatchRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_gateway__pb2.GenerateBatchResponse.SerializeToString,
+            ),
             'Route': grpc.unary_unary_rpc_method_handler(
                     servicer.Route,
                     request_deserializer=ramole_dot_v1_dot_gateway__pb2.RouteRequest.FromString,
@@ -296,6 +331,60 @@ class Gateway:
             '/ramole.v1.Gateway/Generate',
             ramole_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
             ramole_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Complete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramole.v1.Gateway/Complete',
+            ramole_dot_v1_dot_gateway__pb2.CompleteRequest.SerializeToString,
+            ramole_dot_v1_dot_gateway__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ramole.v1.Gateway/GenerateBatch',
+            ramole_dot_v1_dot_gateway__pb2.GenerateBatchRequest.SerializeToString,
+            ramole_dot_v1_dot_gateway__pb2.GenerateBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,12 @@ class GatewayStub:
     """Answers a plain prompt. Without named adapters the server retrieves the best ones for it.
     Streams one `routing`, then `chunk`*, then one `usage`.
     """
+    Complete: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.CompleteRequest, _gateway_pb2.CompleteResponse]
+    """The same answer in one piece, for scripts."""
+    GenerateBatch: _grpc.UnaryStreamMultiCallable[_gateway_pb2.GenerateBatchRequest, _gateway_pb2.GenerateBatchResponse]
+    """Answers several prompts as one batch: their events come as they are made, each with the number of its request. One
+    that fails ends with `failure`; the others go on.
+    """
     Route: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.RouteRequest, _gateway_pb2.RouteResponse]
     """What Generate would use, without generating: of the caller's tenant's adapters and the public ones, whatever its roles."""
     UploadAdapter: _grpc.StreamUnaryMultiCallable[_gateway_pb2.UploadAdapterRequest, _gateway_pb2.UploadAdapterResponse]
@@ -85,6 +91,12 @@ class GatewayAsyncStub(GatewayStub):
     Generate: _aio.UnaryStreamMultiCallable[_gateway_pb2.GenerateRequest, _gateway_pb2.GenerateResponse]  # type: ignore[assignment]
     """Answers a plain prompt. Without named adapters the server retrieves the best ones for it.
     Streams one `routing`, then `chunk`*, then one `usage`.
+    """
+    Complete: _aio.UnaryUnaryMultiCallable[_gateway_pb2.CompleteRequest, _gateway_pb2.CompleteResponse]  # type: ignore[assignment]
+    """The same answer in one piece, for scripts."""
+    GenerateBatch: _aio.UnaryStreamMultiCallable[_gateway_pb2.GenerateBatchRequest, _gateway_pb2.GenerateBatchResponse]  # type: ignore[assignment]
+    """Answers several prompts as one batch: their events come as they are made, each with the number of its request. One
+    that fails ends with `failure`; the others go on.
     """
     Route: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RouteRequest, _gateway_pb2.RouteResponse]  # type: ignore[assignment]
     """What Generate would use, without generating: of the caller's tenant's adapters and the public ones, whatever its roles."""
@@ -131,6 +143,24 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_gateway_pb2.GenerateResponse], _abc.AsyncIterator[_gateway_pb2.GenerateResponse]]:
         """Answers a plain prompt. Without named adapters the server retrieves the best ones for it.
         Streams one `routing`, then `chunk`*, then one `usage`.
+        """
+
+    @_abc_1.abstractmethod
+    def Complete(
+        self,
+        request: _gateway_pb2.CompleteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_pb2.CompleteResponse, _abc.Awaitable[_gateway_pb2.CompleteResponse]]:
+        """The same answer in one piece, for scripts."""
+
+    @_abc_1.abstractmethod
+    def GenerateBatch(
+        self,
+        request: _gateway_pb2.GenerateBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_gateway_pb2.GenerateBatchResponse], _abc.AsyncIterator[_gateway_pb2.GenerateBatchResponse]]:
+        """Answers several prompts as one batch: their events come as they are made, each with the number of its request. One
+        that fails ends with `failure`; the others go on.
         """
 
     @_abc_1.abstractmethod

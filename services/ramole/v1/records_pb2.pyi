@@ -57,6 +57,7 @@ class UploadHeader(_message.Message):
     IS_PUBLIC_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     """`name` or `tenant/name`. Uploading an existing name makes the next version."""
     base_model: _builtins.str
@@ -87,6 +88,10 @@ class UploadHeader(_message.Message):
     def sha256(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Optional, checked when given: sha256 (hex) of each file."""
 
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What requests may filter by: at most 16 different ones, each of 1 to 64 of a-z 0-9 . _ -"""
+
     def __init__(
         self,
         *,
@@ -98,10 +103,11 @@ class UploadHeader(_message.Message):
         is_public: _builtins.bool = ...,
         sha256: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         source: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "base_model", b"base_model", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "is_public", b"is_public", "samples", b"samples", "sha256", b"sha256", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "base_model", b"base_model", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "is_public", b"is_public", "samples", b"samples", "sha256", b"sha256", "source", b"source", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
@@ -194,6 +200,7 @@ class AdapterRecord(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """The only base model that it fits."""
     is_public: _builtins.bool
@@ -216,6 +223,10 @@ class AdapterRecord(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was uploaded."""
 
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As uploaded, sorted."""
+
     def __init__(
         self,
         *,
@@ -226,10 +237,11 @@ class AdapterRecord(_message.Message):
         samples: _abc.Iterable[_builtins.str] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         source: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "created_at", b"created_at", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "created_at", b"created_at", "is_public", b"is_public", "report", b"report", "samples", b"samples", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "created_at", b"created_at", "is_public", b"is_public", "report", b"report", "samples", b"samples", "source", b"source", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

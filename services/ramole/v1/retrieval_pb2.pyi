@@ -31,6 +31,7 @@ class SearchRequest(_message.Message):
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     encoder_id: _builtins.str
     """Must equal the encoder_id of the index, else ENCODER_MISMATCH."""
     base_model: _builtins.str
@@ -43,6 +44,10 @@ class SearchRequest(_message.Message):
     def vector(self) -> _embedding_pb2.Vector:
         """From Embedding.Embed."""
 
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only adapters that have all of these."""
+
     def __init__(
         self,
         *,
@@ -51,10 +56,11 @@ class SearchRequest(_message.Message):
         base_model: _builtins.str = ...,
         tenant: _builtins.str = ...,
         k: _builtins.int = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "encoder_id", b"encoder_id", "k", b"k", "tenant", b"tenant", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "encoder_id", b"encoder_id", "k", b"k", "tags", b"tags", "tenant", b"tenant", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,6 +166,7 @@ class AdapterVectors(_message.Message):
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     IS_PUBLIC_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """The only base model that it fits."""
     is_public: _builtins.bool
@@ -172,6 +179,10 @@ class AdapterVectors(_message.Message):
     def samples(self) -> _containers.RepeatedCompositeFieldContainer[_embedding_pb2.Vector]:
         """One unit vector for each sample input; the index stores them and their normalised mean."""
 
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What searches may filter by."""
+
     def __init__(
         self,
         *,
@@ -179,10 +190,11 @@ class AdapterVectors(_message.Message):
         base_model: _builtins.str = ...,
         is_public: _builtins.bool = ...,
         samples: _abc.Iterable[_embedding_pb2.Vector] | None = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "is_public", b"is_public", "samples", b"samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "is_public", b"is_public", "samples", b"samples", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
