@@ -76,6 +76,8 @@ def _check_names(settings: Settings, base_id: str) -> None:
         ) from error
     for tenant in settings.adapters.tenant_quotas:
         check_tenant(tenant, field="adapters.tenant_quotas")
+    for tenant in settings.executor.tenant_weights:
+        check_tenant(tenant, field="executor.tenant_weights")
     uris = [("adapters.sources", source) for source in settings.adapters.sources]
     for field, uri in (*uris, ("adapters.store_uri", settings.adapters.store_uri)):
         if uri and not (uri.partition("://")[1] and uri.partition("://")[0]):

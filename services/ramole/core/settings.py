@@ -308,6 +308,9 @@ class ExecutorSettings(ServiceSettings):
         default=512, ge=2, description="tokens of one engine step; more than max_rows, or prompts would starve"
     )
     max_waiting: int = Field(default=1024, ge=1)
+    tenant_weights: dict[str, Annotated[float, Field(ge=0.01, le=100)]] = Field(
+        default={}, description="share of a tenant beside the others while requests wait: 0.01 to 100, else 1"
+    )
     max_step_s: float = Field(
         default=300.0, gt=0, description="an engine step that takes longer is stuck: the executor is replaced"
     )

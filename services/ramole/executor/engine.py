@@ -13,7 +13,7 @@ again in halves, until the culprit is alone. Only a device that no longer comput
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
@@ -69,6 +69,7 @@ class Engine:
         max_rows: int,
         token_budget: int,
         max_waiting: int = 1024,
+        tenant_weights: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -77,6 +78,7 @@ class Engine:
             release: told once for each `load`, when its weights are in a slot or no longer wanted.
             placed: told the seconds that each write into a slot took on the host. Nobody waits for a GPU, so there it
                 may still be copying.
+            tenant_weights: share of each tenant beside the others; 1 where none is given.
             clock: monotonic seconds.
         """
         self._runner = runner
@@ -88,7 +90,9 @@ class Engine:
         self._eos = frozenset(eos_token_ids)
         self._clock = clock
         self._max_waiting = max_waiting
-        self._scheduler = Scheduler(SlotTable(num_slots), max_rows=max_rows, token_budget=token_budget)
+        self._scheduler = Scheduler(
+            SlotTable(num_slots), max_rows=max_rows, token_budget=token_budget, tenant_weights=tenant_weights
+        )
         self._loads: dict[str, Future[AdapterWeights]] = {}
         self._slot_bytes = [0] * num_slots
         self._sequences: dict[str, Sequence] = {}

@@ -9,7 +9,7 @@ door until it is in. So once its adapters are loaded, a sequence waits for at mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ramole.executor.fair_queue import FairQueue
@@ -54,11 +54,22 @@ class Schedule:
 
 
 class Scheduler:
-    """Fair to tenants, with overtaking of what cannot run yet, token budget, decode first."""
+    """Fair to tenants, with overtaking of what cannot run yet, token budget, decode first.
 
-    def __init__(self, slots: SlotTable, *, max_rows: int, token_budget: int) -> None:
+    Args:
+        tenant_weights: as of `FairQueue`.
+    """
+
+    def __init__(
+        self,
+        slots: SlotTable,
+        *,
+        max_rows: int,
+        token_budget: int,
+        tenant_weights: Mapping[str, float] | None = None,
+    ) -> None:
         self.slots = slots
-        self.waiting = FairQueue()
+        self.waiting = FairQueue(tenant_weights)
         self.running: list[Sequence] = []
         self._free_rows = list(range(max_rows - 1, -1, -1))
         self._token_budget = token_budget

@@ -36,9 +36,14 @@ def another_value(key: Key, field: FieldInfo) -> Any:
         case tuple():
             return ["s3://somewhere/"]
         case dict():
-            return {"some": {}}
+            return {"some": 2.0 if float in _parts(kind) else {}}
         case _:
             return TEXTS.get(key[-1], "/elsewhere")
+
+
+def _parts(kind: Any) -> set[Any]:
+    """Everything that a type is made of."""
+    return {kind}.union(*(_parts(part) for part in typing.get_args(kind)))
 
 
 def flat(model: BaseModel, above: Key = ()) -> dict[Key, Any]:

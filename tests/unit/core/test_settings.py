@@ -55,3 +55,9 @@ def test_plain_settings_know_no_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("RAMOLE_CONFIG", "/no/such/file")
     assert PlainSettings() == defaults
     assert PlainSettings(base_id="x").base_id == "x"
+
+
+@pytest.mark.parametrize("weight", [0, 0.009, 101, -1, float("nan")])
+def test_a_tenants_weight_has_ends(weight: float) -> None:
+    with pytest.raises(ValidationError, match=r"tenant_weights\.acme"):
+        PlainSettings(executor={"tenant_weights": {"acme": weight}})  # type: ignore[arg-type]

@@ -138,3 +138,18 @@ def step(scheduler: Scheduler) -> None:
             if len(sequence.tokens) == sequence.max_tokens:
                 sequence.finish_reason = FinishReason.LENGTH
                 scheduler.finish(sequence)
+
+
+def test_the_scheduler_serves_by_weight() -> None:
+    """Of two crowds the one with weight 3 gets three quarters of the tokens."""
+    weights = {"heavy": 3.0}
+    scheduler = Scheduler(SlotTable(2), max_rows=4, token_budget=64, tenant_weights=weights)
+    for _ in range(400):
+        for tenant in ("heavy", "light"):
+            scheduler.add(Sequence(str(next(ids)), [1] * 4, 4, tenant=tenant))
+    tokens: dict[str, int] = defaultdict(int)
+    for _ in range(400):
+        for sequence in scheduler.running:
+            tokens[sequence.tenant] += 1
+        step(scheduler)
+    assert 2.7 <= tokens["heavy"] / tokens["light"] <= 3.3
