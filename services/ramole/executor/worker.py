@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -34,6 +34,10 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _WATCH_S = 0.2
+
+# What one piece costs the transports behind, about. All streams together send no more of them than fit into the time.
+_PIECE_S = 2e-4
+_TICK_S = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,9 @@ class EngineWorker:
     ) -> AsyncGenerator[Chunk | Done, None]:
         """Runs one request. Closing the iterator frees everything it holds within one step.
 
+        A piece holds all tokens that have come since the one before. With many streams there are fewer pieces of more
+        tokens, so that together they cost no more than a transport has time for.
+
         Args:
             prompt: a text, or a conversation.
 
@@ -144,14 +151,20 @@ class EngineWorker:
         client = _Client(asyncio.Queue(), self._codec.stream(sampling))
         self._waiting.add(client.events.put_nowait)
         self._call(lambda: self._add(sequence, client))
+        told_s = float("-inf")
         try:
             while True:
-                event = await client.events.get()
-                if isinstance(event, RamoleError):
-                    raise event
-                yield event
-                if isinstance(event, Done):
-                    return
+                first = await client.events.get()
+                early_s = told_s + len(self._waiting) * _PIECE_S - self._loop.time()
+                if early_s > _TICK_S:
+                    await asyncio.sleep(early_s)
+                for event in _gathered(first, client.events):
+                    if isinstance(event, RamoleError):
+                        raise event
+                    yield event
+                    if isinstance(event, Done):
+                        return
+                told_s = self._loop.time()
         finally:
             self._waiting.discard(client.events.put_nowait)
             self._call(lambda: self._drop(sequence.id))
@@ -292,6 +305,34 @@ class EngineWorker:
             self._loop.call_soon_threadsafe(deliver)
         except RuntimeError:  # the loop is closed: nobody is left to read
             _log.debug("%d events after the event loop closed", len(batch))
+
+
+def _gathered(first: Event, more: asyncio.Queue[Event]) -> Iterator[Event]:
+    """What there is so far, neighbouring pieces of the answer as one."""
+    events = [first]
+    while not more.empty():
+        events.append(more.get_nowait())
+    pieces: list[Chunk] = []
+    for event in events:
+        if isinstance(event, Chunk):
+            pieces.append(event)
+            continue
+        if pieces:
+            yield _joined(pieces)
+            pieces = []
+        yield event
+    if pieces:
+        yield _joined(pieces)
+
+
+def _joined(pieces: list[Chunk]) -> Chunk:
+    if len(pieces) == 1:
+        return pieces[0]
+    return Chunk(
+        "".join(piece.text for piece in pieces),
+        tuple(token for piece in pieces for token in piece.token_ids),
+        tuple(logprob for piece in pieces for logprob in piece.logprobs),
+    )
 
 
 def _unavailable(why: str) -> Unavailable:

@@ -18,6 +18,7 @@ from ramole.transport.call_limit import Kind
 from ramole.transport.errors import to_status
 from ramole.transport.identity import Peer
 from ramole.transport.incoming import Context, Incoming
+from ramole.transport.stall import StallGuard
 from ramole.transport.undecodable import decoded, tolerant
 
 # Quoted: the generic parameters exist in the type stubs only.
@@ -137,8 +138,7 @@ def _rewrapped(
                 await behaviour(requests, context)
                 return
             async with aclosing(behaviour(requests, context)) as messages:
-                async for message in messages:
-                    await _written(context, message, idle_s)
+                await _written(context, messages, idle_s)
 
     factories = {
         (False, False): grpc.unary_unary_rpc_method_handler,
@@ -152,13 +152,12 @@ def _rewrapped(
     return make(cast(Any, wrapped), read, handler.response_serializer)
 
 
-async def _written(context: Context, message: Any, idle_s: float) -> None:
+async def _written(context: Context, messages: AsyncIterator[Any], idle_s: float) -> None:
     """Raises DeadlineExceeded when the client does not read, so that its stream takes nothing any more."""
-    timer = asyncio.timeout(idle_s)
-    try:
-        async with timer:
-            await context.write(message)
-    except TimeoutError as error:
-        raise DeadlineExceeded(
-            f"the client read nothing for {idle_s:g} s", field="server.idle_s", remedy="read the stream as it comes"
-        ) from error
+    unread = DeadlineExceeded(
+        f"the client read nothing for {idle_s:g} s", field="server.idle_s", remedy="read the stream as it comes"
+    )
+    with StallGuard(idle_s, unread) as guard:
+        async for message in messages:
+            with guard.waiting():
+                await context.write(message)

@@ -6,16 +6,19 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ramole.core.composition import Composition, Expert
 from ramole.core.errors import Internal, InvalidInput, Unavailable, WrongState
 from ramole.core.sampling import Sampling
 from ramole.executor.sequence import FinishReason
 from ramole.executor.text import TextCodec, TextStream
-from ramole.executor.worker import Chunk, Done, EngineWorker
+from ramole.executor.worker import Chunk, Done, EngineWorker, _gathered
 from support.engine_world import World, make_world
 
 
@@ -184,3 +187,42 @@ async def test_a_dead_engine_answers_unavailable_and_says_so(worker: tuple[World
         engine_worker.check()
     with pytest.raises(Unavailable):
         await answer(engine_worker, "hello")
+
+
+@pytest.mark.parametrize("num_read_at_once", [1, 3, 50])
+async def test_a_slow_reader_gets_all_that_has_come_in_one_piece(
+    worker: tuple[World, EngineWorker], num_read_at_once: int
+) -> None:
+    _, engine_worker = worker
+    sampling = Sampling(max_tokens=12, logprobs=True)
+    alone = [e async for e in engine_worker.generate("hello", (), Composition(), sampling) if isinstance(e, Chunk)]
+    tokens = [token for piece in alone for token in piece.token_ids]
+    assert all(len(piece.token_ids) == len(piece.logprobs) for piece in alone)
+    pieces: list[Chunk] = []
+    async for event in engine_worker.generate("hello", (), Composition(), sampling):
+        if isinstance(event, Chunk):
+            pieces.append(event)
+        if len(pieces) % num_read_at_once == 0:
+            await engine_worker.ask(lambda engine: None)  # a step of the engine goes by, at least
+    assert [token for piece in pieces for token in piece.token_ids] == tokens
+    assert "".join(piece.text for piece in pieces) == "".join(piece.text for piece in alone)
+    assert sum(len(piece.logprobs) for piece in pieces) == len(tokens)
+
+
+@given(st.lists(st.one_of(st.text(max_size=3), st.just(None)), min_size=1, max_size=8))
+def test_what_waits_is_joined_and_nothing_changes_place(texts: list[str | None]) -> None:
+    failure = Unavailable("x")
+    events = [failure if text is None else Chunk(text, (len(text),), (0.5,)) for text in texts]
+
+    async def gathered() -> list[object]:
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        for event in events[1:]:
+            queue.put_nowait(event)
+        return list(_gathered(events[0], queue))
+
+    told = asyncio.run(gathered())
+    flat: list[object] = []
+    for event in told:
+        flat += [event] if event is failure else list(event.token_ids)  # type: ignore[attr-defined]
+    assert flat == [failure if text is None else len(text) for text in texts]
+    assert all(failure in pair for pair in pairwise(told)), "no two pieces are neighbours"

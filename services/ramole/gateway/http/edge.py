@@ -20,6 +20,7 @@ from ramole.gateway.http.errors import body_of, headers_of, status_of
 from ramole.transport.call_bracket import CallBracket
 from ramole.transport.call_limit import Kind
 from ramole.transport.identity import Peer
+from ramole.transport.stall import StallGuard
 
 TIMEOUT_KEY = "x-request-timeout"
 """Header: seconds that the client waits for the whole answer. OpenAI's clients send none."""
@@ -77,25 +78,28 @@ class Exchange:
     async def tell(self, data: Any, status: int = 200) -> None:
         """The whole answer, as JSON."""
         raw = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-        await self._begin(status, _JSON, length=len(raw))
-        await self._write(raw, is_last=True)
+        with self._guarded() as guard, guard.waiting():
+            await self._begin(status, _JSON, length=len(raw))
+            await self._write(raw, is_last=True)
 
     async def tell_events(self, events: AsyncGenerator[bytes]) -> None:
         """The answer as server-sent events; the status is told with the first of them, so that what fails before has
         a status of its own. What fails later becomes the last event."""
         async with aclosing(events):
-            async for data in events:
-                if not self._is_stream:
-                    self.headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
-                    self._is_stream = True
-                    await self._begin(200, _EVENTS)
-                await self._write(data)
-        await self._write(b"", is_last=True)
+            with self._guarded() as guard:
+                async for data in events:
+                    with guard.waiting():
+                        if not self._is_stream:
+                            self.headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
+                            self._is_stream = True
+                            await self._begin(200, _EVENTS)
+                        await self._write(data)
+        await self._finish(b"")
 
     async def fail(self, error: RamoleError) -> None:
         """Tells an error, as what is still possible."""
         if self._is_stream:
-            await self._write(event(body_of(error)), is_last=True)
+            await self._finish(event(body_of(error)))
         elif not self._has_begun:
             self.headers |= headers_of(error)
             await self.tell(body_of(error), status_of(error))
@@ -111,14 +115,19 @@ class Exchange:
     async def _write(self, data: bytes, *, is_last: bool = False) -> None:
         await self._sent({"type": "http.response.body", "body": data, "more_body": not is_last})
 
+    async def _finish(self, data: bytes) -> None:
+        with self._guarded() as guard, guard.waiting():
+            await self._write(data, is_last=True)
+
+    def _guarded(self) -> StallGuard:
+        return StallGuard(
+            self._idle_s,
+            DeadlineExceeded(f"the client read nothing for {self._idle_s:g} s", remedy="read the answer as it comes"),
+        )
+
     async def _sent(self, message: Message) -> None:
         try:
-            async with asyncio.timeout(self._idle_s):
-                await self._send(message)
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"the client read nothing for {self._idle_s:g} s", remedy="read the answer as it comes"
-            ) from error
+            await self._send(message)
         except OSError as error:
             raise _gone() from error
 
