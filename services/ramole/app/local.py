@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 
-from ramole.app.services import PUBLIC, SERVICES
+from ramole.app.services import PUBLIC, SERVICES, ServiceSpec
 from ramole.core.errors import RamoleError
 from ramole.core.settings import Settings
 from ramole.observability.export import Exposition, serve_metrics
@@ -26,9 +26,13 @@ class LocalSystem:
     """Five gRPC servers in this process and event loop; they find each other in a common directory.
 
     One whose service has failed is replaced by a new one, as Ray Serve would.
+
+    Args:
+        services: by name, in the order of their start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, services: Mapping[str, ServiceSpec] = SERVICES) -> None:
+        self._services = services
         self._stack = AsyncExitStack()
         self._directory: dict[str, str] = {}
         self._exposition = Exposition()
@@ -57,7 +61,7 @@ class LocalSystem:
         self._stack.push_async_callback(peers.close)
         try:
             self._stack.callback(serve_metrics(self._exposition, settings.metrics))
-            for name, spec in SERVICES.items():
+            for name, spec in self._services.items():
                 make = partial(spec.server, settings, lambda: peers)
                 await self._begin(name, make)
                 self._stack.push_async_callback(self._end, name)

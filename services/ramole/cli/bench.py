@@ -58,6 +58,20 @@ def bench_repository(
             note(f"{name}: {reason}")
 
 
+@bench_app.command("serve")
+@needing("lab")
+def bench_serve(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds, in under three minutes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the front door: overhead, streams beside bare servers, fairness, latency under load, refusals."""
+    from ramole.lab.bench.serve.run import run_serve_bench
+
+    with told(), _spinner() as tell:
+        result = run_serve_bench(quick=quick, progress=tell)
+    _print(result, as_json)
+
+
 @contextmanager
 def _spinner() -> Iterator[Callable[[str], None]]:
     """Tells on stderr what is being measured."""

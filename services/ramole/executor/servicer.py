@@ -36,6 +36,8 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
 
     name = "executor"
     full_name = "ramole.v1.Executor"
+    load = staticmethod(load_runner)
+    """Gives what computes tokens, and the tokenizer. Blocks."""
 
     def __init__(self, settings: Settings, peers: Peers) -> None:
         self._settings = settings
@@ -51,7 +53,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         """Loads the base model, the tokenizer and the router, and starts the engine's thread."""
         options, cache = self._settings.executor, self._settings.cache
         metrics = TierMetrics(self.registry)
-        runner, codec = await asyncio.to_thread(load_runner, self._settings)
+        runner, codec = await asyncio.to_thread(self.load, self._settings)
         disk = await asyncio.to_thread(DiskTier, self._settings.cache_dir, cache.disk_bytes)
         self._source = source = AdapterSource(self._peers.adapters.stub, disk, metrics, machine=machine_id())
         worker = EngineWorker(codec, max_step_s=options.max_step_s)
@@ -79,6 +81,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
             max_rows=options.max_rows,
             token_budget=options.token_budget,
             max_waiting=options.max_waiting,
+            tenant_weights=options.tenant_weights,
         )
         metrics.watch(Tier.DEVICE, lambda: _slot_counts(engine))
         metrics.watch(Tier.HOST, lambda: host.counts)

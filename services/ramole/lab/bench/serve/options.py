@@ -1,0 +1,102 @@
+"""What a benchmark of the front door measures: how many streams, requests and rounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCase:
+    """Answers of a null engine, over gRPC and over HTTP, beside bare servers that send the same.
+
+    Attributes:
+        num_streams: answers at once.
+        new_tokens: of each answer.
+        rounds: interleaved over all contestants.
+    """
+
+    num_streams: int = 64
+    new_tokens: int = 128
+    rounds: int = 7
+
+
+@dataclass(frozen=True, slots=True)
+class OverheadCase:
+    """One-token answers one after the other, beside the engine called directly.
+
+    Attributes:
+        num_adapters: shipped ones that are uploaded; requests take them in turn.
+        rounds: each asks every contestant once.
+    """
+
+    num_adapters: int = 8
+    rounds: int = 80
+
+
+@dataclass(frozen=True, slots=True)
+class LoadCase:
+    """Routed requests of the default composition, closed loop for the capacity, then open loop below it.
+
+    Attributes:
+        concurrency: of the closed loop.
+        num_closed, num_open: requests of each.
+        new_tokens: of each answer at most.
+        share: of the capacity that the open loop's random arrivals ask for.
+    """
+
+    concurrency: int = 16
+    num_closed: int = 200
+    num_open: int = 400
+    new_tokens: int = 16
+    share: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class FairnessCase:
+    """Two tenants in closed loops, of which one has `times` as many clients.
+
+    Attributes:
+        clients: of the small tenant.
+        num_requests: of the small tenant in each half of a round.
+        rounds: each first without, then with the other tenant.
+    """
+
+    clients: int = 4
+    times: int = 10
+    num_requests: int = 24
+    new_tokens: int = 16
+    rounds: int = 7
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalCase:
+    """Requests of a tenant that has used up its minute, one after the other, on an idle server."""
+
+    num_requests: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """One run."""
+
+    streams: StreamCase = StreamCase()
+    overhead: OverheadCase = OverheadCase()
+    load: LoadCase = LoadCase()
+    fairness: FairnessCase = FairnessCase()
+    refusal: RefusalCase = RefusalCase()
+
+
+def full_serve_options() -> ServeOptions:
+    """Enough rounds for figures that stand."""
+    return ServeOptions()
+
+
+def quick_serve_options() -> ServeOptions:
+    """The same cases with fewer rounds, in under three minutes."""
+    return ServeOptions(
+        streams=StreamCase(rounds=3),
+        overhead=OverheadCase(num_adapters=4, rounds=30),
+        load=LoadCase(num_closed=80, num_open=120),
+        fairness=FairnessCase(rounds=3, num_requests=16),
+        refusal=RefusalCase(num_requests=50),
+    )
