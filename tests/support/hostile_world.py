@@ -125,7 +125,7 @@ def outcome(updates: list[Update], id_: str) -> tuple[list[int | None], list[flo
     assert [u.error for u in own if u.error] == []
     assert own[-1].is_last
     weights = own[-1].sequence.mean_weights()[0].tolist()
-    return [u.token for u in own], [u.logprob for u in own], weights
+    return [u.sampled and u.sampled.token for u in own], [u.sampled and u.sampled.logprob for u in own], weights
 
 
 class Alone:

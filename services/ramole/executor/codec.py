@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Ordered
+
 from ramole.core.answer import Chunk
 from ramole.core.composition import Expert
 from ramole.core.names import check_digest
 from ramole.executor.engine import Engine
 from ramole.executor.worker import Done
+from ramole.observability.tiers import Tier
 from ramole.transport.values import finish_to_pb
 from ramole.v1 import common_pb2, executor_pb2
 
@@ -17,29 +20,52 @@ def expert_from_pb(message: executor_pb2.Expert) -> Expert:
     return Expert(digest, message.similarity, message.weight, message.scale, message.tenant)
 
 
-def event_to_pb(event: Chunk | Done) -> executor_pb2.ExecuteResponse:
-    """A piece of the answer, or its end."""
+def event_to_pb(event: Chunk | Done, tiers: Ordered[Tier]) -> executor_pb2.ExecuteResponse:
+    """A piece of the answer, or its end; `tiers`: where the weights of each expert were at first."""
     if isinstance(event, Chunk):
-        return executor_pb2.ExecuteResponse(
-            chunk=common_pb2.TokenChunk(text=event.text, token_ids=event.token_ids, logprobs=event.logprobs)
-        )
+        return executor_pb2.ExecuteResponse(chunk=chunk_to_pb(event))
     sequence = event.sequence
     total, layers = sequence.mean_weights()
     arrived_s = sequence.arrived_s
+    admitted_s = sequence.admitted_s or arrived_s
+    first_s = sequence.first_token_s or admitted_s
     return executor_pb2.ExecuteResponse(
         done=executor_pb2.ExecuteDone(
             finish_reason=finish_to_pb(event.finish_reason),
             prompt_tokens=len(sequence.prompt),
             completion_tokens=len(sequence.tokens),
             experts=[
-                executor_pb2.ExpertUsage(mean_weight=total[i], layer_weights=layers[:, i].tolist())
-                for i in range(len(sequence.experts))
+                executor_pb2.ExpertUsage(
+                    mean_weight=total[i], layer_weights=layers[:, i].tolist(), tier=tier_to_pb(tier)
+                )
+                for i, tier in enumerate(tiers)
             ],
-            queue_s=(sequence.admitted_s or arrived_s) - arrived_s,
+            queue_s=admitted_s - arrived_s,
+            prefill_s=first_s - admitted_s,
+            decode_s=(sequence.last_token_s or first_s) - first_s,
             max_batch=sequence.max_batch,
             max_unique_adapters=sequence.max_unique_adapters,
         )
     )
+
+
+def chunk_to_pb(chunk: Chunk) -> common_pb2.TokenChunk:
+    """A piece of the answer."""
+    return common_pb2.TokenChunk(
+        text=chunk.text,
+        token_ids=chunk.token_ids,
+        logprobs=chunk.logprobs,
+        token_bytes=chunk.token_bytes,
+        top_tokens=[
+            common_pb2.TopTokens(token_ids=top.token_ids, logprobs=top.logprobs, token_bytes=top.token_bytes)
+            for top in chunk.top
+        ],
+    )
+
+
+def tier_to_pb(tier: Tier) -> common_pb2.CacheTier.ValueType:
+    """How near weights are."""
+    return common_pb2.CacheTier.Value(f"CACHE_TIER_{tier.name}")
 
 
 def status_to_pb(engine: Engine, *, num_slots: int) -> executor_pb2.GetStatusResponse:

@@ -7,11 +7,14 @@ U+FFFD for each byte. So text is told when no later token can change it.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 _REPLACEMENT = "\ufffd"
+_SPACE = "\u2581"  # of SentencePiece
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 # Tokens that were told already and are decoded along, for what a token's text owes to the one before it.
@@ -24,27 +27,49 @@ class Vocabulary:
 
     Attributes:
         special: ids of control tokens, which are no text.
-        bytes: ids of the tokens of byte fallback.
+        in_bytes: ids of the tokens of byte fallback.
         text: ids of all others. A model may know more ids than its tokenizer.
+        added: ids of those of them that were added as they are.
+        alphabet: the bytes that the characters of byte-level BPE stand for; empty = it is another kind.
     """
 
     tokenizer: Any
     special: frozenset[int]
-    bytes: frozenset[int]
+    in_bytes: frozenset[int]
     text: frozenset[int]
+    added: frozenset[int]
+    alphabet: Mapping[str, int]
 
     @classmethod
     def of(cls, tokenizer: Any) -> Vocabulary:
         """Reads the tokens of a tokenizer."""
+        from transformers.convert_slow_tokenizer import bytes_to_unicode
+
         ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
         added = tokenizer.get_added_tokens_decoder()
         special = frozenset(id_ for id_, token in added.items() if token.special)
         in_bytes = frozenset(id_ for token, id_ in ids.items() if _BYTE.fullmatch(token)) - special
-        return cls(tokenizer, special, in_bytes, frozenset(ids.values()) - special - in_bytes)
+        # Only the tokenizer's own description says how its parts are nested.
+        is_byte_level = '"ByteLevel"' in json.dumps(json.loads(tokenizer.to_str())["decoder"])
+        alphabet = {character: byte for byte, character in bytes_to_unicode().items()} if is_byte_level else {}
+        text = frozenset(ids.values()) - special - in_bytes
+        return cls(tokenizer, special, in_bytes, text, frozenset(added) - special, alphabet)
 
     def has(self, token: int) -> bool:
         """Whether a token id stands for anything."""
-        return token in self.text or token in self.bytes or token in self.special
+        return token in self.text or token in self.in_bytes or token in self.special
+
+    def bytes_of(self, token: int) -> bytes:
+        """What one token says, whatever stands beside it: where the vocabulary has parts of characters, maybe no whole
+        one. Of control tokens, and where an id stands for nothing, their name or nothing."""
+        name: str = self.tokenizer.id_to_token(token) or ""
+        if token in self.in_bytes:
+            return bytes([int(name[3:5], 16)])
+        if token in self.special or token in self.added:
+            return name.encode()
+        if self.alphabet:  # each character of its name stands for a byte
+            return bytes(self.alphabet[character] for character in name)
+        return name.replace(_SPACE, " ").encode()
 
     def decode(self, tokens: list[int]) -> str:
         """The tokenizer's own decode, without control tokens."""
@@ -64,7 +89,7 @@ class Detokenizer:
         """Takes one token, returns the text that is now certain."""
         vocabulary = self._vocabulary
         if token not in vocabulary.text:
-            if token in vocabulary.bytes:
+            if token in vocabulary.in_bytes:
                 self._window.append(token)  # and wait: the run may go on
             return ""
         self._window.append(token)

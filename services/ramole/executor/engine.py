@@ -48,8 +48,7 @@ class Update:
     """News of one sequence after a step: its newest token, or the error that ended it. Nothing comes after the last."""
 
     sequence: Sequence
-    token: int | None = None
-    logprob: float | None = None
+    sampled: SampledToken | None = None
     error: RamoleError | None = None
     is_last: bool = False
 
@@ -321,6 +320,8 @@ class Engine:
             self._fail(sequence, sampled)
             return
         sequence.tokens.append(sampled.token)
+        sequence.last_token_s = self._clock()
+        sequence.first_token_s = sequence.first_token_s or sequence.last_token_s
         if sampled.token in self._eos:
             sequence.finish_reason = FinishReason.STOP
         elif len(sequence.tokens) >= sequence.max_tokens:
@@ -329,7 +330,7 @@ class Engine:
             self._runner.settle()  # whoever gets the last update reads what the experts got
             self._fail_unbooked()
         if sequence.id in self._sequences:
-            self._updates.append(Update(sequence, sampled.token, sampled.logprob, is_last=sequence.is_finished))
+            self._updates.append(Update(sequence, sampled, is_last=sequence.is_finished))
         if sequence.is_finished:
             self.cancel(sequence.id)
 

@@ -122,8 +122,8 @@ class OfflineEngine:
                     raise update.error
                 id_ = update.sequence.id
                 stream = streams[id_]
-                if update.token is not None:
-                    texts[id_] += stream.push(update.token)
+                if update.sampled is not None:
+                    texts[id_] += stream.push(update.sampled.token)
                 if stream.is_stopped:
                     self.engine.cancel(id_)
                 elif update.is_last:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ramole.core.answer import TopTokens
 from ramole.core.errors import Internal, InvalidInput, RamoleError
 from ramole.core.sampling import Sampling
 from ramole.executor.sequence import Sequence
@@ -17,10 +18,12 @@ from ramole.executor.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """One chosen token, with its log probability under the unmodified model when that was asked for."""
+    """One chosen token; its log probability under the unmodified model, and the likeliest tokens with theirs, when
+    they were asked for."""
 
     token: int
     logprob: float | None = None
+    top: TopTokens | None = None
 
 
 class Sampler:
@@ -74,26 +77,35 @@ def choose_tokens(logits: torch.Tensor, sequences: Ordered[Sequence]) -> list[Sa
                 tokens[i] = sequence.sampler.choose(logits[i], [*sequence.prompt, *sequence.tokens])
             except Exception as error:
                 tokens[i] = Internal("no token could be chosen", field="sampling").because(error)
-    logprobs: dict[int, float] = {}
+    scored: dict[int, SampledToken] = {}
     wanted = [i for i, token in enumerate(tokens) if sequences[i].wants_logprobs and isinstance(token, int)]
     try:
-        logprobs = _logprobs(logits, wanted, tokens)
+        scored = _scored(logits, wanted, tokens, [sequences[i].num_top for i in wanted])
     except Exception as error:
         for i in wanted:
             tokens[i] = Internal("no log probability could be worked out").because(error)
     return [
-        token if isinstance(token, RamoleError) else SampledToken(token, logprobs.get(i))
+        token if isinstance(token, RamoleError) else scored.get(i) or SampledToken(token)
         for i, token in enumerate(tokens)
     ]
 
 
-def _logprobs(logits: torch.Tensor, rows: Ordered[int], tokens: Ordered[Any]) -> dict[int, float]:
-    """Of the chosen token of each of some rows."""
+def _scored(
+    logits: torch.Tensor, rows: Ordered[int], tokens: Ordered[Any], num_top: Ordered[int]
+) -> dict[int, SampledToken]:
+    """The chosen tokens of some rows with log probabilities, beside those of `num_top` likeliest ones of each row."""
     if not rows:
         return {}
     scores = torch.log_softmax(logits[rows].float(), -1)
-    chosen = scores.gather(-1, torch.tensor([[tokens[row]] for row in rows], device=logits.device))
-    return dict(zip(rows, chosen[:, 0].tolist(), strict=True))
+    chosen = scores.gather(-1, torch.tensor([[tokens[row]] for row in rows], device=logits.device))[:, 0].tolist()
+    likeliest: list[TopTokens | None] = [None] * len(rows)
+    if most := min(max(num_top), scores.shape[-1]):
+        values, ids = (part.tolist() for part in scores.topk(most, -1))
+        likeliest = [
+            TopTokens(tuple(ids[i][:count]), tuple(values[i][:count])) if count else None
+            for i, count in enumerate(num_top)
+        ]
+    return {row: SampledToken(tokens[row], chosen[i], likeliest[i]) for i, row in enumerate(rows)}
 
 
 def _not_finite(sequence: Sequence) -> RamoleError:

@@ -18,7 +18,8 @@ class Sequence:
     """One request from arrival to its last token.
 
     Set by the caller: `id`, `prompt`, `max_tokens` (0 = as many as fit), `experts`, `composition`, `arrived_s` (any
-    monotonic clock), `sampler` (None = greedy; opaque here, see sampler.py), `wants_logprobs`, `tenant` (who shares).
+    monotonic clock), `sampler` (None = greedy; opaque here, see sampler.py), `wants_logprobs`, `num_top` (log
+    probabilities of how many likeliest tokens beside), `tenant` (who shares).
     Set by the scheduler: `row` (KV row), `mixture`, `skipped` (how often a later arrival was admitted before this one).
     Set by the engine: `tokens`, `num_cached`, `finish_reason`, times and usage.
     """
@@ -31,6 +32,7 @@ class Sequence:
     arrived_s: float = 0.0
     sampler: object | None = None
     wants_logprobs: bool = False
+    num_top: int = 0
     tenant: str = ""
 
     row: int | None = None
@@ -41,6 +43,8 @@ class Sequence:
     num_cached: int = 0
     finish_reason: FinishReason | None = None
     admitted_s: float | None = None
+    first_token_s: float | None = None
+    last_token_s: float | None = None
     max_batch: int = 0
     max_unique_adapters: int = 0
     usage_weights: npt.NDArray[np.float64] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,8 +17,10 @@ from ramole.executor.codec import event_to_pb, expert_from_pb, status_to_pb
 from ramole.executor.engine import Engine
 from ramole.executor.loading import load_runner
 from ramole.executor.source import AdapterSource
+from ramole.executor.text import TokenIds
 from ramole.executor.worker import EngineWorker
 from ramole.lora.weights import AdapterWeights
+from ramole.mixture.router import router_digest
 from ramole.observability.tiers import Tier, TierCounts, TierMetrics
 from ramole.tiers.disk import DiskTier
 from ramole.tiers.host import HostTier
@@ -54,7 +57,9 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         options, cache = self._settings.executor, self._settings.cache
         metrics = TierMetrics(self.registry)
         runner, codec = await asyncio.to_thread(self.load, self._settings)
-        disk = await asyncio.to_thread(DiskTier, self._settings.cache_dir, cache.disk_bytes)
+        self._codec = codec
+        self._router = await asyncio.to_thread(router_digest, Path(options.router)) if options.router else ""
+        self._disk = disk = await asyncio.to_thread(DiskTier, self._settings.cache_dir, cache.disk_bytes)
         self._source = source = AdapterSource(self._peers.adapters.stub, disk, metrics, machine=machine_id())
         worker = EngineWorker(codec, max_step_s=options.max_step_s)
         loop = asyncio.get_running_loop()
@@ -111,12 +116,15 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         experts = tuple(expert_from_pb(expert) for expert in request.experts)
         composition = composition_from_pb(request.composition, Composition())
         worker = self._ready()
-        self._prefetch(expert.digest for expert in experts)
-        prompt = messages_from_pb(request.messages) or request.prompt
+        digests = [expert.digest for expert in experts]
+        tiers = await asyncio.to_thread(self._tiers, digests)
+        self._prefetch(digests)
+        tokens = TokenIds(request.prompt_token_ids)
+        prompt = tokens or messages_from_pb(request.messages) or request.prompt
         events = worker.generate(prompt, experts, composition, sampling_from_pb(request.sampling))
         try:
             async for event in events:
-                yield event_to_pb(event)
+                yield event_to_pb(event, tiers)
         finally:
             await events.aclose()
 
@@ -133,12 +141,23 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         await self._drop(digests)  # what was loaded in between
         return executor_pb2.EvictResponse(aborted=aborted)
 
+    async def Detokenize(
+        self, request: executor_pb2.DetokenizeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> executor_pb2.DetokenizeResponse:
+        """The text of tokens."""
+        self._ready()
+        text = await asyncio.to_thread(self._codec.decode, TokenIds(request.token_ids))
+        return executor_pb2.DetokenizeResponse(text=text)
+
     async def GetStatus(
         self, request: executor_pb2.GetStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> executor_pb2.GetStatusResponse:
         """What is loaded and how full it is."""
-        num_slots = self._settings.executor.num_slots
-        return await self._ready().ask(lambda engine: status_to_pb(engine, num_slots=num_slots))
+        options = self._settings.executor
+        status = await self._ready().ask(lambda engine: status_to_pb(engine, num_slots=options.num_slots))
+        status.max_len, status.max_waiting = options.max_len, options.max_waiting
+        status.router, status.has_chat_template = self._router, self._codec.has_chat_template
+        return status
 
     def _ready(self) -> EngineWorker:
         if self._worker is None:
@@ -150,6 +169,19 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
             # The disk first: host memory disowns a load that has read it just before.
             await self._source.drop(digest)
             self._host.drop(digest)
+
+    def _tiers(self, digests: Iterable[str]) -> list[Tier]:
+        """The nearest place that has each of them."""
+        return [
+            Tier.DEVICE
+            if self._engine is not None and self._engine.holds(digest)
+            else Tier.HOST
+            if digest in self._host
+            else Tier.DISK
+            if self._disk.path(digest) is not None
+            else Tier.STORE
+            for digest in digests
+        ]
 
     def _prefetch(self, digests: Iterable[str]) -> None:
         """Brings adapters closer while their request is read, tokenised and queued. Failures are met again there."""

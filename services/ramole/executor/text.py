@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+from collections.abc import Sequence as Ordered
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ramole.core.answer import Chunk
 from ramole.core.chat import Message
 from ramole.core.errors import InvalidInput, WrongState
 from ramole.core.sampling import Sampling
 from ramole.executor.detokenizer import Detokenizer, Vocabulary
+
+if TYPE_CHECKING:
+    from ramole.executor.sampler import SampledToken
+
+
+class TokenIds(tuple[int, ...]):
+    """A prompt as the base model's tokens."""
+
+    __slots__ = ()
+
+
+Prompt: TypeAlias = str | Ordered[Message] | TokenIds
+"""What a request asks: a text, a conversation, or tokens."""
 
 
 class TextStream:
@@ -98,6 +114,40 @@ class TextCodec:
         eos_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
         return cls(tokenizer, eos_ids, parse_special_tokens=parse_special_tokens)
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the base model answers conversations."""
+        return bool(getattr(self._tokenizer, "chat_template", None))
+
+    def tokens(self, prompt: Prompt) -> Ordered[int]:
+        """Token ids of whatever a request asks. Raises as the method for it."""
+        if isinstance(prompt, str):
+            return self.encode(prompt)
+        return self.checked(prompt) if isinstance(prompt, TokenIds) else self.encode_chat(prompt)
+
+    def checked(self, ids: TokenIds) -> TokenIds:
+        """Raises InvalidInput for a token that the base model does not have."""
+        for index, token in enumerate(ids):
+            if not self._vocabulary.has(token):
+                raise InvalidInput(
+                    f"the base model has no token {token}",
+                    field=f"prompt_token_ids[{index}]",
+                    remedy="use the base model's own tokenizer",
+                )
+        return ids
+
+    def decode(self, ids: TokenIds) -> str:
+        """Their text, without control tokens. Raises as `checked`."""
+        return self._vocabulary.decode(list(self.checked(ids)))
+
+    def chunk(self, text: str, sampled: SampledToken) -> Chunk:
+        """A piece of an answer, after its newest token."""
+        if sampled.logprob is None:
+            return Chunk(text, (sampled.token,))
+        said, top = self._vocabulary.bytes_of, sampled.top
+        likeliest = () if top is None else (replace(top, token_bytes=tuple(map(said, top.token_ids))),)
+        return Chunk(text, (sampled.token,), (sampled.logprob,), (said(sampled.token),), likeliest)
+
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt, with what the tokenizer's own template puts around it."""
         ids: list[int] = self._tokenizer(prompt, split_special_tokens=not self._parse_special_tokens)["input_ids"]
@@ -105,7 +155,7 @@ class TextCodec:
         # A prompt that begins with the token that the template puts there: it is meant once.
         return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Ordered[Message]) -> list[int]:
         """Token ids of a conversation in the base model's own form, ready for the next turn of the assistant.
 
         Raises:
@@ -113,7 +163,7 @@ class TextCodec:
             InvalidInput: its template takes no such conversation, or a message holds a control token's text: the
                 template's own are control tokens, and a user could speak for somebody else.
         """
-        if not getattr(self._tokenizer, "chat_template", None):
+        if not self.has_chat_template:
             raise WrongState(
                 "the base model has no chat template", field="messages", remedy="send a prompt, or serve a chat model"
             )

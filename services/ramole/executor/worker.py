@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
-from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TypeVar
@@ -20,14 +19,13 @@ from uuid import uuid4
 
 from ramole.core.answer import Chunk, FinishReason
 from ramole.core.call import current_call
-from ramole.core.chat import Message
 from ramole.core.composition import Composition, Expert
 from ramole.core.errors import RamoleError, Unavailable, own_fault
 from ramole.core.sampling import Sampling
 from ramole.executor.engine import Engine, Update
 from ramole.executor.sampler import make_sampler
 from ramole.executor.sequence import Sequence
-from ramole.executor.text import TextCodec, TextStream
+from ramole.executor.text import Prompt, TextCodec, TextStream
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +113,7 @@ class EngineWorker:
 
     async def generate(
         self,
-        prompt: str | Ordered[Message],
+        prompt: Prompt,
         experts: tuple[Expert, ...],
         composition: Composition,
         sampling: Sampling,
@@ -126,17 +124,14 @@ class EngineWorker:
         tokens, so that together they cost no more than a transport has time for.
 
         Args:
-            prompt: a text, or a conversation.
+            prompt: a text, a conversation, or tokens.
 
         Raises:
             RamoleError: the request cannot run, one of its adapters is gone, or the engine failed.
         """
         self.check()
         arrived_s = self._clock()
-        if isinstance(prompt, str):
-            ids = await asyncio.to_thread(self._codec.encode, prompt)
-        else:
-            ids = await asyncio.to_thread(self._codec.encode_chat, prompt)
+        ids = await asyncio.to_thread(self._codec.tokens, prompt)
         sequence = Sequence(
             id=uuid4().hex,
             prompt=ids,
@@ -146,6 +141,7 @@ class EngineWorker:
             arrived_s=arrived_s,
             sampler=make_sampler(sampling, self._engine.device),
             wants_logprobs=sampling.logprobs,
+            num_top=sampling.top_logprobs,
             tenant=current_call().principal.tenant,
         )
         client = _Client(asyncio.Queue(), self._codec.stream(sampling))
@@ -279,13 +275,12 @@ class EngineWorker:
         if update.error is not None:
             self._outbox.append((client.events, update.error))
             self._clients.pop(update.sequence.id)
-        elif update.token is not None:
-            text = client.text.push(update.token)
+        elif update.sampled is not None:
+            text = client.text.push(update.sampled.token)
             is_last = update.is_last or client.text.is_stopped
             if is_last:
                 text += client.text.flush()
-            logprobs = () if update.logprob is None else (update.logprob,)
-            self._outbox.append((client.events, Chunk(text, (update.token,), logprobs)))
+            self._outbox.append((client.events, self._codec.chunk(text, update.sampled)))
             if is_last:
                 reason = FinishReason.STOP if client.text.is_stopped else update.sequence.finish_reason
                 done = Done(update.sequence, reason or FinishReason.LENGTH)
@@ -332,6 +327,8 @@ def _joined(pieces: list[Chunk]) -> Chunk:
         "".join(piece.text for piece in pieces),
         tuple(token for piece in pieces for token in piece.token_ids),
         tuple(logprob for piece in pieces for logprob in piece.logprobs),
+        tuple(said for piece in pieces for said in piece.token_bytes),
+        tuple(top for piece in pieces for top in piece.top),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ramole.core.errors import NotFound
+from ramole.lora.digest import content_digest
 from ramole.lora.files import FILES, read_folder
 from ramole.lora.reader import read_adapter
 from ramole.lora.weights import AdapterWeights, LoraPair
@@ -30,6 +31,11 @@ def load_router(folder: Path) -> AdapterWeights:
             remedy=f"give a folder with {' and '.join(FILES)}, or leave the setting empty to run without a router",
         )
     return read_adapter(*read_folder(folder))
+
+
+def router_digest(folder: Path) -> str:
+    """sha256 over both files, as an adapter's."""
+    return content_digest(*read_folder(folder))
 
 
 def save_router(folder: Path, pairs: Mapping[str, LoraPair], *, base_id: str, manifest: Mapping[str, Any]) -> None:

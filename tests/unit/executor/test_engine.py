@@ -37,7 +37,7 @@ def tokens_of(updates: list) -> dict[str, list[int]]:
     out: dict[str, list[int]] = {}
     for update in updates:
         assert update.error is None
-        out.setdefault(update.sequence.id, []).append(update.token)
+        out.setdefault(update.sequence.id, []).append(update.sampled and update.sampled.token)
     return out
 
 

@@ -132,7 +132,7 @@ def test_a_named_adapter_gives_the_tokens_of_peft_generate(family: str, tmp_path
     while engine.has_work:
         for update in engine.step():
             assert update.error is None
-            got.setdefault(update.sequence.id, []).append(update.token or 0)
+            got.setdefault(update.sequence.id, []).append(update.sampled.token if update.sampled else 0)
     assert got == want
     same_as_base = [want[f"{i}:0"] == base_only[0, len(prompts[0]) :].tolist() for i in range(3)]
     assert sum(same_as_base) <= 1, "the adapters must change the answers, or this test shows nothing"

@@ -69,7 +69,7 @@ def test_frequencies_follow_transformers_own_processors(sampling: Sampling) -> N
 def test_logprobs_are_those_of_the_model() -> None:
     world = make_world()
     sequence = Sequence("x", [5, 6, 7], 6, wants_logprobs=True)
-    got = [update.logprob for update in world.run(sequence)]
+    got = [update.sampled and update.sampled.logprob for update in world.run(sequence)]
     with torch.no_grad():
         rows = tiny_llama()(torch.tensor([[5, 6, 7, *sequence.tokens]])).logits[0].log_softmax(-1)
     want = [float(rows[2 + i, token]) for i, token in enumerate(sequence.tokens)]

@@ -88,6 +88,6 @@ def _run(rig: Rig, requests: Ordered[Request], new_tokens: int, is_guarded: bool
         seconds[GUARDED if is_guarded else UNGUARDED] += clock(runner.device) - start_s
         is_guarded = not is_guarded
         for update in updates:
-            if update.token is not None:
-                tokens.setdefault(update.sequence.id, []).append(update.token)
+            if update.sampled is not None:
+                tokens.setdefault(update.sequence.id, []).append(update.sampled.token)
     return tokens

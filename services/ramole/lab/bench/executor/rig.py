@@ -115,9 +115,9 @@ class Job:
         self.seconds += clock(device) - start_s
         self.num_arrived += len(arriving)
         for update in updates:
-            if update.error is not None or update.token is None:
+            if update.error is not None or update.sampled is None:
                 raise Internal(f"request {update.sequence.id} failed: {update.error}")
-            self.tokens.setdefault(update.sequence.id, []).append(update.token)
+            self.tokens.setdefault(update.sequence.id, []).append(update.sampled.token)
         return True
 
 

@@ -79,10 +79,10 @@ class Stream:
                 wake.wait(max(0.0, start_s + coming[0][0] - time.perf_counter()) if coming else None)
                 continue
             for update in engine.step():
-                if update.error is not None or update.token is None:
+                if update.error is not None or update.sampled is None:
                     raise Internal(f"request {update.sequence.id} failed: {update.error}")
                 answer = tokens.setdefault(update.sequence.id, [])
-                answer.append(update.token)
+                answer.append(update.sampled.token)
                 if len(answer) == 1:
                     first_s.append(time.perf_counter() - arrived_s[update.sequence.id])
         return first_s, tokens, time.perf_counter() - start_s

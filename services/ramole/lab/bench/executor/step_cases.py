@@ -175,9 +175,9 @@ class StepBench:
 
     def _step(self, first: dict[str, int]) -> None:
         for update in self._rig.engine.step():
-            if update.error is not None or update.token is None:
+            if update.error is not None or update.sampled is None:
                 raise Internal(f"request {update.sequence.id} failed: {update.error}")
-            first.setdefault(update.sequence.id, update.token)
+            first.setdefault(update.sequence.id, update.sampled.token)
 
 
 def run_step_case(case: StepCase, device: torch.device) -> dict[str, Any]:
