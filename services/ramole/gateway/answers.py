@@ -9,13 +9,12 @@ from contextlib import aclosing
 
 from ramole.core.call import current_call
 from ramole.core.errors import DeadlineExceeded, ExpertUnavailable, Internal
-from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.codec import execution_to_pb, usage_to_pb
 from ramole.gateway.routing import AdapterChooser
 from ramole.gateway.stages import Stages
 from ramole.gateway.tenant_limits import TenantLimits
-from ramole.gateway.values import Order, Routing
+from ramole.gateway.values import LeftOut, Order, Routing
 from ramole.transport.caller import Retries
 from ramole.transport.stubs import reading
 from ramole.v1.common_pb2 import TokenChunk
@@ -39,8 +38,9 @@ class AnswerFlow:
 
         Closing the generator frees everything that the order holds.
 
-        A retrieved adapter may be deleted before the executor has loaded it, or turn out to be damaged; the order is
-        then routed once more, without it. The routing is therefore told only when the first piece is there.
+        An adapter may be deleted before the executor has loaded it, or turn out to be damaged; the order is then
+        routed once more, without it, unless it was named and the order allows no less. The routing is therefore told
+        only when the first piece is there.
 
         However often it is routed, an executor that fails under the order is replaced by another one once.
 
@@ -61,10 +61,10 @@ class AnswerFlow:
     async def _run(self, order: Order) -> AsyncGenerator[Routing | TokenChunk | UsageReport]:
         arrived = time.perf_counter()
         stages, retries = Stages(), Retries(1)
-        without: set[AdapterRef] = set()
+        left_out: list[LeftOut] = []
         try:
             while True:
-                routing = await self._chooser.choose(order, stages, without)
+                routing = await self._chooser.choose(order, stages, left_out)
                 stages.enter("executor")
                 first_token_s: float | None = None
                 stub = self._executor.stub_for([choice.ref.digest for choice in routing.choices], retries)
@@ -85,12 +85,12 @@ class AnswerFlow:
                             stages.enter("executor")
                     raise Internal("the executor ended its answer without a report")
                 except ExpertUnavailable as error:
-                    ref = routing.choices[error.expert].ref
-                    if order.named:
+                    choice = routing.choices[error.expert]
+                    if order.named and not order.allows_degraded:
                         raise error.of_adapter(f"adapters[{error.expert}].adapter") from error
-                    if first_token_s is not None or len(without) == _MAX_REROUTES:
+                    if first_token_s is not None or len(left_out) == (len(order.named) or _MAX_REROUTES):
                         raise error.of_adapter() from error
-                    without.add(ref)
-                    _log.warning("routed once more without %s: %s", ref, error)
+                    left_out.append(LeftOut(choice.ref, error.problem.reason()))
+                    _log.warning("routed once more without %s: %s", choice.ref, error)
         except DeadlineExceeded as error:
             raise stages.too_slow() from error

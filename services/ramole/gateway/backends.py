@@ -113,9 +113,10 @@ class Backends:
             answer = await self.retrieval.Upsert(request)
         return list(answer.generations)
 
-    async def generations(self) -> list[Generation]:
+    async def generations(self, *, timeout_s: float | None = None) -> list[Generation]:
         """First the live generation, then the one that is being built; empty while nothing was ever indexed."""
-        return list((await self.retrieval.ListGenerations(ListGenerationsRequest())).generations)
+        answer = await self.retrieval.ListGenerations(ListGenerationsRequest(), timeout=timeout_s)
+        return list(answer.generations)
 
     async def unindex(self, refs: Sequence[AdapterRef]) -> None:
         """Takes versions out of the index, those that are there."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ramole.core.call import Principal
 from ramole.core.composition import Composition
-from ramole.core.errors import InvalidInput
+from ramole.core.errors import InvalidInput, RamoleError
 from ramole.core.settings import GatewaySettings
 from ramole.gateway.values import Choice, Order, Routing
+from ramole.transport.errors import code_of
 from ramole.transport.values import (
     composition_from_pb,
     composition_to_pb,
@@ -44,6 +46,8 @@ def order_from_pb(message: gateway_pb2.GenerateRequest, settings: GatewaySetting
         may_fall_back=message.fallback == gateway_pb2.FALLBACK_BASE_MODEL,
         messages=messages_from_pb(message.messages),
         query=message.query,
+        token_ids=message.prompt_token_ids,
+        allows_degraded=message.allow_degraded,
         max_prompt_chars=settings.max_prompt_chars,
     )
 
@@ -59,6 +63,9 @@ def routing_to_pb(routing: Routing, *, request_id: str, base_model: str) -> gate
         embed_s=routing.embed_s,
         search_s=routing.search_s,
         doubt=routing.doubt,
+        left_out=[
+            gateway_pb2.LeftOutAdapter(adapter=ref_to_pb(each.ref), reason=each.reason) for each in routing.left_out
+        ],
     )
 
 
@@ -80,6 +87,7 @@ def execution_to_pb(order: Order, routing: Routing) -> executor_pb2.ExecuteReque
     """What the executor is asked to run."""
     return executor_pb2.ExecuteRequest(
         prompt="" if order.messages else order.prompt,
+        prompt_token_ids=order.token_ids,
         messages=messages_to_pb(order.messages),
         experts=[
             executor_pb2.Expert(
@@ -115,6 +123,7 @@ def usage_to_pb(
                 similarity=choice.similarity,
                 mean_weight=expert.mean_weight,
                 layer_weights=expert.layer_weights,
+                tier=expert.tier,
             )
             for choice, expert in zip(choices, done.experts, strict=True)
         ],
@@ -123,13 +132,54 @@ def usage_to_pb(
         total_s=total_s,
         max_batch=done.max_batch,
         max_unique_adapters=done.max_unique_adapters,
+        prefill_s=done.prefill_s,
+        decode_s=done.decode_s,
     )
 
 
+def batch_event_to_pb(index: int, event: gateway_pb2.GenerateResponse) -> gateway_pb2.GenerateBatchResponse:
+    """One event of one of several answers."""
+    match event.WhichOneof("event"):
+        case "routing":
+            return gateway_pb2.GenerateBatchResponse(index=index, routing=event.routing)
+        case "chunk":
+            return gateway_pb2.GenerateBatchResponse(index=index, chunk=event.chunk)
+        case _:
+            return gateway_pb2.GenerateBatchResponse(index=index, usage=event.usage)
+
+
+def failure_to_pb(index: int, error: RamoleError) -> gateway_pb2.GenerateBatchResponse:
+    """Why one of several requests has no answer: the status that it would have had alone."""
+    number: int = code_of(error).value[0]
+    failure = gateway_pb2.Failure(
+        code=number,
+        reason=error.reason(),
+        message=error.message,
+        field=f"requests[{index}].{error.field}" if error.field else "",
+        remedy=error.remedy,
+        retry_after_s=error.retry_after_s,
+    )
+    return gateway_pb2.GenerateBatchResponse(index=index, failure=failure)
+
+
 def describe_to_pb(
-    statuses: list[executor_pb2.GetStatusResponse], *, version: str, base_model: str, composition: Composition
+    statuses: list[executor_pb2.GetStatusResponse],
+    *,
+    version: str,
+    base_model: str,
+    composition: Composition,
+    encoder_id: str,
+    limits: gateway_pb2.Limits,
+    caller: Principal,
 ) -> gateway_pb2.DescribeResponse:
-    """The load of all executor replicas together."""
+    """The load of all executor replicas together, and what one request may hold: what fits everywhere.
+
+    Args:
+        limits: those that the executors do not tell.
+    """
+    limits = gateway_pb2.Limits.FromString(limits.SerializeToString())
+    limits.max_len = min((status.max_len for status in statuses), default=0)
+    limits.max_waiting = min((status.max_waiting for status in statuses), default=0)
     steps = [status.fullest_step for status in statuses]
     return gateway_pb2.DescribeResponse(
         version=version,
@@ -140,4 +190,9 @@ def describe_to_pb(
         num_slots=sum(status.num_slots for status in statuses),
         resident_adapters=len({digest for status in statuses for digest in status.resident_digests}),
         fullest_step=max(steps, key=lambda step: (len(step.digests), step.b), default=None),
+        limits=limits,
+        router=next((status.router for status in statuses), ""),
+        encoder_id=encoder_id,
+        has_chat_template=any(status.has_chat_template for status in statuses),
+        caller=gateway_pb2.Caller(tenant=caller.tenant, name=caller.name, roles=sorted(caller.roles)),
     )

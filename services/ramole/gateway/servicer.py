@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,13 +13,20 @@ from typing import Any, ClassVar
 import grpc
 
 from ramole.core import access
-from ramole.core.bounds import check_number
+from ramole.core.bounds import COUNTS, check_count, check_number
 from ramole.core.call import current_call
-from ramole.core.errors import WrongState
+from ramole.core.errors import InvalidInput, RamoleError, WrongState, own_fault
 from ramole.core.settings import Settings
 from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.backends import Backends
-from ramole.gateway.codec import describe_to_pb, order_from_pb, route_to_pb, routing_to_pb
+from ramole.gateway.codec import (
+    batch_event_to_pb,
+    describe_to_pb,
+    failure_to_pb,
+    order_from_pb,
+    route_to_pb,
+    routing_to_pb,
+)
 from ramole.gateway.finisher import Finisher
 from ramole.gateway.http.app import make_app
 from ramole.gateway.http.edge import Edge
@@ -31,6 +40,7 @@ from ramole.gateway.removals import Removals
 from ramole.gateway.routing import AdapterChooser
 from ramole.gateway.stages import Stages
 from ramole.gateway.tenant_limits import TenantLimits
+from ramole.gateway.together import together
 from ramole.gateway.upkeep import Upkeep, until_available
 from ramole.gateway.uploads import Uploads
 from ramole.gateway.values import Routing, check_prompt
@@ -45,6 +55,10 @@ from ramole.v1 import adapters_pb2, common_pb2, executor_pb2, gateway_pb2, gatew
 from ramole.v1.executor_pb2_grpc import ExecutorStub
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+_INFO_S = 1.0
+
+_log = logging.getLogger(__name__)
 
 
 class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
@@ -70,6 +84,13 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self._uploads = Uploads(self._backends, self._finisher, self._upkeep)
         self._removals = Removals(self._backends, self._uploads, self._finisher, self._upkeep)
         self._reindexing = Reindexing(self._backends)
+        self._limits = gateway_pb2.Limits(
+            max_prompt_chars=self._settings.max_prompt_chars,
+            max_batch_requests=COUNTS["requests"].high,
+            max_upload_bytes=settings.adapters.max_upload_bytes,
+            max_rank=min(settings.adapters.max_rank, settings.executor.slot_rank),
+            max_samples=settings.adapters.max_samples,
+        )
         self._http: HttpServer | None = None
         self._is_open = KeyFile(keys_path(settings)).is_empty
 
@@ -122,6 +143,38 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self, request: gateway_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.GenerateResponse]:
         """Streams one answer."""
+        async with aclosing(self._answer(request)) as events:
+            async for event in events:
+                yield event
+
+    async def Complete(self, request: gateway_pb2.CompleteRequest, context: Context) -> gateway_pb2.CompleteResponse:
+        """One answer in one piece."""
+        whole, texts = gateway_pb2.CompleteResponse(), []
+        async with aclosing(self._answer(request.request)) as events:
+            async for event in events:
+                if event.HasField("chunk"):
+                    texts.append(event.chunk.text)
+                    whole.answer.MergeFrom(event.chunk)
+                elif event.HasField("routing"):
+                    whole.routing.CopyFrom(event.routing)
+                else:
+                    whole.usage.CopyFrom(event.usage)
+        whole.answer.text = "".join(texts)
+        return whole
+
+    async def GenerateBatch(
+        self, request: gateway_pb2.GenerateBatchRequest, context: Context
+    ) -> AsyncIterator[gateway_pb2.GenerateBatchResponse]:
+        """Streams several answers."""
+        if not request.requests:
+            raise InvalidInput("no requests", field="requests", remedy="send at least one")
+        check_count("requests", len(request.requests))
+        streams = [self._answer_alone(index, each) for index, each in enumerate(request.requests)]
+        async with aclosing(together(streams)) as events:
+            async for _, event in events:
+                yield event
+
+    async def _answer(self, request: gateway_pb2.GenerateRequest) -> AsyncGenerator[gateway_pb2.GenerateResponse]:
         if request.base_model not in ("", self._base_id):
             raise WrongState(
                 f"{request.base_model!r} is not served here", field="base_model", remedy=f"leave it or {self._base_id}"
@@ -137,6 +190,19 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
                     yield gateway_pb2.GenerateResponse(chunk=event)
                 else:
                     yield gateway_pb2.GenerateResponse(usage=event)
+
+    async def _answer_alone(
+        self, index: int, request: gateway_pb2.GenerateRequest
+    ) -> AsyncGenerator[gateway_pb2.GenerateBatchResponse]:
+        """One of several answers: what it fails with is its last event."""
+        try:
+            async with aclosing(self._answer(request)) as events:
+                async for event in events:
+                    yield batch_event_to_pb(index, event)
+        except Exception as error:
+            if not isinstance(error, RamoleError):
+                _log.exception("a request of a batch failed")
+            yield failure_to_pb(index, own_fault(error, "the request failed"))
 
     async def Route(self, request: gateway_pb2.RouteRequest, context: Context) -> gateway_pb2.RouteResponse:
         """What Generate would use."""
@@ -226,19 +292,32 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
 
     async def Describe(self, request: gateway_pb2.DescribeRequest, context: Context) -> gateway_pb2.DescribeResponse:
         """The served base model, limits and load."""
+        statuses, encoder_id = await asyncio.gather(self._statuses(), self._encoder_id())
         answer = describe_to_pb(
-            await self._statuses(),
+            statuses,
             version=version("ramole"),
             base_model=self._base_id,
             composition=self._settings.composition,
+            encoder_id=encoder_id,
+            limits=self._limits,
+            caller=current_call().principal,
         )
         if not access.may_operate():
             answer.ClearField("fullest_step")  # contents that other tenants use
         return answer
 
     async def _statuses(self) -> list[executor_pb2.GetStatusResponse]:
+        """Of the executors that answer."""
         executor, request = self._backends.executor, executor_pb2.GetStatusRequest()
-        return await executor.everywhere(lambda channel: ExecutorStub(channel).GetStatus, request)
+        return await executor.everywhere(lambda channel: ExecutorStub(channel).GetStatus, request, may_miss=True)
+
+    async def _encoder_id(self) -> str:
+        """Of the live generation; '' while that is not known."""
+        try:
+            generations = await self._backends.generations(timeout_s=_INFO_S)
+        except RamoleError:
+            return ""
+        return generations[0].encoder_id if generations else ""
 
 
 _Conditional = gateway_pb2.RollbackAdapterRequest | gateway_pb2.DeleteAdapterRequest | gateway_pb2.RevokeAdapterRequest

@@ -33,6 +33,8 @@ class Order:
         may_fall_back: whether the bare base model may answer when retrieval is down.
         messages: the conversation, if it is one.
         query: what retrieval reads instead of the prompt; '' = the prompt.
+        token_ids: the prompt as the base model's tokens instead of text.
+        allows_degraded: whether an answer may do without named adapters that cannot be loaded, and without retrieval.
 
     Raises:
         InvalidInput: naming the field at fault and the remedy; also of a Composition and a Sampling.
@@ -45,9 +47,12 @@ class Order:
     may_fall_back: bool = False
     messages: tuple[Message, ...] = ()
     query: str = ""
+    token_ids: tuple[int, ...] = ()
+    allows_degraded: bool = False
 
     def __post_init__(self) -> None:
-        check_prompt(self.prompt)
+        if not self.token_ids:
+            check_prompt(self.prompt)
         check_count("adapters", len(self.named))
         for index, named in enumerate(self.named):
             for part, value in (("weight", named.weight), ("scale", named.scale)):
@@ -70,6 +75,8 @@ class Order:
         may_fall_back: bool = False,
         messages: Sequence[Message] = (),
         query: str = "",
+        token_ids: Sequence[int] = (),
+        allows_degraded: bool = False,
         max_prompt_chars: int,
     ) -> Order:
         """An order from the plain values of a request.
@@ -90,7 +97,18 @@ class Order:
                 raise InvalidInput(
                     f"{num_chars} characters in all", field="messages", remedy=f"send at most {max_prompt_chars}"
                 )
-        check_prompt(prompt, max_prompt_chars)
+        if token_ids:
+            if prompt or messages:
+                other = "messages" if messages else "a prompt"
+                raise InvalidInput(f"{other} and token ids", field="prompt_token_ids", remedy="send one or the other")
+            if len(token_ids) > max_prompt_chars:
+                raise InvalidInput(
+                    f"{len(token_ids)} tokens", field="prompt_token_ids", remedy=f"send at most {max_prompt_chars}"
+                )
+            for index, token in enumerate(token_ids):
+                check_number("prompt_token_ids", token, at=f"prompt_token_ids[{index}]")
+        else:
+            check_prompt(prompt, max_prompt_chars)
         if len(query) > max_prompt_chars:
             raise InvalidInput(f"{len(query)} characters", field="query", remedy=f"send at most {max_prompt_chars}")
         check_count("adapters", len(adapters))
@@ -98,11 +116,21 @@ class Order:
             NamedAdapter(access.named(name, field=f"adapters[{index}].adapter"), weight, scale)
             for index, (name, weight, scale) in enumerate(adapters)
         )
-        return cls(prompt, named, composition, sampling, may_fall_back, tuple(messages), query)
+        return cls(
+            prompt,
+            named,
+            composition,
+            sampling,
+            may_fall_back,
+            tuple(messages),
+            query,
+            tuple(token_ids),
+            allows_degraded,
+        )
 
     @property
     def retrieval_text(self) -> str:
-        """What retrieval reads."""
+        """What retrieval reads; '' = the text of the tokens."""
         return self.query or self.prompt
 
 
@@ -126,6 +154,14 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An adapter that an answer does without, and the class of error that it gives."""
+
+    ref: AdapterRef
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Routing:
     """What a request will use.
 
@@ -135,6 +171,7 @@ class Routing:
         embed_s, search_s: what the two steps of retrieval took.
         doubt: how likely it is that no adapter was made for the prompt; None = the repository cannot tell.
             `composition` has heeded it already.
+        left_out: what would be among the choices if it could be used.
     """
 
     choices: tuple[Choice, ...]
@@ -143,3 +180,4 @@ class Routing:
     embed_s: float = 0.0
     search_s: float = 0.0
     doubt: float | None = None
+    left_out: tuple[LeftOut, ...] = ()

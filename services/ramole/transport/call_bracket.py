@@ -17,7 +17,7 @@ from ramole.core.errors import Corrupt, DeadlineExceeded, Internal, RamoleError
 from ramole.observability.logs import ACCESS_LOGGER
 from ramole.observability.metrics import RpcMetrics
 from ramole.transport.call_limit import CallLimit, Kind
-from ramole.transport.errors import code_name
+from ramole.transport.errors import code_of
 from ramole.transport.identity import Identify, Peer
 
 # Work ends by its own time limits at the deadline, and says what it waited for. What has not ended by then is cut off.
@@ -106,7 +106,7 @@ class CallBracket:
                 raise
             except Exception as raised:
                 error = _ours(raised, call)
-                code = code_name(error)
+                code = code_of(error).name
                 if isinstance(error, Internal | Corrupt):
                     _log.exception("%s failed", method)
                 if error is raised:

@@ -83,9 +83,9 @@ def _clip(text: str, max_bytes: int) -> str:
     return raw[: max_bytes - 3].decode("utf-8", "ignore") + "..."
 
 
-def code_name(error: RamoleError) -> str:
-    """The status code of `error`, as metrics and the access log call it: ``NOT_FOUND``."""
-    return _CODES[_known(error)].name
+def code_of(error: RamoleError) -> grpc.StatusCode:
+    """The status code of `error`; its name is what metrics and the access log call it."""
+    return _CODES[_known(error)]
 
 
 def to_status(error: RamoleError, request_id: str) -> grpc.Status:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+from ramole.v1.common_pb2 import TokenChunk, TopTokens
 
 DONE = b"data: [DONE]\n\n"
 
@@ -18,6 +21,22 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # 
 def event(data: Json) -> bytes:
     """One server-sent event."""
     return b"data: " + _encode(data).encode() + b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """One token of an answer.
+
+    Attributes:
+        said: its bytes, of a part of a character perhaps.
+        offset: where it begins in the answer, in characters.
+        top: the likeliest tokens in its place.
+    """
+
+    said: bytes
+    logprob: float
+    offset: int
+    top: dict[bytes, float]
 
 
 @dataclass(slots=True)
@@ -32,20 +51,24 @@ class GrowingChoice:
 
     index: int
     text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
+    tokens: list[TokenScore] = field(default_factory=list)
     finish_reason: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     report: Json = field(default_factory=dict)
+    _reader: codecs.IncrementalDecoder = field(default_factory=codecs.getincrementaldecoder("utf-8")("ignore"))
+    _num_read: int = 0
 
-    def push(self, text: str, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
-        """Adds a piece."""
-        self.offsets += [len(self.text)] * len(token_ids)
-        self.text += text
-        self.token_ids += token_ids
-        self.logprobs += logprobs
+    def push(self, chunk: TokenChunk) -> GrowingChoice:
+        """Adds a piece, and gives it as an answer of its own."""
+        scores: list[TokenScore] = []
+        for i, logprob in enumerate(chunk.logprobs):
+            said, top = chunk.token_bytes[i], chunk.top_tokens[i] if chunk.top_tokens else TopTokens()
+            scores.append(TokenScore(said, logprob, self._num_read, dict(zip(top.token_bytes, top.logprobs))))
+            self._num_read += len(self._reader.decode(said))
+        self.text += chunk.text
+        self.tokens += scores
+        return GrowingChoice(self.index, chunk.text, scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +150,14 @@ class CompletionWriter(AnswerWriter):
     def _logprobs(self, choice: GrowingChoice) -> Json | None:
         if not self.has_logprobs:
             return None
+        tokens = choice.tokens
         return {
-            "tokens": [token_name(token) for token in choice.token_ids],
-            "token_logprobs": choice.logprobs,
-            "top_logprobs": None,
-            "text_offset": choice.offsets,
+            "tokens": [_shown(token.said) for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": [{_shown(said): logprob for said, logprob in token.top.items()} for token in tokens]
+            if any(token.top for token in tokens)
+            else None,
+            "text_offset": [token.offset for token in tokens],
         }
 
 
@@ -168,15 +194,22 @@ class ChatWriter(AnswerWriter):
         if not self.has_logprobs:
             return None
         content: list[Json] = [
-            {"token": token_name(token), "logprob": logprob, "bytes": None, "top_logprobs": []}
-            for token, logprob in zip(choice.token_ids, choice.logprobs, strict=True)
+            _scored(token.said, token.logprob) | {"top_logprobs": [_scored(*each) for each in token.top.items()]}
+            for token in choice.tokens
         ]
         return {"content": content, "refusal": None}
 
 
-def token_name(token_id: int) -> str:
-    """How a token is named where its text alone says nothing: pieces of a character, say."""
-    return f"token_id:{token_id}"
+def _scored(said: bytes, logprob: float) -> Json:
+    return {"token": _shown(said), "logprob": logprob, "bytes": list(said)}
+
+
+def _shown(said: bytes) -> str:
+    """A token as text; parts of characters as ``bytes:\\xe2\\x82``, as OpenAI writes them."""
+    try:
+        return said.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in said)
 
 
 def usage_of(choices: Sequence[GrowingChoice]) -> Json:

@@ -45,6 +45,7 @@ class Extension(Body):
         adapters: to use instead of retrieval.
         preset: a named composition; what else is given changes one axis of it.
         fallback: what to do when retrieval is down.
+        allow_degraded: whether an answer may do without what is down or broken.
         query: what retrieval reads instead of the prompt.
     """
 
@@ -58,6 +59,7 @@ class Extension(Body):
     scale: float | None = None
     adaptive_spread: bool | None = None
     fallback: Literal["fail", "base_model"] = "fail"
+    allow_degraded: bool = False
     query: str | None = None
 
     def composition(self, default: Composition) -> Composition:
@@ -114,7 +116,7 @@ class _Generation(Body):
             raise ValueError("stream_options without stream")
         return self
 
-    def _sampling(self, max_tokens: int | None, *, logprobs: bool) -> Sampling:
+    def _sampling(self, max_tokens: int | None, *, logprobs: bool, top: int) -> Sampling:
         return Sampling(
             max_tokens=max_tokens,
             stop=self.stop or (),
@@ -126,22 +128,36 @@ class _Generation(Body):
             seed=self.seed,
             logprobs=logprobs,
             stop_tokens=self.stop_token_ids,
+            top_logprobs=top,
         )
 
 
-class CompletionBody(_Generation):
-    """``POST /v1/completions``. `prompt` is a text or a list of texts, which run as one batch."""
+def _as_prompts(value: object) -> object:
+    """One text, or the tokens of one prompt, mean a list of one."""
+    if isinstance(value, list) and value and isinstance(value[0], int):
+        value = [value]
+    if isinstance(value, list):
+        return tuple(tuple(each) if isinstance(each, list) else each for each in value)
+    return _as_tuple(value)
 
-    prompt: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=MAX_PROMPTS)]
+
+class CompletionBody(_Generation):
+    """``POST /v1/completions``. `prompt` is a text, the token ids of one, or a list of either: one batch."""
+
+    prompt: Annotated[
+        tuple[str | tuple[int, ...], ...],
+        BeforeValidator(_as_prompts),
+        Field(min_length=1, max_length=MAX_PROMPTS),
+    ]
     max_tokens: int | None = None
-    logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
+    logprobs: int | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     echo: Literal[False] = False
     suffix: None = None
 
     def sampling(self) -> Sampling:
         """Raises InvalidInput."""
-        return self._sampling(self.max_tokens, logprobs=self.logprobs is not None)
+        return self._sampling(self.max_tokens, logprobs=self.logprobs is not None, top=self.logprobs or 0)
 
 
 class TextPart(Body):
@@ -171,7 +187,7 @@ class ChatBody(_Generation):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool = False
-    top_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
+    top_logprobs: int | None = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
@@ -182,12 +198,10 @@ class ChatBody(_Generation):
     def sampling(self) -> Sampling:
         """Raises InvalidInput."""
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        return self._sampling(limit, logprobs=self.logprobs)
+        return self._sampling(limit, logprobs=self.logprobs, top=self.top_logprobs or 0)
 
 
-_NEUTRAL_ONLY = frozenset(
-    {"frequency_penalty", "presence_penalty", "best_of", "echo", "suffix", "logprobs", "top_logprobs"}
-)
+_NEUTRAL_ONLY = frozenset({"frequency_penalty", "presence_penalty", "best_of", "echo", "suffix"})
 
 
 def invalid(error: ValidationError) -> InvalidInput:

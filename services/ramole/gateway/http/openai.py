@@ -21,7 +21,7 @@ from ramole.gateway.codec import routing_to_pb
 from ramole.gateway.http.answers import DONE, AnswerWriter, ChatWriter, CompletionWriter, GrowingChoice, Json, event
 from ramole.gateway.http.bodies import MAX_ANSWERS, ChatBody, CompletionBody, of_body, parse
 from ramole.gateway.http.edge import Exchange, while_connected
-from ramole.gateway.http.together import together
+from ramole.gateway.together import together
 from ramole.gateway.values import Order, Routing
 from ramole.transport.values import finish_from_pb
 from ramole.v1.common_pb2 import TokenChunk
@@ -60,7 +60,9 @@ class OpenAi:
         messages = tuple(Message(message.role, message.text) for message in body.messages)
         await self._answer(exchange, body, writer, [self._order(body, "", messages)])
 
-    def _order(self, body: CompletionBody | ChatBody, prompt: str, messages: tuple[Message, ...] = ()) -> Order:
+    def _order(
+        self, body: CompletionBody | ChatBody, prompt: str | tuple[int, ...], messages: tuple[Message, ...] = ()
+    ) -> Order:
         more = body.ramole
         adapters = [(named.adapter, named.weight, named.scale) for named in more.adapters]
         is_base = body.model == self._base_id
@@ -74,14 +76,17 @@ class OpenAi:
                         remedy=f"name them there, with {AUTO!r} or {self._base_id!r} as the model, or one as the model",
                     )
                 adapters = [(body.model.removeprefix(f"{self._base_id}:"), 1.0, 1.0)]
+            text, token_ids = (prompt, ()) if isinstance(prompt, str) else ("", prompt)
             return Order.of(
-                prompt,
+                text,
                 adapters,
                 _BARE if is_base and not adapters else composition,
                 body.sampling(),
                 messages=messages,
                 query=more.query or "",
+                token_ids=token_ids,
                 may_fall_back=more.fallback == "base_model",
+                allows_degraded=more.allow_degraded,
                 max_prompt_chars=self._settings.max_prompt_chars,
             )
         except RamoleError as error:
@@ -135,9 +140,7 @@ class OpenAi:
                     if opening := writer.opening(index):
                         yield opening
                 elif isinstance(news, TokenChunk):
-                    before = len(choice.text)
-                    choice.push(news.text, news.token_ids, news.logprobs)
-                    yield writer.piece(index, _piece(news, before))
+                    yield writer.piece(index, choice.push(news))
                 elif isinstance(news, UsageReport):
                     choice.finish_reason = finish_from_pb(news.finish_reason).value
                     choice.prompt_tokens, choice.completion_tokens = news.prompt_tokens, news.completion_tokens
@@ -158,13 +161,6 @@ async def _as_stream(
     if wants_usage:
         yield event(writer.total(choices))
     yield DONE
-
-
-def _piece(chunk: TokenChunk, offset: int) -> GrowingChoice:
-    piece = GrowingChoice(0)
-    piece.push(chunk.text, chunk.token_ids, chunk.logprobs)
-    piece.offsets = [offset] * len(chunk.token_ids)
-    return piece
 
 
 def _numbered(sampling: Sampling, number: int) -> Sampling:
