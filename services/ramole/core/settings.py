@@ -216,8 +216,15 @@ class EmbeddingSettings(ServiceSettings):
     previous: PreviousEncoder | None = Field(
         default=None, description="the encoder of the live index, until `ramole reindex` has put this one in its place"
     )
+    runtime: Literal["auto", "onnx", "torch"] = Field(
+        default="auto",
+        description="what computes: ONNX Runtime or torch, whose vectors are the same up to rounding; "
+        "auto = ONNX Runtime where the encoder has a graph",
+    )
     max_batch: int = Field(default=32, ge=1)
-    batch_window_s: float = Field(default=0.003, ge=0, description="how long a prompt waits for company")
+    batch_window_s: float = Field(
+        default=0.0, ge=0, description="how long a prompt waits for company; on a CPU company saves nothing"
+    )
     threads: int = Field(default=1, ge=1)
 
 

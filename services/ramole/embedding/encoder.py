@@ -7,10 +7,11 @@ for Mixed Tasks in the Wild").
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,16 @@ from numpy.typing import NDArray
 from ramole.core.errors import Corrupt, NotFound, WrongState
 from ramole.embedding import retriever as artefacts
 from ramole.embedding.fingerprint import Fingerprint
+from ramole.embedding.onnx_form import OnnxForm
 from ramole.embedding.retriever import LinearMap, Mode, Retriever, read_retriever, unit_rows
 from ramole.lora.digest import sha256_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+_log = logging.getLogger(__name__)
+
+Embed = Callable[[list[str]], NDArray[np.float32]]
 
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -41,6 +47,7 @@ class Encoder:
         instruction: put in front of every text.
         linear_map: changes every vector; None = none.
         fingerprint: the base model, whose view of a text is put beside the encoder's; None = none.
+        embed: makes the model's vectors in a faster way; None = the model itself does.
     """
 
     def __init__(
@@ -50,8 +57,10 @@ class Encoder:
         instruction: str,
         linear_map: LinearMap | None = None,
         fingerprint: Fingerprint | None = None,
+        embed: Embed | None = None,
     ) -> None:
         self._model = model
+        self._embed = embed or self._by_model
         self._instruction = instruction
         self._linear_map = linear_map
         self._fingerprint = fingerprint
@@ -68,31 +77,45 @@ class Encoder:
                 )
 
     @classmethod
-    def load(cls, name: str, *, instruction: str, threads: int, retriever: str = "", base_model: str = "") -> Encoder:
+    def load(
+        cls,
+        name: str,
+        *,
+        instruction: str,
+        threads: int,
+        retriever: str = "",
+        base_model: str = "",
+        runtime: Literal["auto", "onnx", "torch"] = "torch",
+    ) -> Encoder:
         """Loads `name` on the CPU: `MINILM`, a folder, or a hub id. Blocks for seconds; sets torch's thread count.
 
         Args:
             retriever: folder of what was trained on top of the encoder; it brings its own instruction. '' = nothing.
             base_model: folder or hub id of the model that answers, for a retriever that reads its hidden states.
+            runtime: what computes; the vectors are the same up to rounding. `auto` = ONNX Runtime where it can.
 
         Raises:
             NotFound: no such folder, and the hub does not give it.
             Corrupt: the shipped model or a file of the retriever is not the one that it should be.
-            WrongState: no model that can be loaded without pickle, or the retriever belongs to another encoder or base.
+            WrongState: no model that can be loaded without pickle, or the retriever belongs to another encoder or base,
+                or ONNX Runtime is asked for and cannot.
         """
         import torch
 
         torch.set_num_threads(threads)
         if not retriever:
             folder = locate(name)
-            return cls(open_model(name, folder), identify(name, folder, instruction), instruction)
+            model = open_model(name, folder)
+            embed = _embed(model, runtime, threads)
+            return cls(model, identify(name, folder, instruction), instruction, embed=embed)
         trained = read_retriever(Path(retriever))
         folder = trained.folder / artefacts.ENCODER if trained.mode is Mode.FULL else locate(name)
         _check_base(trained, name, folder)
         model = open_model(name, folder)
         trained.merge_into(model)
         encoder_id = identify(trained.base, folder, trained.instruction, trained.parts)
-        return cls(model, encoder_id, trained.instruction, trained.linear_map, _fingerprint(trained, base_model))
+        embed, fingerprint = _embed(model, runtime, threads), _fingerprint(trained, base_model)
+        return cls(model, encoder_id, trained.instruction, trained.linear_map, fingerprint, embed)
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """Embeds n texts, each behind the instruction: ``[n, dim]``, rows of length 1.
@@ -102,16 +125,17 @@ class Encoder:
         Raises:
             RamoleError: the model made a vector that is zero or not finite.
         """
-        vectors = self._model.encode(
-            [self._instruction + text for text in texts],
-            batch_size=len(texts),
-            convert_to_numpy=True,
-            show_progress_bar=False,
-        ).astype(np.float32)
+        vectors = self._embed([self._instruction + text for text in texts])
         unit = unit_rows(vectors, field="embedding.encoder")
         if self._fingerprint is not None:
             unit = np.concatenate([unit, self._fingerprint.encode(texts)], axis=1)
         return unit if self._linear_map is None else self._linear_map(unit)
+
+    def _by_model(self, texts: list[str]) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self._model.encode(
+            texts, batch_size=len(texts), convert_to_numpy=True, show_progress_bar=False
+        )
+        return vectors.astype(np.float32)
 
 
 def open_model(name: str, folder: Path) -> SentenceTransformer:
@@ -189,6 +213,18 @@ def digest_of(folder: Path) -> str:
 def _listing(folder: Path) -> bytes:
     files = sorted({path for pattern in _MODEL_FILES for path in folder.rglob(pattern)})
     return "".join(f"\n{file.relative_to(folder).as_posix()} {sha256_of(file)}" for file in files).encode()
+
+
+def _embed(model: SentenceTransformer, runtime: Literal["auto", "onnx", "torch"], threads: int) -> Embed | None:
+    if runtime == "torch":
+        return None
+    try:
+        return OnnxForm.of(model, threads=threads)
+    except WrongState as error:
+        if runtime == "onnx":
+            raise
+        _log.warning("the encoder runs on torch: %s", error)
+        return None
 
 
 def _check_base(trained: Retriever, name: str, folder: Path) -> None:

@@ -41,9 +41,9 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
             WrongState: it cannot be loaded.
         """
         options = self._settings.embedding
-        loaded = [await asyncio.to_thread(_load, options, options.threads, self._settings.base_model)]
+        loaded = [await asyncio.to_thread(_load, options, options, self._settings.base_model)]
         if options.previous is not None:
-            loaded.append(await asyncio.to_thread(_load, options.previous, options.threads, self._settings.base_model))
+            loaded.append(await asyncio.to_thread(_load, options.previous, options, self._settings.base_model))
         for encoder in loaded:
             batcher = MicroBatcher(encoder.encode, max_batch=options.max_batch, window_s=options.batch_window_s)
             batcher.start()
@@ -87,13 +87,14 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
         )
 
 
-def _load(options: EmbeddingSettings | PreviousEncoder, threads: int, base_model: str) -> Encoder:
+def _load(which: EmbeddingSettings | PreviousEncoder, options: EmbeddingSettings, base_model: str) -> Encoder:
     return Encoder.load(
-        options.encoder,
-        instruction=options.instruction,
-        threads=threads,
-        retriever=options.retriever,
+        which.encoder,
+        instruction=which.instruction,
+        threads=options.threads,
+        retriever=which.retriever,
         base_model=base_model,
+        runtime=options.runtime,
     )
 
 

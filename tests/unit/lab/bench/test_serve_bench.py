@@ -14,6 +14,7 @@ from ramole.executor.runner import ModelRunner
 from ramole.executor.sequence import Sequence
 from ramole.lab.bench.serve.null_executor import NullRunner
 from ramole.lab.bench.serve.options import (
+    EncoderCase,
     FairnessCase,
     LoadCase,
     OverheadCase,
@@ -32,11 +33,14 @@ KEYS = {
     "fairness_ratio",
     "p99_ms_at_80pct_load",
     "rejected_over_limit_ms_p50",
+    "fairness_ratio_without_tenants",
+    "encoder_onnx_vs_torch",
     "stream_grpc_vs_bare",
     "stream_http_vs_bare",
 }
 TINY = ServeOptions(
     streams=StreamCase(num_streams=4, new_tokens=12, rounds=1),
+    encoder=EncoderCase(sizes=(1, 2), num_prompts=1, rounds=1),
     overhead=OverheadCase(num_adapters=2, rounds=2),
     load=LoadCase(concurrency=2, num_closed=4, num_open=4, new_tokens=2),
     fairness=FairnessCase(clients=1, times=3, num_requests=2, new_tokens=4, rounds=1),
@@ -52,12 +56,14 @@ def test_the_whole_bench_gives_every_figure() -> None:
     assert set(result["summary"]) == KEYS
     assert all(isinstance(value, float) for value in result["summary"].values())
     assert all(value > 0 for key, value in result["summary"].items() if not key.startswith("overhead"))
-    streams, overhead, refusal, fairness, load = result["cases"]
+    encoder, streams, overhead, refusal, fairness, load = result["cases"]
     assert set(streams["contestants"]) == {"grpc", "http", "bare grpc.aio", "bare FastAPI"}
     assert all(len(times) == 1 for times in streams["times"].values())
     assert [len(overhead["times"][name]) for name in ("engine", "named", "routed")] == [2, 2, 2]
     assert refusal["rejected_ms_p50_http"] > 0
-    assert fairness["crowd_requests"] >= 3
+    assert all(len(ratios) == 1 for ratios in fairness["ratios"].values())
+    assert encoder["same_top_k"] == 1.0
+    assert encoder["largest_difference"] < 1e-5
     assert len(load["latencies_s"]) == 4
     assert result["sizes"]["streams"]["num_streams"] == 4
     assert parts

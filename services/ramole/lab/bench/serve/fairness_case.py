@@ -17,38 +17,46 @@ from ramole.core.sampling import Sampling
 from ramole.lab.bench.serve.options import FairnessCase
 from ramole.lab.bench.serve.world import CROWD, OWNER, World
 
+ALONE, CROWDED, UNDIVIDED = "alone", "beside another tenant's crowd", "beside a crowd of its own"
 
-def run_fairness_case(case: FairnessCase, world: World) -> dict[str, Any]:
-    """Measures one case: the ratio of the small tenant's median latencies within each round, and their median."""
-    without, beside, served = asyncio.run(_run(case, world))
-    ratios = [median(crowded) / median(alone) for alone, crowded in zip(without, beside, strict=True)]
+
+async def run_fairness_case(case: FairnessCase, world: World) -> dict[str, Any]:
+    """Measures one case: the ratio of the small tenant's median latencies within each round, and their median.
+
+    The same crowd as a part of the small tenant is served in order of arrival: what a queue without tenants does.
+    """
+    p50s = await _run(case, world)
+    ratios = {
+        name: [crowded / alone for alone, crowded in zip(p50s[ALONE], p50s[name], strict=True)]
+        for name in (CROWDED, UNDIVIDED)
+    }
     return {
         "name": "fairness",
         "kind": "fairness",
         "case": asdict(case),
-        "p50_ms_without": 1000 * median(median(one) for one in without),
-        "p50_ms_beside": 1000 * median(median(one) for one in beside),
-        "fairness_ratio": median(ratios),
+        "p50_ms": {name: 1000 * median(values) for name, values in p50s.items()},
+        "fairness_ratio": median(ratios[CROWDED]),
+        "ratio_without_tenants": median(ratios[UNDIVIDED]),
         "ratios": ratios,
-        "crowd_requests": served,
     }
 
 
-async def _run(case: FairnessCase, world: World) -> tuple[list[list[float]], list[list[float]], int]:
-    without: list[list[float]] = []
-    beside: list[list[float]] = []
-    served = 0
+async def _run(case: FairnessCase, world: World) -> dict[str, list[float]]:
+    p50s: dict[str, list[float]] = {ALONE: [], CROWDED: [], UNDIVIDED: []}
     async with AsyncExitStack() as stack:
-        small = await stack.enter_async_context(world.client(OWNER))
-        crowd = await stack.enter_async_context(world.client(CROWD))
+        small, crowd, own_crowd = [
+            await stack.enter_async_context(world.client(tenant)) for tenant in (OWNER, CROWD, OWNER)
+        ]
         requests = _Requests(case, world)
         await requests.some(small, case.clients, case.num_requests)  # brings the adapters to the device
-        for _ in range(case.rounds):
-            without.append(await requests.some(small, case.clients, case.num_requests))
-            async with requests.forever(crowd, case.times * case.clients) as latencies:
-                beside.append(await requests.some(small, case.clients, case.num_requests))
-                served += len(latencies)
-    return without, beside, served
+        crowds = {ALONE: None, CROWDED: crowd, UNDIVIDED: own_crowd}
+        for i in range(case.rounds):
+            names = list(crowds)
+            turn = i % len(names)
+            for name in names[turn:] + names[:turn]:
+                async with requests.forever(crowds[name], case.times * case.clients):
+                    p50s[name].append(median(await requests.some(small, case.clients, case.num_requests)))
+    return p50s
 
 
 class _Requests:
@@ -86,21 +94,26 @@ class _Requests:
         return latencies
 
     @asynccontextmanager
-    async def forever(self, client: RamoleClient, concurrency: int) -> AsyncIterator[list[float]]:
-        """Inside the block `concurrency` clients ask without a pause; it begins once as many answers are there."""
-        latencies: list[float] = []
+    async def forever(self, client: RamoleClient | None, concurrency: int) -> AsyncIterator[None]:
+        """Inside the block `concurrency` clients ask without a pause; it begins once a part of them has an answer."""
+        if client is None:
+            yield
+            return
+        num_answers = 0
         is_busy = asyncio.Event()
 
         async def work() -> None:
+            nonlocal num_answers
             while True:
-                latencies.append(await self.one(client))
-                if len(latencies) >= concurrency:
+                await self.one(client)
+                num_answers += 1
+                if num_answers >= concurrency // 4:
                     is_busy.set()
 
         tasks = [asyncio.create_task(work()) for _ in range(concurrency)]
         try:
             await asyncio.wait([asyncio.create_task(is_busy.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
-            yield latencies
+            yield
         finally:
             for task in tasks:
                 task.cancel()

@@ -17,12 +17,8 @@ from ramole.lab.bench.serve.options import LoadCase
 from ramole.lab.bench.serve.world import World
 
 
-def run_load_case(case: LoadCase, world: World) -> dict[str, Any]:
+async def run_load_case(case: LoadCase, world: World) -> dict[str, Any]:
     """Measures one case: the capacity by a closed loop, then the latencies of an open one."""
-    return asyncio.run(_run(case, world))
-
-
-async def _run(case: LoadCase, world: World) -> dict[str, Any]:
     prompts = cycle([example.prompt for adapter in world.adapters for example in adapter.prompts])
     async with world.client() as client:
         await _closed(client, prompts, case, case.concurrency)  # brings the adapters to the device

@@ -34,6 +34,20 @@ class OverheadCase:
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderCase:
+    """The shipped retriever's encoder by torch and by ONNX Runtime.
+
+    Attributes:
+        sizes: texts of one call; 20 are those of an upload.
+        num_prompts: test prompts of each shipped adapter, for the ranking.
+    """
+
+    sizes: tuple[int, ...] = (1, 4, 20)
+    num_prompts: int = 6
+    rounds: int = 15
+
+
+@dataclass(frozen=True, slots=True)
 class LoadCase:
     """Routed requests of the default composition, closed loop for the capacity, then open loop below it.
 
@@ -56,14 +70,14 @@ class FairnessCase:
     """Two tenants in closed loops, of which one has `times` as many clients.
 
     Attributes:
-        clients: of the small tenant.
-        num_requests: of the small tenant in each half of a round.
-        rounds: each first without, then with the other tenant.
+        clients: of the small tenant. 16 take half of the engine's rows, which is what two equal tenants may have each.
+        num_requests: of the small tenant in each part of a round.
+        rounds: each without the crowd, beside it, and beside it as a part of the small tenant, in turn.
     """
 
-    clients: int = 4
+    clients: int = 16
     times: int = 10
-    num_requests: int = 24
+    num_requests: int = 64
     new_tokens: int = 16
     rounds: int = 7
 
@@ -80,6 +94,7 @@ class ServeOptions:
     """One run."""
 
     streams: StreamCase = StreamCase()
+    encoder: EncoderCase = EncoderCase()
     overhead: OverheadCase = OverheadCase()
     load: LoadCase = LoadCase()
     fairness: FairnessCase = FairnessCase()
@@ -95,8 +110,9 @@ def quick_serve_options() -> ServeOptions:
     """The same cases with fewer rounds, in under three minutes."""
     return ServeOptions(
         streams=StreamCase(rounds=3),
+        encoder=EncoderCase(num_prompts=2, rounds=5),
         overhead=OverheadCase(num_adapters=4, rounds=30),
         load=LoadCase(num_closed=80, num_open=120),
-        fairness=FairnessCase(rounds=3, num_requests=16),
+        fairness=FairnessCase(rounds=3, num_requests=48),
         refusal=RefusalCase(num_requests=50),
     )

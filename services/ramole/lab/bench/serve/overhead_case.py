@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -23,11 +22,11 @@ _ONE = Sampling(max_tokens=1)
 _ALONE = PRESETS["selection"]
 
 
-def run_overhead_case(case: OverheadCase, world: World) -> dict[str, Any]:
+async def run_overhead_case(case: OverheadCase, world: World) -> dict[str, Any]:
     """Measures one case: every request uses one adapter, whoever finds it, and nobody else is there."""
     folders = {adapter.name: adapter.path for adapter in world.adapters}
     with OfflineEngine(load_zoo().base_path, folders, settings=ExecutorSettings(router="")) as engine:
-        times = asyncio.run(_measure(case, world, engine))
+        times = await _measure(case, world, engine)
     named, routed = (
         [1000 * (door - bare) for door, bare in zip(times[name], times[ENGINE], strict=True)]
         for name in (NAMED, ROUTED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import suppress
 from dataclasses import asdict
@@ -19,9 +18,9 @@ from ramole.lab.bench.serve.world import LIMITED, OWNER, World
 _TRY = Sampling(max_tokens=1)
 
 
-def run_refusal_case(case: RefusalCase, world: World) -> dict[str, Any]:
+async def run_refusal_case(case: RefusalCase, world: World) -> dict[str, Any]:
     """Measures one case, over both ports."""
-    over_grpc, over_http = asyncio.run(_run(case, world))
+    over_grpc, over_http = await _run(case, world)
     return {
         "name": "refusal",
         "kind": "refusal",

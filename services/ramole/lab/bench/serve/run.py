@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ramole.lab.bench.serve.encoder_case import run_encoder_case
 from ramole.lab.bench.serve.fairness_case import run_fairness_case
 from ramole.lab.bench.serve.load_case import run_load_case
 from ramole.lab.bench.serve.options import ServeOptions, full_serve_options, quick_serve_options
@@ -41,21 +43,10 @@ def run_serve(options: ServeOptions, *, progress: Progress) -> dict[str, Any]:
     """The same for any sizes."""
     load_before = os.getloadavg()
     with torch_threads(1), TemporaryDirectory(prefix="ramole-bench-") as name:
-        folder = Path(name)
-        streams = run_stream_case(options.streams, folder, progress)
-        progress("starting ramole and uploading")
-        world = start_world(folder, load_zoo().adapters[: options.overhead.num_adapters])
-        try:
-            progress("overhead of one-token answers")
-            overhead = run_overhead_case(options.overhead, world)
-            progress("refusals")
-            refusal = run_refusal_case(options.refusal, world)
-            progress("two tenants")
-            fairness = run_fairness_case(options.fairness, world)
-            progress("load")
-            load = run_load_case(options.load, world)
-        finally:
-            world.server.stop()
+        progress("the encoder by torch and by ONNX Runtime")
+        encoder = run_encoder_case(options.encoder)
+        # One event loop for all of it: gRPC's poller goes on calling the loop that it was begun on.
+        streams, overhead, refusal, fairness, load = asyncio.run(_measure(options, Path(name), progress))
     summary = {
         "overhead_ms_p50_named": overhead["overhead_ms_p50_named"],
         "overhead_ms_p50_retrieved": overhead["overhead_ms_p50_routed"],
@@ -64,15 +55,35 @@ def run_serve(options: ServeOptions, *, progress: Progress) -> dict[str, Any]:
         "fairness_ratio": fairness["fairness_ratio"],
         "p99_ms_at_80pct_load": load["p99_ms"],
         "rejected_over_limit_ms_p50": refusal["rejected_ms_p50_grpc"],
+        "fairness_ratio_without_tenants": fairness["ratio_without_tenants"],
+        "encoder_onnx_vs_torch": encoder["batches"][1]["onnx_is_faster_by"],
         "stream_grpc_vs_bare": streams["grpc_vs_bare"],
         "stream_http_vs_bare": streams["http_vs_bare"],
     }
     return {
         "setup": _setup() | {"load_before": load_before, "load_after": os.getloadavg()},
         "sizes": asdict(options),
-        "cases": [streams, overhead, refusal, fairness, load],
+        "cases": [encoder, streams, overhead, refusal, fairness, load],
         "summary": summary,
     }
+
+
+async def _measure(options: ServeOptions, folder: Path, progress: Progress) -> list[dict[str, Any]]:
+    cases = [await run_stream_case(options.streams, folder, progress)]
+    progress("starting ramole and uploading")
+    world = await start_world(folder, load_zoo().adapters[: options.overhead.num_adapters])
+    try:
+        progress("overhead of one-token answers")
+        cases.append(await run_overhead_case(options.overhead, world))
+        progress("refusals")
+        cases.append(await run_refusal_case(options.refusal, world))
+        progress("two tenants")
+        cases.append(await run_fairness_case(options.fairness, world))
+        progress("load")
+        cases.append(await run_load_case(options.load, world))
+    finally:
+        world.server.stop()
+    return cases
 
 
 def _setup() -> dict[str, Any]:
@@ -80,5 +91,5 @@ def _setup() -> dict[str, Any]:
         "python": platform.python_version(),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        **{name: version(name) for name in ("grpcio", "fastapi", "uvicorn", "torch")},
+        **{name: version(name) for name in ("grpcio", "fastapi", "uvicorn", "torch", "onnxruntime")},
     }

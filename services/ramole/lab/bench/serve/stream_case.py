@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,7 @@ GRPC, HTTP, GRPC_PEER, HTTP_PEER = "grpc", "http", "bare grpc.aio", "bare FastAP
 _PROMPT = "say it"
 
 
-def run_stream_case(case: StreamCase, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+async def run_stream_case(case: StreamCase, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
     """Measures one case."""
     model = load_zoo().base_id
     request = gateway_pb2.GenerateRequest(
@@ -43,16 +42,14 @@ def run_stream_case(case: StreamCase, folder: Path, progress: Callable[[str], No
 
         null = start("null", _settings(case))
         bare_grpc, bare_http = start("grpc"), start("fastapi")
-        contestants: dict[str, Callable[[], Streamed]] = {
-            GRPC: lambda: asyncio.run(stream_grpc(null.address, request, case.num_streams)),
-            GRPC_PEER: lambda: asyncio.run(stream_grpc(bare_grpc.address, request, case.num_streams)),
-            HTTP: lambda: asyncio.run(stream_http(null.http_address, body, case.num_streams, case.new_tokens)),
-            HTTP_PEER: lambda: asyncio.run(
-                stream_http(bare_http.http_address, body, case.num_streams, case.new_tokens)
-            ),
+        contestants: dict[str, Callable[[], Awaitable[Streamed]]] = {
+            GRPC: lambda: stream_grpc(null.address, request, case.num_streams),
+            GRPC_PEER: lambda: stream_grpc(bare_grpc.address, request, case.num_streams),
+            HTTP: lambda: stream_http(null.http_address, body, case.num_streams, case.new_tokens),
+            HTTP_PEER: lambda: stream_http(bare_http.http_address, body, case.num_streams, case.new_tokens),
         }
         progress("streams of a null engine")
-        rounds = _interleaved(contestants, case)
+        rounds = await _interleaved(contestants, case)
     times: Times = {name: [each.seconds for each in streamed] for name, streamed in rounds.items()}
     num_tokens = case.num_streams * case.new_tokens
     return {
@@ -73,14 +70,16 @@ def run_stream_case(case: StreamCase, folder: Path, progress: Callable[[str], No
     }
 
 
-def _interleaved(contestants: dict[str, Callable[[], Streamed]], case: StreamCase) -> dict[str, list[Streamed]]:
+async def _interleaved(
+    contestants: dict[str, Callable[[], Awaitable[Streamed]]], case: StreamCase
+) -> dict[str, list[Streamed]]:
     """One more round comes first, uncounted. Raises Internal for lost tokens."""
     rounds: dict[str, list[Streamed]] = {name: [] for name in contestants}
     names = list(contestants)
     for i in range(case.rounds + 1):
         turn = i % len(names)
         for name in names[turn:] + names[:turn]:
-            streamed = contestants[name]()
+            streamed = await contestants[name]()
             if streamed.num_tokens != case.num_streams * case.new_tokens:
                 raise Internal(f"{name} sent {streamed.num_tokens} tokens")
             if i:

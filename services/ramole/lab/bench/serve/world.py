@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ class World:
         return RamoleClient(self.server.address, timeout_s=_TIMEOUT_S, key=self.keys[tenant])
 
 
-def start_world(folder: Path, adapters: Sequence[ZooAdapter]) -> World:
+async def start_world(folder: Path, adapters: Sequence[ZooAdapter]) -> World:
     """Starts the server and uploads `adapters`. Stop it by `world.server.stop`."""
     data_dir = folder / "ramole"
     keys = KeyFile(data_dir / "keys.json")
@@ -51,7 +50,7 @@ def start_world(folder: Path, adapters: Sequence[ZooAdapter]) -> World:
     }
     world = World(ServerProcess("ramole", folder, settings), secrets, adapters)
     try:
-        asyncio.run(_upload(world))
+        await _upload(world)
     except BaseException:
         world.server.stop()
         raise
