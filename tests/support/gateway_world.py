@@ -288,6 +288,7 @@ class Embedding(Neighbour, embedding_pb2_grpc.EmbeddingServicer):
 
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
         await self.begin("Embed")
+        self.texts = list(request.texts)
         vectors = [vector_to_pb(np.array([1.0, 0.0], np.float32)) for _ in request.texts]
         return embedding_pb2.EmbedResponse(vectors=vectors, encoder_id="e")
 
@@ -371,9 +372,9 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
         self.num_running += 1
         try:
             await self.begin("Execute")
-            words = request.prompt.split()
+            words = request.prompt.split() or [f"t{token}" for token in request.prompt_token_ids]
             for i, word in enumerate(words):
-                chunk = common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0])
+                chunk = common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0], token_bytes=[word.encode()])
                 yield executor_pb2.ExecuteResponse(chunk=chunk)
                 await self.begin("step")
             yield executor_pb2.ExecuteResponse(
@@ -382,16 +383,26 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
                     prompt_tokens=3,
                     completion_tokens=len(words),
                     experts=[
-                        executor_pb2.ExpertUsage(mean_weight=0.25 + i, layer_weights=[0.25, 0.5])
+                        executor_pb2.ExpertUsage(
+                            mean_weight=0.25 + i, layer_weights=[0.25, 0.5], tier=common_pb2.CACHE_TIER_HOST
+                        )
                         for i in range(len(request.experts))
                     ],
                     queue_s=0.5,
+                    prefill_s=0.25,
+                    decode_s=0.125,
                     max_batch=4,
                     max_unique_adapters=5,
                 )
             )
         finally:
             self.num_running -= 1
+
+    async def Detokenize(
+        self, request: executor_pb2.DetokenizeRequest, context: Context
+    ) -> executor_pb2.DetokenizeResponse:
+        await self.begin("Detokenize")
+        return executor_pb2.DetokenizeResponse(text=" ".join(f"t{token}" for token in request.token_ids if token))
 
     async def Evict(self, request: executor_pb2.EvictRequest, context: Context) -> executor_pb2.EvictResponse:
         await self.begin("Evict")
@@ -403,7 +414,16 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
     ) -> executor_pb2.GetStatusResponse:
         await self.begin("GetStatus")
         step = common_pb2.StepSnapshot(b=2, digests=["p", "q"], mask=[True, False, True, True], tokens=7)
-        return executor_pb2.GetStatusResponse(num_slots=8, resident_digests=["p"], running=1, fullest_step=step)
+        return executor_pb2.GetStatusResponse(
+            num_slots=8,
+            resident_digests=["p"],
+            running=1,
+            fullest_step=step,
+            max_len=256,
+            max_waiting=9,
+            router="r" * 64,
+            has_chat_template=True,
+        )
 
 
 class World:

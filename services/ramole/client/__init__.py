@@ -4,8 +4,11 @@ from ramole.client.client import RamoleClient, UseAdapter
 from ramole.client.values import (
     AdapterRecord,
     AdapterUsage,
+    Caller,
     Completion,
     Description,
+    LeftOut,
+    Limits,
     ReindexProgress,
     Revoked,
     Route,
@@ -16,16 +19,19 @@ from ramole.client.values import (
     Usage,
     Version,
 )
-from ramole.core.answer import Chunk, FinishReason
+from ramole.core.answer import Chunk, FinishReason, TopTokens
 from ramole.core.samples import Samples, SamplesFormat, read_samples
 
 __all__ = [
     "AdapterRecord",
     "AdapterUsage",
+    "Caller",
     "Chunk",
     "Completion",
     "Description",
     "FinishReason",
+    "LeftOut",
+    "Limits",
     "RamoleClient",
     "ReindexProgress",
     "Revoked",
@@ -35,6 +41,7 @@ __all__ = [
     "Samples",
     "SamplesFormat",
     "StepSnapshot",
+    "TopTokens",
     "Uploaded",
     "Usage",
     "UseAdapter",

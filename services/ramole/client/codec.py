@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC
 
 from ramole.client.values import (
     AdapterRecord,
     AdapterUsage,
+    Caller,
     Description,
+    LeftOut,
+    Limits,
     Route,
     RoutedAdapter,
     Routing,
@@ -15,18 +19,28 @@ from ramole.client.values import (
     Usage,
     Version,
 )
-from ramole.core.answer import Chunk
+from ramole.core.answer import Chunk, TopTokens
 from ramole.core.composition import Composition
 from ramole.core.errors import Corrupt
 from ramole.transport.values import composition_from_pb, finish_from_pb, ref_from_pb
-from ramole.v1 import gateway_pb2, records_pb2
+from ramole.v1 import common_pb2, gateway_pb2, records_pb2
+
+_TIERS = {number: name.removeprefix("CACHE_TIER_").lower() for name, number in common_pb2.CacheTier.items() if number}
 
 
 def event_from_pb(message: gateway_pb2.GenerateResponse) -> Routing | Chunk | Usage:
     """One message of a Generate stream."""
     if message.HasField("chunk"):
         chunk = message.chunk
-        return Chunk(chunk.text, tuple(chunk.token_ids), tuple(chunk.logprobs))
+        return Chunk(
+            chunk.text,
+            tuple(chunk.token_ids),
+            tuple(chunk.logprobs),
+            tuple(chunk.token_bytes),
+            tuple(
+                TopTokens(tuple(top.token_ids), tuple(top.logprobs), tuple(top.token_bytes)) for top in chunk.top_tokens
+            ),
+        )
     if message.HasField("routing"):
         return _routing_from_pb(message.routing)
     if message.HasField("usage"):
@@ -44,6 +58,7 @@ def _routing_from_pb(message: gateway_pb2.RoutingReport) -> Routing:
         message.embed_s,
         message.search_s,
         message.doubt if message.HasField("doubt") else None,
+        tuple(LeftOut(ref_from_pb(each.adapter), each.reason) for each in message.left_out),
     )
 
 
@@ -54,7 +69,11 @@ def _usage_from_pb(message: gateway_pb2.UsageReport) -> Usage:
         message.completion_tokens,
         tuple(
             AdapterUsage(
-                ref_from_pb(adapter.adapter), adapter.similarity, adapter.mean_weight, tuple(adapter.layer_weights)
+                ref_from_pb(adapter.adapter),
+                adapter.similarity,
+                adapter.mean_weight,
+                tuple(adapter.layer_weights),
+                _TIERS.get(adapter.tier, ""),
             )
             for adapter in message.adapters
         ),
@@ -63,6 +82,8 @@ def _usage_from_pb(message: gateway_pb2.UsageReport) -> Usage:
         message.total_s,
         message.max_batch,
         message.max_unique_adapters,
+        message.prefill_s,
+        message.decode_s,
     )
 
 
@@ -126,4 +147,9 @@ def description_from_pb(message: gateway_pb2.DescribeResponse) -> Description:
         message.num_slots,
         message.resident_adapters,
         StepSnapshot(tuple(step.digests), rows, step.tokens),
+        Limits(**{field.name: getattr(message.limits, field.name) for field in fields(Limits)}),
+        message.router,
+        message.encoder_id,
+        message.has_chat_template,
+        Caller(message.caller.tenant, message.caller.name, tuple(message.caller.roles)),
     )

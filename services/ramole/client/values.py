@@ -19,6 +19,14 @@ class RoutedAdapter:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An adapter that an answer does without, and the class of error that it gives."""
+
+    ref: AdapterRef
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Routing:
     """What a generation uses, best first. `has_fallen_back`: retrieval was down, the base model answers alone.
 
@@ -33,21 +41,26 @@ class Routing:
     embed_s: float
     search_s: float
     doubt: float | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterUsage:
-    """The weight that one adapter got: mean over tokens and modules, and the same for each layer."""
+    """The weight that one adapter got: mean over tokens and modules, and the same for each layer.
+
+    `tier`: where it was when the request arrived: ``device``, ``host``, ``disk`` or ``store``; '' = not known.
+    """
 
     ref: AdapterRef
     similarity: float
     mean_weight: float
     layer_weights: tuple[float, ...]
+    tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a generation used. Times in seconds, as the gateway saw them."""
+    """What a generation used. Times in seconds: the first three as the gateway saw them, the others in the engine."""
 
     finish_reason: FinishReason
     prompt_tokens: int
@@ -58,6 +71,8 @@ class Usage:
     total_s: float
     max_batch: int
     max_unique_adapters: int
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +166,35 @@ class StepSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may hold here, beside the bounds that hold for every server; 0 = not told."""
+
+    max_prompt_chars: int
+    max_len: int
+    max_waiting: int
+    max_batch_requests: int
+    max_upload_bytes: int
+    max_rank: int
+    max_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who the server takes the caller for."""
+
+    tenant: str
+    name: str
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
-    """The served model and its load."""
+    """The served model, its load, what a request may hold, and who asks.
+
+    Attributes:
+        router: sha256 of the RouterLoRA; empty = none.
+        encoder_id: of the index that serves; empty = nothing is indexed, or the index does not answer.
+    """
 
     version: str
     base_model: str
@@ -162,3 +204,8 @@ class Description:
     num_slots: int
     resident_adapters: int
     fullest_step: StepSnapshot
+    limits: Limits
+    router: str
+    encoder_id: str
+    has_chat_template: bool
+    caller: Caller

@@ -31,6 +31,7 @@ def float32(value: float) -> float:
 def request_with(path: str, value: Any) -> gateway_pb2.GenerateRequest:
     """A legal request but for one field."""
     request = gateway_pb2.GenerateRequest(prompt="x", adapters=[gateway_pb2.WeightedAdapter(adapter="a")])
+    request.sampling.logprobs = True
     parent, _, field = path.rpartition(".")
     message: Any = request.adapters[0] if parent == "adapters" else getattr(request, parent) if parent else request
     if isinstance(value, list):
@@ -91,7 +92,9 @@ def test_what_is_no_useful_number_is_refused(path: str, value: float) -> None:
         refuse(path, value)
 
 
-@pytest.mark.parametrize("path", [path for path in WHOLES if path not in ("sampling.stop_token_ids", "page_size")])
+@pytest.mark.parametrize(
+    "path", [path for path in WHOLES if path not in ("sampling.stop_token_ids", "prompt_token_ids", "page_size")]
+)
 def test_whole_numbers_have_edges_too(path: str) -> None:
     bound = WHOLES[path]
     for edge in (0, int(bound.low), int(bound.high)):
@@ -154,6 +157,8 @@ MESSAGES = {
 ALONE = {
     "adapters": "GenerateRequest",
     "messages": "GenerateRequest",
+    "prompt_token_ids": "GenerateRequest",
+    "requests": "GenerateBatchRequest",
     "page_size": "ListAdaptersRequest",
     "comment": "DeleteAdapterRequest",
 }

@@ -10,7 +10,7 @@ import torch
 from ramole.core.composition import Expert
 from ramole.core.errors import InvalidInput
 from ramole.core.sampling import Sampling
-from ramole.executor.sampler import Sampler
+from ramole.executor.sampler import SampledToken, Sampler, choose_tokens
 from ramole.executor.sequence import Sequence
 from support.engine_world import make_world, tiny_llama
 
@@ -74,6 +74,37 @@ def test_logprobs_are_those_of_the_model() -> None:
         rows = tiny_llama()(torch.tensor([[5, 6, 7, *sequence.tokens]])).logits[0].log_softmax(-1)
     want = [float(rows[2 + i, token]) for i, token in enumerate(sequence.tokens)]
     assert got == pytest.approx(want, abs=1e-4)
+
+
+def test_each_gets_as_many_of_the_likeliest_as_it_asked_for() -> None:
+    world = make_world()
+    asked = {"none": 0, "one": 1, "five": 5, "all": 20}
+    sequences = {id_: Sequence(id_, [5, 6, 7], 4, wants_logprobs=True, num_top=n) for id_, n in asked.items()}
+    tops = {id_: [u.sampled.top for u in world.run(sequence) if u.sampled] for id_, sequence in sequences.items()}
+    assert set(tops["none"]) == {None}
+    for id_, sequence in sequences.items():
+        with torch.no_grad():
+            rows = tiny_llama()(torch.tensor([[5, 6, 7, *sequence.tokens]])).logits[0].log_softmax(-1)
+        for i, top in enumerate(tops[id_]):
+            if top is None:
+                continue
+            values, ids = rows[2 + i].topk(min(asked[id_], rows.shape[-1]))
+            assert list(top.token_ids) == ids.tolist()
+            assert list(top.logprobs) == pytest.approx(values.tolist(), abs=1e-4)
+
+
+def test_rows_of_one_batch_are_scored_apart() -> None:
+    logits = torch.randn(3, 30)
+    sequences = [Sequence("a", [1], 1), Sequence("b", [1], 1, wants_logprobs=True), Sequence("c", [1], 1)]
+    sequences[2].wants_logprobs, sequences[2].num_top = True, 3
+    plain, scored, topped = choose_tokens(logits, sequences)
+    assert isinstance(plain, SampledToken)
+    assert isinstance(scored, SampledToken)
+    assert isinstance(topped, SampledToken)
+    assert (plain.logprob, plain.top, scored.top) == (None, None, None)
+    assert topped.top is not None
+    assert (topped.top.token_ids[0], topped.top.logprobs[0]) == (topped.token, topped.logprob)
+    assert len(topped.top.token_ids) == 3
 
 
 @pytest.mark.parametrize(

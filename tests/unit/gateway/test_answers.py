@@ -277,3 +277,143 @@ async def test_a_bad_request_names_the_field_and_the_remedy(
     assert error.field == field
     assert error.remedy
     assert "Execute" not in world.log
+
+
+async def raw(world: World, rpc: str, request: Any) -> list[Any]:
+    """The messages of a call by the generated stub."""
+    async with grpc.aio.insecure_channel(world.servers["gateway"].address) as channel:
+        answer = getattr(GatewayStub(channel), rpc)(request)
+        return [message async for message in answer] if rpc != "Complete" else [await answer]
+
+
+async def test_tokens_go_to_the_executor_as_they_are_and_retrieval_reads_their_text(world: World) -> None:
+    request = gateway_pb2.GenerateRequest(prompt_token_ids=[4, 5])
+    await raw(world, "Generate", request)
+    assert world.log[:4] == ["Detokenize", "Embed", "Search", "Execute"]
+    assert world.embedding.texts[-1] == "t4 t5"
+    assert (world.executor.requests[-1].prompt_token_ids, world.executor.requests[-1].prompt) == ([4, 5], "")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"query": "q"}, {"adapters": [gateway_pb2.WeightedAdapter(adapter="a")]},
+     {"composition": common_pb2.Composition(k=0)}],
+)  # fmt: skip
+async def test_nobody_reads_tokens_where_retrieval_does_not(world: World, more: dict[str, Any]) -> None:
+    await raw(world, "Generate", gateway_pb2.GenerateRequest(prompt_token_ids=[4], **more))
+    assert "Detokenize" not in world.log
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (gateway_pb2.GenerateRequest(prompt="x", prompt_token_ids=[1]), "prompt_token_ids"),
+        (
+            gateway_pb2.GenerateRequest(
+                prompt_token_ids=[1], messages=[common_pb2.ChatMessage(role="user", content="x")]
+            ),
+            "prompt_token_ids",
+        ),
+        (gateway_pb2.GenerateRequest(prompt_token_ids=[1] * 101), "prompt_token_ids"),
+        (gateway_pb2.GenerateRequest(prompt_token_ids=[0]), "prompt_token_ids"),
+        (
+            gateway_pb2.GenerateRequest(prompt="x", sampling=common_pb2.Sampling(top_logprobs=2)),
+            "sampling.top_logprobs",
+        ),
+    ],
+    ids=["prompt", "messages", "too-many", "say-nothing", "top-alone"],
+)
+async def test_what_contradicts_itself_is_refused(
+    world: World, request_: gateway_pb2.GenerateRequest, field: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await raw(world, "Generate", request_)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in (raised.value.details() or "")
+
+
+async def test_a_whole_answer_is_what_the_stream_adds_up_to(world: World) -> None:
+    request = gateway_pb2.GenerateRequest(prompt="one two three")
+    events = await raw(world, "Generate", request)
+    [whole] = await raw(world, "Complete", gateway_pb2.CompleteRequest(request=request))
+    chunks = [event.chunk for event in events if event.HasField("chunk")]
+    assert whole.answer.text == "".join(chunk.text for chunk in chunks) == "onetwothree"
+    assert list(whole.answer.token_ids) == [token for chunk in chunks for token in chunk.token_ids]
+    assert list(whole.answer.token_bytes) == [b"one", b"two", b"three"]
+    assert whole.routing.adapters == events[0].routing.adapters
+    assert whole.usage.adapters == events[-1].usage.adapters
+    usage = whole.usage
+    assert (usage.prefill_s, usage.decode_s, usage.adapters[0].tier) == (0.25, 0.125, common_pb2.CACHE_TIER_HOST)
+
+
+async def test_requests_of_a_batch_run_together_and_fail_alone(world: World) -> None:
+    prompts = ["one two", " ", "three", "x"]
+    asked = [gateway_pb2.GenerateRequest(prompt=prompt) for prompt in prompts]
+    asked[3].adapters.add(adapter="nobody")
+    held = world.executor.gates["step"] = asyncio.Event()
+    async with grpc.aio.insecure_channel(world.servers["gateway"].address) as channel:
+        call = GatewayStub(channel).GenerateBatch(gateway_pb2.GenerateBatchRequest(requests=asked))
+        events: list[Any] = []
+        async for event in call:
+            events.append(event)
+            if world.executor.num_running == 2:
+                held.set()
+    by_index = [[event for event in events if event.index == i] for i in range(4)]
+    for i, words in ((0, ["one", "two"]), (2, ["three"])):
+        kinds = [event.WhichOneof("event") for event in by_index[i]]
+        assert kinds == ["routing", *["chunk"] * len(words), "usage"]
+        assert [event.chunk.text for event in by_index[i] if event.HasField("chunk")] == words
+    for i, code, field in ((1, 3, "requests[1].prompt"), (3, 5, "requests[3].adapters[0].adapter")):
+        [failed] = by_index[i]
+        assert (failed.failure.code, failed.failure.field) == (code, field)
+        assert failed.failure.remedy
+        assert not failed.failure.HasField("retry_after_s")
+
+
+@pytest.mark.parametrize("count", [0, 65])
+async def test_a_batch_has_1_to_64_requests(world: World, count: int) -> None:
+    asked = gateway_pb2.GenerateBatchRequest(requests=[gateway_pb2.GenerateRequest(prompt="x")] * count)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await raw(world, "GenerateBatch", asked)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "requests" in (raised.value.details() or "")
+    assert not world.log
+
+
+async def test_a_degraded_answer_does_without_what_is_broken_and_says_so(world: World) -> None:
+    request = gateway_pb2.GenerateRequest(
+        prompt="x", adapters=[gateway_pb2.WeightedAdapter(adapter=name) for name in ("a", "b", "c")]
+    )
+    failures = world.executor.failures["Execute"] = [ExpertUnavailable.of(Corrupt("damaged"), 1) for _ in range(2)]
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await raw(world, "Generate", request)
+    assert raised.value.code() is grpc.StatusCode.DATA_LOSS
+    request.allow_degraded = True
+    first, *_, last = await raw(world, "Generate", request)
+    assert [used.adapter.name for used in first.routing.adapters] == ["a", "c"]
+    assert [(each.adapter.name, each.reason) for each in first.routing.left_out] == [("b", "CORRUPT")]
+    assert [used.adapter.name for used in last.usage.adapters] == ["a", "c"]
+    assert not failures
+    request.adapters.add(adapter="nobody")
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await raw(world, "Generate", request)
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND, "a name that means nothing is a mistake"
+
+
+async def test_a_degraded_answer_does_without_retrieval(world: World) -> None:
+    await world.servers["retrieval"].stop()
+    first, *_ = await raw(world, "Generate", gateway_pb2.GenerateRequest(prompt="x", allow_degraded=True))
+    assert first.routing.fallback
+    assert not first.routing.adapters
+
+
+async def test_the_description_says_what_a_request_may_hold(world: World) -> None:
+    described = await world.client.describe()
+    limits = described.limits
+    assert (limits.max_prompt_chars, limits.max_len, limits.max_waiting) == (100, 256, 9)
+    assert (limits.max_batch_requests, limits.max_samples) == (64, 64)
+    assert (described.router, described.has_chat_template) == ("r" * 64, True)
+    assert described.encoder_id == world.retrieval.generations[0].encoder_id
+    assert described.caller.roles == ("admin",)
+    await world.servers["retrieval"].stop()
+    assert (await world.client.describe()).encoder_id == "", "it answers all the same"

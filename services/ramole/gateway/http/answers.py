@@ -23,6 +23,10 @@ def event(data: Json) -> bytes:
     return b"data: " + _encode(data).encode() + b"\n\n"
 
 
+def _text_reader() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")("ignore")
+
+
 @dataclass(frozen=True, slots=True)
 class TokenScore:
     """One token of an answer.
@@ -56,7 +60,7 @@ class GrowingChoice:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     report: Json = field(default_factory=dict)
-    _reader: codecs.IncrementalDecoder = field(default_factory=codecs.getincrementaldecoder("utf-8")("ignore"))
+    _reader: codecs.IncrementalDecoder = field(default_factory=_text_reader)
     _num_read: int = 0
 
     def push(self, chunk: TokenChunk) -> GrowingChoice:
@@ -64,7 +68,8 @@ class GrowingChoice:
         scores: list[TokenScore] = []
         for i, logprob in enumerate(chunk.logprobs):
             said, top = chunk.token_bytes[i], chunk.top_tokens[i] if chunk.top_tokens else TopTokens()
-            scores.append(TokenScore(said, logprob, self._num_read, dict(zip(top.token_bytes, top.logprobs))))
+            likeliest = dict(zip(top.token_bytes, top.logprobs, strict=True))
+            scores.append(TokenScore(said, logprob, self._num_read, likeliest))
             self._num_read += len(self._reader.decode(said))
         self.text += chunk.text
         self.tokens += scores

@@ -75,7 +75,7 @@ async def _complete(request: Request) -> StreamingResponse:
     body = await request.json()
     writer = CompletionWriter("peer", 0, body["model"])
     piece = GrowingChoice(0)
-    piece.push(_CHUNK.text, _CHUNK.token_ids, ())
+    piece.push(_CHUNK)
 
     async def events() -> AsyncIterator[bytes]:
         for _ in range(body["max_tokens"]):

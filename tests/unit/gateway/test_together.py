@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ramole.core.errors import Unavailable
-from ramole.gateway.http.together import together
+from ramole.gateway.together import together
 
 
 class Stream:
