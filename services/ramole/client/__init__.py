@@ -1,11 +1,15 @@
 """The typed asynchronous client of the public service."""
 
-from ramole.client.client import RamoleClient, UseAdapter
+from ramole.client.client import RamoleClient
+from ramole.client.requests import Request, UseAdapter
 from ramole.client.values import (
     AdapterRecord,
     AdapterUsage,
+    Caller,
     Completion,
     Description,
+    LeftOut,
+    Limits,
     ReindexProgress,
     Revoked,
     Route,
@@ -16,18 +20,24 @@ from ramole.client.values import (
     Usage,
     Version,
 )
-from ramole.core.answer import Chunk, FinishReason
+from ramole.core.answer import Chunk, FinishReason, TopTokens
+from ramole.core.chat import Message
 from ramole.core.samples import Samples, SamplesFormat, read_samples
 
 __all__ = [
     "AdapterRecord",
     "AdapterUsage",
+    "Caller",
     "Chunk",
     "Completion",
     "Description",
     "FinishReason",
+    "LeftOut",
+    "Limits",
+    "Message",
     "RamoleClient",
     "ReindexProgress",
+    "Request",
     "Revoked",
     "Route",
     "RoutedAdapter",
@@ -35,6 +45,7 @@ __all__ = [
     "Samples",
     "SamplesFormat",
     "StepSnapshot",
+    "TopTokens",
     "Uploaded",
     "Usage",
     "UseAdapter",
