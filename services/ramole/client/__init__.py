@@ -1,6 +1,7 @@
 """The typed asynchronous client of the public service."""
 
-from ramole.client.client import RamoleClient, UseAdapter
+from ramole.client.client import RamoleClient
+from ramole.client.requests import Request, UseAdapter
 from ramole.client.values import (
     AdapterRecord,
     AdapterUsage,
@@ -20,6 +21,7 @@ from ramole.client.values import (
     Version,
 )
 from ramole.core.answer import Chunk, FinishReason, TopTokens
+from ramole.core.chat import Message
 from ramole.core.samples import Samples, SamplesFormat, read_samples
 
 __all__ = [
@@ -32,8 +34,10 @@ __all__ = [
     "FinishReason",
     "LeftOut",
     "Limits",
+    "Message",
     "RamoleClient",
     "ReindexProgress",
+    "Request",
     "Revoked",
     "Route",
     "RoutedAdapter",

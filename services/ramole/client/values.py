@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from ramole.core.answer import FinishReason
+from ramole.core.answer import FinishReason, TopTokens
 from ramole.core.composition import Composition
 from ramole.core.names import AdapterRef
 
@@ -20,7 +20,7 @@ class RoutedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """An adapter that an answer does without, and the class of error that it gives."""
+    """An adapter that an answer does without, and the error class in UPPER_SNAKE_CASE that it gives."""
 
     ref: AdapterRef
     reason: str
@@ -28,9 +28,12 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What a generation uses, best first. `has_fallen_back`: retrieval was down, the base model answers alone.
+    """What a generation uses, best first.
 
-    `doubt`: how likely it is that no adapter was made for the prompt, in [0, 1]; None = the repository cannot tell.
+    Attributes:
+        has_fallen_back: retrieval was down, the base model answers alone.
+        doubt: how likely it is that no adapter was made for the prompt, in [0, 1]; None = the repository cannot tell.
+        left_out: adapters that should have been among them and cannot be used.
     """
 
     request_id: str
@@ -48,7 +51,8 @@ class Routing:
 class AdapterUsage:
     """The weight that one adapter got: mean over tokens and modules, and the same for each layer.
 
-    `tier`: where it was when the request arrived: ``device``, ``host``, ``disk`` or ``store``; '' = not known.
+    `tier`: where its weights were when the request arrived at the executor: ``device``, ``host``, ``disk`` or
+    ``store``; empty = not known.
     """
 
     ref: AdapterRef
@@ -60,7 +64,11 @@ class AdapterUsage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a generation used. Times in seconds: the first three as the gateway saw them, the others in the engine."""
+    """What a generation used. Times in seconds, as the gateway saw them.
+
+    `prefill_s`: from admission into the running batch to the first token, `decode_s`: from there to the last one; as
+    the executor saw them.
+    """
 
     finish_reason: FinishReason
     prompt_tokens: int
@@ -77,11 +85,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole generation."""
+    """A whole generation. What is told of its tokens is as in `Chunk`."""
 
     text: str
     routing: Routing
     usage: Usage
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    token_bytes: tuple[bytes, ...] = ()
+    top: tuple[TopTokens, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +179,7 @@ class StepSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may hold here, beside the bounds that hold for every server; 0 = not told."""
+    """What one request may hold, beside the bounds that hold for every server."""
 
     max_prompt_chars: int
     max_len: int
@@ -180,7 +192,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who the server takes the caller for."""
+    """Who the server takes the caller for; the roles are sorted."""
 
     tenant: str
     name: str
@@ -189,11 +201,12 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The served model, its load, what a request may hold, and who asks.
+    """The served model and its load.
 
     Attributes:
-        router: sha256 of the RouterLoRA; empty = none.
-        encoder_id: of the index that serves; empty = nothing is indexed, or the index does not answer.
+        router: sha256 of the RouterLoRA; '' = none.
+        encoder_id: of the index that serves; '' = nothing is indexed, or the index does not answer.
+        has_chat_template: whether the base model answers conversations.
     """
 
     version: str

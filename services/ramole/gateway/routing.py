@@ -66,6 +66,24 @@ class AdapterChooser:
                 raise
             return Routing((), replace(composition, k=0), has_fallen_back=True)
 
+    async def readable(self, order: Order, stages: Stages) -> Order:
+        """The order with a text for retrieval, if it will be read: of a prompt of tokens, what they say.
+
+        Raises:
+            InvalidInput: the base model has no such token, or they say nothing.
+        """
+        if order.retrieval_text or order.named or order.composition.k == 0:
+            return order
+        stages.enter("executor")
+        text = await self._backends.detokenize(order.tokens)
+        if not text.strip():
+            raise InvalidInput(
+                "the tokens have no text for retrieval",
+                field="prompt_token_ids",
+                remedy="give a query, name adapters, or ask for k = 0",
+            )
+        return replace(order, query=text)
+
     async def retrieve(
         self, prompt: str, composition: Composition, stages: Stages, without: Collection[AdapterRef] = ()
     ) -> Routing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ramole.core import access
 from ramole.core.bounds import check_count, check_number
@@ -33,7 +33,7 @@ class Order:
         may_fall_back: whether the bare base model may answer when retrieval is down.
         messages: the conversation, if it is one.
         query: what retrieval reads instead of the prompt; '' = the prompt.
-        token_ids: the prompt as the base model's tokens instead of text.
+        tokens: the prompt as the base model's tokens; `prompt` is then empty.
         allows_degraded: whether an answer may do without named adapters that cannot be loaded, and without retrieval.
 
     Raises:
@@ -47,11 +47,11 @@ class Order:
     may_fall_back: bool = False
     messages: tuple[Message, ...] = ()
     query: str = ""
-    token_ids: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()
     allows_degraded: bool = False
 
     def __post_init__(self) -> None:
-        if not self.token_ids:
+        if not self.tokens:
             check_prompt(self.prompt)
         check_count("adapters", len(self.named))
         for index, named in enumerate(self.named):
@@ -75,7 +75,7 @@ class Order:
         may_fall_back: bool = False,
         messages: Sequence[Message] = (),
         query: str = "",
-        token_ids: Sequence[int] = (),
+        tokens: Sequence[int] = (),
         allows_degraded: bool = False,
         max_prompt_chars: int,
     ) -> Order:
@@ -91,22 +91,18 @@ class Order:
         if messages:
             if prompt:
                 raise InvalidInput("a prompt and messages", field="messages", remedy="send one or the other")
+            if tokens:
+                raise InvalidInput("messages and tokens", field="prompt_token_ids", remedy="send one or the other")
             prompt = check_messages(messages)
             num_chars = sum(len(message.content) for message in messages)
             if num_chars > max_prompt_chars:
                 raise InvalidInput(
                     f"{num_chars} characters in all", field="messages", remedy=f"send at most {max_prompt_chars}"
                 )
-        if token_ids:
-            if prompt or messages:
-                other = "messages" if messages else "a prompt"
-                raise InvalidInput(f"{other} and token ids", field="prompt_token_ids", remedy="send one or the other")
-            if len(token_ids) > max_prompt_chars:
-                raise InvalidInput(
-                    f"{len(token_ids)} tokens", field="prompt_token_ids", remedy=f"send at most {max_prompt_chars}"
-                )
-            for index, token in enumerate(token_ids):
-                check_number("prompt_token_ids", token, at=f"prompt_token_ids[{index}]")
+        if tokens:
+            if prompt:
+                raise InvalidInput("a prompt and tokens", field="prompt_token_ids", remedy="send one or the other")
+            check_tokens(tokens, max_prompt_chars)
         else:
             check_prompt(prompt, max_prompt_chars)
         if len(query) > max_prompt_chars:
@@ -124,7 +120,7 @@ class Order:
             may_fall_back,
             tuple(messages),
             query,
-            tuple(token_ids),
+            tuple(tokens),
             allows_degraded,
         )
 
@@ -141,6 +137,22 @@ def check_prompt(prompt: str, max_chars: int | None = None) -> str:
     if max_chars is not None and len(prompt) > max_chars:
         raise InvalidInput(f"{len(prompt)} characters", field="prompt", remedy=f"send at most {max_chars}")
     return prompt
+
+
+def check_tokens(tokens: Sequence[int], max_count: int) -> None:
+    """Raises InvalidInput for too many, or for one that is no token id. What the base model has, its executor knows."""
+    if len(tokens) > max_count:
+        raise InvalidInput(f"{len(tokens)} tokens", field="prompt_token_ids", remedy=f"send at most {max_count}")
+    for index, token in enumerate(tokens):
+        check_number("prompt_token_ids", token, at=f"prompt_token_ids[{index}]")
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An adapter that an answer does without, and the class of error that it gives, as on the wire."""
+
+    ref: AdapterRef
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +183,7 @@ class Routing:
         embed_s, search_s: what the two steps of retrieval took.
         doubt: how likely it is that no adapter was made for the prompt; None = the repository cannot tell.
             `composition` has heeded it already.
-        left_out: what would be among the choices if it could be used.
+        left_out: what should have been among the choices and cannot be used.
     """
 
     choices: tuple[Choice, ...]
@@ -181,3 +193,8 @@ class Routing:
     search_s: float = 0.0
     doubt: float | None = None
     left_out: tuple[LeftOut, ...] = ()
+
+    def without(self, ref: AdapterRef) -> Routing:
+        """The same with one adapter less, however often it is there."""
+        rest = tuple(choice for choice in self.choices if choice.ref != ref)
+        return replace(self, choices=rest, composition=replace(self.composition, k=len(rest)))
