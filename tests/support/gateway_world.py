@@ -380,7 +380,7 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
             await self.begin("Execute")
             words = [f"w{token}" for token in request.prompt_token_ids] or request.prompt.split()
             for i, word in enumerate(words):
-                chunk = common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0], token_bytes=[word.encode()])
+                chunk = common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0])
                 yield executor_pb2.ExecuteResponse(chunk=chunk)
                 await self.begin("step")
             yield executor_pb2.ExecuteResponse(
@@ -395,8 +395,6 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
                         for i in range(len(request.experts))
                     ],
                     queue_s=0.5,
-                    prefill_s=0.25,
-                    decode_s=0.125,
                     max_batch=4,
                     max_unique_adapters=5,
                     prefill_s=0.25,

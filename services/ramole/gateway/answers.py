@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ramole.core.call import current_call
 from ramole.core.errors import DeadlineExceeded, ExpertUnavailable, Internal
+from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.codec import execution_to_pb, usage_to_pb
 from ramole.gateway.routing import AdapterChooser

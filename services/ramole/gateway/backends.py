@@ -117,10 +117,9 @@ class Backends:
             answer = await self.retrieval.Upsert(request)
         return list(answer.generations)
 
-    async def generations(self, *, timeout_s: float | None = None) -> list[Generation]:
+    async def generations(self) -> list[Generation]:
         """First the live generation, then the one that is being built; empty while nothing was ever indexed."""
-        answer = await self.retrieval.ListGenerations(ListGenerationsRequest(), timeout=timeout_s)
-        return list(answer.generations)
+        return list((await self.retrieval.ListGenerations(ListGenerationsRequest())).generations)
 
     async def unindex(self, refs: Sequence[AdapterRef]) -> None:
         """Takes versions out of the index, those that are there."""

@@ -9,7 +9,6 @@ from ramole.core.call import Principal
 from ramole.core.errors import InvalidInput
 from ramole.core.settings import GatewaySettings, Settings
 from ramole.gateway.values import Choice, Order, Routing
-from ramole.transport.errors import code_of
 from ramole.transport.values import (
     composition_from_pb,
     composition_to_pb,
@@ -102,7 +101,6 @@ def execution_to_pb(order: Order, routing: Routing) -> executor_pb2.ExecuteReque
     """What the executor is asked to run."""
     return executor_pb2.ExecuteRequest(
         prompt="" if order.messages else order.prompt,
-        prompt_token_ids=order.token_ids,
         messages=messages_to_pb(order.messages),
         prompt_token_ids=order.tokens,
         experts=[
@@ -151,31 +149,6 @@ def usage_to_pb(
         prefill_s=done.prefill_s,
         decode_s=done.decode_s,
     )
-
-
-def batch_event_to_pb(index: int, event: gateway_pb2.GenerateResponse) -> gateway_pb2.GenerateBatchResponse:
-    """One event of one of several answers."""
-    match event.WhichOneof("event"):
-        case "routing":
-            return gateway_pb2.GenerateBatchResponse(index=index, routing=event.routing)
-        case "chunk":
-            return gateway_pb2.GenerateBatchResponse(index=index, chunk=event.chunk)
-        case _:
-            return gateway_pb2.GenerateBatchResponse(index=index, usage=event.usage)
-
-
-def failure_to_pb(index: int, error: RamoleError) -> gateway_pb2.GenerateBatchResponse:
-    """Why one of several requests has no answer: the status that it would have had alone."""
-    number: int = code_of(error).value[0]
-    failure = gateway_pb2.Failure(
-        code=number,
-        reason=error.reason(),
-        message=error.message,
-        field=f"requests[{index}].{error.field}" if error.field else "",
-        remedy=error.remedy,
-        retry_after_s=error.retry_after_s,
-    )
-    return gateway_pb2.GenerateBatchResponse(index=index, failure=failure)
 
 
 def describe_to_pb(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 
 from ramole.core import access
@@ -15,9 +15,8 @@ from ramole.core.errors import DeadlineExceeded, EncoderMismatch, InvalidInput, 
 from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.stages import Stages
-from ramole.gateway.values import Choice, LeftOut, NamedAdapter, Order, Routing
+from ramole.gateway.values import Choice, NamedAdapter, Order, Routing
 from ramole.transport.values import ref_from_pb
-from ramole.v1.executor_pb2 import DetokenizeRequest
 
 
 class AdapterChooser:
@@ -35,32 +34,24 @@ class AdapterChooser:
         self._timeout_s = timeout_s
         self._encoder_id = ""  # the live generation's; '' until it turns out to be another than the settings' one
 
-    async def choose(self, order: Order, stages: Stages, left_out: Sequence[LeftOut] = ()) -> Routing:
-        """What `order` will use, without what is left out.
+    async def choose(self, order: Order, stages: Stages, without: Collection[AdapterRef] = ()) -> Routing:
+        """What `order` will use. Of what is retrieved, nothing of `without`.
 
         Raises:
             DeadlineExceeded: the deadline of the call passed.
             NotFound: a named adapter does not exist for the caller.
             WrongState: a named adapter belongs to another base model.
             Unavailable: retrieval is down and the order does not allow the base model to answer alone.
-            InvalidInput: retrieval has nothing to read.
         """
-        without = {each.ref for each in left_out}
-        routing = await self._choose(order, stages, without)
-        return replace(routing, left_out=tuple(left_out))
-
-    async def _choose(self, order: Order, stages: Stages, without: Collection[AdapterRef]) -> Routing:
         composition = order.composition
         if order.named:
             stages.enter("adapters")
-            named = await asyncio.gather(*(self._resolve(i, named) for i, named in enumerate(order.named)))
-            choices = tuple(choice for choice in named if choice.ref not in without)
-            return Routing(choices, replace(composition, k=len(choices)))
+            choices = await asyncio.gather(*(self._resolve(i, named) for i, named in enumerate(order.named)))
+            return Routing(tuple(choices), replace(composition, k=len(choices)))
         if composition.k == 0:
             return Routing((), composition)
         try:
-            text = order.retrieval_text or await self._text_of(order.token_ids, stages)
-            return await self.retrieve(text, composition, stages, without)
+            return await self.retrieve(order.retrieval_text, composition, stages, without)
         except Unavailable:
             if not (order.may_fall_back or order.allows_degraded):
                 raise
@@ -136,18 +127,6 @@ class AdapterChooser:
             search_s=searched_at - embedded_at,
             doubt=doubt,
         )
-
-    async def _text_of(self, token_ids: Sequence[int], stages: Stages) -> str:
-        stages.enter("executor")
-        request = DetokenizeRequest(token_ids=token_ids)
-        text = (await self._backends.executor.stub.Detokenize(request, timeout=self._timeout_s)).text
-        if not text.strip():
-            raise InvalidInput(
-                "the tokens say nothing that adapters can be found by",
-                field="prompt_token_ids",
-                remedy="send a query, or name the adapters",
-            )
-        return text
 
     async def _resolve(self, index: int, named: NamedAdapter) -> Choice:
         field = f"adapters[{index}].adapter"

@@ -52,10 +52,6 @@ _INDEX_S = 0.5
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_INFO_S = 1.0
-
-_log = logging.getLogger(__name__)
-
 
 class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
     """Routes prompts, keeps store, index and devices in step.
@@ -81,13 +77,6 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self._uploads = Uploads(self._backends, self._finisher, self._upkeep)
         self._removals = Removals(self._backends, self._uploads, self._finisher, self._upkeep)
         self._reindexing = Reindexing(self._backends)
-        self._limits = gateway_pb2.Limits(
-            max_prompt_chars=self._settings.max_prompt_chars,
-            max_batch_requests=COUNTS["requests"].high,
-            max_upload_bytes=settings.adapters.max_upload_bytes,
-            max_rank=min(settings.adapters.max_rank, settings.executor.slot_rank),
-            max_samples=settings.adapters.max_samples,
-        )
         self._http: HttpServer | None = None
         self._is_open = KeyFile(keys_path(settings)).is_empty
 
@@ -183,19 +172,6 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
                     yield gateway_pb2.GenerateResponse(chunk=event)
                 else:
                     yield gateway_pb2.GenerateResponse(usage=event)
-
-    async def _answer_alone(
-        self, index: int, request: gateway_pb2.GenerateRequest
-    ) -> AsyncGenerator[gateway_pb2.GenerateBatchResponse]:
-        """One of several answers: what it fails with is its last event."""
-        try:
-            async with aclosing(self._answer(request)) as events:
-                async for event in events:
-                    yield batch_event_to_pb(index, event)
-        except Exception as error:
-            if not isinstance(error, RamoleError):
-                _log.exception("a request of a batch failed")
-            yield failure_to_pb(index, own_fault(error, "the request failed"))
 
     async def Route(self, request: gateway_pb2.RouteRequest, context: Context) -> gateway_pb2.RouteResponse:
         """What Generate would use."""
@@ -307,7 +283,6 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
             return ""
 
     async def _statuses(self) -> list[executor_pb2.GetStatusResponse]:
-        """Of the executors that answer."""
         executor, request = self._backends.executor, executor_pb2.GetStatusRequest()
         return await executor.whoever_answers(lambda channel: ExecutorStub(channel).GetStatus, request)
 

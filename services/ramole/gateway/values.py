@@ -126,7 +126,7 @@ class Order:
 
     @property
     def retrieval_text(self) -> str:
-        """What retrieval reads; '' = the text of the tokens."""
+        """What retrieval reads."""
         return self.query or self.prompt
 
 
@@ -163,14 +163,6 @@ class Choice:
     similarity: float = 0.0
     weight: float = 1.0
     scale: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """An adapter that an answer does without, and the class of error that it gives."""
-
-    ref: AdapterRef
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,24 +182,14 @@ class Caller:
             raise Unavailable(f"no replica of {self._part or service} serves", remedy="retry with back-off")
 
     async def everywhere(
-        self,
-        method: UnaryUnary[Request, Response],
-        request: Request,
-        *,
-        timeout_s: float | None = None,
-        may_miss: bool = False,
+        self, method: UnaryUnary[Request, Response], request: Request, *, timeout_s: float | None = None
     ) -> list[Response]:
-        """The same request to every replica. Fails when one of them fails; with `may_miss` only when all are down."""
+        """The same request to every replica. Fails when one of them fails."""
         call = current_call()
         addresses = await self._picker.everyone()
-        calls = [self._unary_at(address, method, request, call, timeout_s) for address in addresses]
-        if not may_miss:
-            return await asyncio.gather(*calls)
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        failures = [answer for answer in answers if isinstance(answer, BaseException)]
-        if failures and (len(failures) == len(answers) or any(not isinstance(each, Unavailable) for each in failures)):
-            raise failures[0]
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+        return await asyncio.gather(
+            *(self._unary_at(address, method, request, call, timeout_s) for address in addresses)
+        )
 
     async def whoever_answers(
         self, method: UnaryUnary[Request, Response], request: Request, *, timeout_s: float | None = None

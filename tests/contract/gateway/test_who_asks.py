@@ -99,33 +99,6 @@ async def routed(world: TenantWorld, who: Principal) -> list[str]:
     return sorted(names(hit.adapter for hit in found.adapters))
 
 
-async def completes(world: TenantWorld) -> None:
-    def named(name: str) -> gateway_pb2.CompleteRequest:
-        return gateway_pb2.CompleteRequest(
-            request=gateway_pb2.GenerateRequest(prompt="hello", adapters=[gateway_pb2.WeightedAdapter(adapter=name)])
-        )
-
-    await reads("Complete", named)(world)
-
-
-async def generates_batches(world: TenantWorld) -> None:
-    def named(*names: str) -> gateway_pb2.GenerateBatchRequest:
-        return gateway_pb2.GenerateBatchRequest(
-            requests=[
-                gateway_pb2.GenerateRequest(prompt="hello", adapters=[gateway_pb2.WeightedAdapter(adapter=name)])
-                for name in names
-            ]
-        )
-
-    events = await world.ask(BOB, "GenerateBatch", named("own", "a/hidden", "a/shared", "a/nobodys"))
-    ends = {event.index: event for event in events}
-    assert [ends[i].WhichOneof("event") for i in range(4)] == ["usage", "failure", "usage", "failure"]
-    hidden, nobodys = ends[1].failure, ends[3].failure
-    assert (hidden.code, hidden.reason, hidden.field) == (5, "NOT_FOUND", "requests[1].adapters[0].adapter")
-    hidden.field = nobodys.field
-    assert str(hidden).replace("hidden", "nobodys") == str(nobodys), "the words are the same"
-
-
 async def generates(world: TenantWorld) -> None:
     def named(name: str) -> gateway_pb2.GenerateRequest:
         return gateway_pb2.GenerateRequest(prompt="hello", adapters=[gateway_pb2.WeightedAdapter(adapter=name)])

@@ -32,7 +32,6 @@ def float32(value: float) -> float:
 def request_with(path: str, value: Any) -> gateway_pb2.GenerateRequest:
     """A legal request but for one field."""
     request = gateway_pb2.GenerateRequest(prompt="x", adapters=[gateway_pb2.WeightedAdapter(adapter="a")])
-    request.sampling.logprobs = True
     parent, _, field = path.rpartition(".")
     message: Any = request.adapters[0] if parent == "adapters" else getattr(request, parent) if parent else request
     if isinstance(value, list):

@@ -84,7 +84,7 @@ class OpenAi:
                 body.sampling(),
                 messages=messages,
                 query=more.query or "",
-                token_ids=token_ids,
+                tokens=token_ids,
                 may_fall_back=more.fallback == "base_model",
                 allows_degraded=more.allow_degraded,
                 max_prompt_chars=self._settings.max_prompt_chars,
