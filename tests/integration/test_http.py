@@ -80,6 +80,69 @@ async def test_a_prompt_is_answered_as_over_grpc(system: Any, ai: AsyncOpenAI, z
     assert raw.headers["x-request-id"] in got.id
 
 
+async def test_log_probabilities_are_told_as_openai_tells_them(system: Any, ai: AsyncOpenAI, zoo: Zoo) -> None:
+    prompt = zoo.adapters[0].prompts[0].prompt
+    got = await ai.completions.create(model="auto", prompt=prompt, logprobs=3, **GREEDY)
+    [choice] = got.choices
+    scores = choice.logprobs
+    assert scores is not None
+    assert scores.tokens is not None
+    assert scores.text_offset is not None
+    assert scores.token_logprobs is not None
+    assert scores.top_logprobs is not None
+    assert got.usage is not None
+    assert len(scores.tokens) == len(scores.token_logprobs) == len(scores.top_logprobs) == got.usage.completion_tokens
+    for token, logprob, top in zip(scores.tokens, scores.token_logprobs, scores.top_logprobs, strict=True):
+        assert len(top) == 3
+        assert max(top, key=lambda each: top[each]) == token, "greedy"
+        assert top[token] == logprob
+    said = "".join(scores.tokens[: -1 if choice.finish_reason == "stop" else None])
+    assert said.strip() == choice.text.strip()
+    assert scores.text_offset == sorted(scores.text_offset)
+    pieces = [
+        event.choices[0].logprobs
+        async for event in await ai.completions.create(model="auto", prompt=prompt, logprobs=3, stream=True, **GREEDY)
+    ]
+    assert [token for piece in pieces if piece for token in piece.tokens or ()] == scores.tokens
+    assert [at for piece in pieces if piece for at in piece.text_offset or ()] == scores.text_offset
+    turn = [{"role": "user", "content": prompt}]
+    chat = await ai.chat.completions.create(
+        model="auto", messages=turn, logprobs=True, top_logprobs=2, temperature=0, max_tokens=4
+    )
+    assert chat.choices[0].logprobs is not None
+    content = chat.choices[0].logprobs.content or []
+    assert len(content) == 4
+    for each in content:
+        assert bytes(each.bytes or ()).decode() == each.token
+        assert [top.token for top in each.top_logprobs][0] == each.token
+        assert len(each.top_logprobs) == 2
+
+
+async def test_tokens_are_a_prompt_like_their_text(system: Any, ai: AsyncOpenAI, zoo: Zoo) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(zoo.base_path)
+    prompts = [adapter.prompts[0].prompt for adapter in zoo.adapters[:3]]
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    want = await ai.completions.create(model="auto", prompt=prompts, **GREEDY)
+    got = await ai.completions.create(model="auto", prompt=ids, **GREEDY)
+    assert [choice.text for choice in got.choices] == [choice.text for choice in want.choices]
+    assert [report["usage"]["adapters"][0]["adapter"] for report in got.model_extra["ramole"]] == [  # type: ignore[index]
+        report["usage"]["adapters"][0]["adapter"]
+        for report in want.model_extra["ramole"]  # type: ignore[index]
+    ]
+    one = await ai.completions.create(model="auto", prompt=ids[0], **GREEDY)
+    assert one.choices[0].text == want.choices[0].text
+    assert one.model_extra["ramole"][0]["usage"]["adapters"][0]["tier"] == "CACHE_TIER_DEVICE"  # type: ignore[index]
+    with pytest.raises(openai.BadRequestError, match="no token") as refused:
+        await ai.completions.create(model="auto", prompt=[5, 999_999], **GREEDY)
+    assert refused.value.param == "prompt[1]"
+    async with RamoleClient(system.address) as client:
+        plain = await client.complete(prompts[0], sampling=Sampling(max_tokens=12))
+        same = await client.complete(token_ids=ids[0], sampling=Sampling(max_tokens=12))
+    assert same.text == plain.text
+
+
 async def test_a_stream_tells_the_same_in_pieces(ai: AsyncOpenAI, zoo: Zoo) -> None:
     prompts = [adapter.prompts[0].prompt for adapter in zoo.adapters[:3]]
     whole = await ai.completions.create(model="auto", prompt=prompts, n=2, **GREEDY)
@@ -158,10 +221,10 @@ COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     *((COMPLETION, {key: value}, key) for key, value in (
-        ("logit_bias", {"1": 1}), ("best_of", 2), ("echo", True), ("suffix", "x"), ("logprobs", 5),
+        ("logit_bias", {"1": 1}), ("best_of", 2), ("echo", True), ("suffix", "x"), ("logprobs", 21),
         ("frequency_penalty", 0.5), ("presence_penalty", -1), ("unknown", 1), ("n", 0), ("n", 17), ("n", "1"),
         ("temperature", -1), ("temperature", "hot"), ("top_p", 2), ("stop", ["a"] * 9), ("max_tokens", 0.5),
-        ("prompt", []), ("prompt", " "), ("prompt", [1, 2]), ("model", 7), ("seed", -1),
+        ("prompt", []), ("prompt", " "), ("prompt", [[1], "x", []]), ("prompt", [-1]), ("prompt", [2**31]), ("model", 7), ("seed", -1),
     )),
     *((CHAT, {key: value}, key) for key, value in (
         ("tools", []), ("tool_choice", "auto"), ("response_format", {"type": "json_object"}), ("audio", {}),

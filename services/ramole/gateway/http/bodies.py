@@ -229,9 +229,17 @@ def _sentence(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
+_KEYS = (
+    ("sampling.", ""),
+    ("composition.", "ramole."),
+    ("adapters[", "ramole.adapters["),
+    ("prompt_token_ids", "prompt"),
+)
+
+
 def of_body(error: RamoleError) -> RamoleError:
     """The same error, naming the key of the body where it names one of an order."""
-    for inside, outside in (("sampling.", ""), ("composition.", "ramole."), ("adapters[", "ramole.adapters[")):
+    for inside, outside in _KEYS:
         if error.field.startswith(inside):
             return error.at(outside + error.field.removeprefix(inside))
     return error

@@ -96,6 +96,8 @@ class OpenAi:
         """The error, about the key of the body that it comes from."""
         if error.field.startswith("adapters[") and not body.ramole.adapters:
             return error.at("model")
+        if isinstance(body, CompletionBody) and error.field == "sampling.top_logprobs":
+            return error.at("logprobs")
         return of_body(error)
 
     async def _answer(
