@@ -3,6 +3,8 @@
 async with ramole.RamoleClient("127.0.0.1:50051") as client:
     print((await client.complete("Translate to German: good morning")).text)
 
+`SyncRamoleClient` does the same without ``await``.
+
 Everything public is here, loaded when it is first asked for. A client needs ``pip install ramole``; `OfflineEngine` and
 `ExecutorSettings`, which run a model here, need ``pip install 'ramole[serve]'``.
 """
@@ -14,10 +16,12 @@ if _typing.TYPE_CHECKING:
     from ramole.client import (
         AdapterRecord,
         AdapterUsage,
+        Caller,
         Chunk,
         Completion,
         Description,
         FinishReason,
+        Message,
         RamoleClient,
         ReindexProgress,
         Revoked,
@@ -27,6 +31,7 @@ if _typing.TYPE_CHECKING:
         Samples,
         SamplesFormat,
         StepSnapshot,
+        SyncRamoleClient,
         Uploaded,
         Usage,
         UseAdapter,
@@ -67,6 +72,7 @@ __all__ = [
     "AdapterRefused",
     "AdapterUsage",
     "AlreadyExists",
+    "Caller",
     "Cancelled",
     "Chunk",
     "Completion",
@@ -84,6 +90,7 @@ __all__ = [
     "InvalidInput",
     "LimitExceeded",
     "Merge",
+    "Message",
     "NotFound",
     "OfflineEngine",
     "PermissionDenied",
@@ -98,6 +105,7 @@ __all__ = [
     "SamplesFormat",
     "Sampling",
     "StepSnapshot",
+    "SyncRamoleClient",
     "Unauthenticated",
     "Unavailable",
     "Uploaded",

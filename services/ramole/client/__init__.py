@@ -1,9 +1,11 @@
-"""The typed asynchronous client of the public service."""
+"""The typed clients of the public service, asynchronous and synchronous."""
 
 from ramole.client.client import RamoleClient, UseAdapter
+from ramole.client.sync import SyncRamoleClient
 from ramole.client.values import (
     AdapterRecord,
     AdapterUsage,
+    Caller,
     Completion,
     Description,
     ReindexProgress,
@@ -17,15 +19,18 @@ from ramole.client.values import (
     Version,
 )
 from ramole.core.answer import Chunk, FinishReason
+from ramole.core.chat import Message
 from ramole.core.samples import Samples, SamplesFormat, read_samples
 
 __all__ = [
     "AdapterRecord",
     "AdapterUsage",
+    "Caller",
     "Chunk",
     "Completion",
     "Description",
     "FinishReason",
+    "Message",
     "RamoleClient",
     "ReindexProgress",
     "Revoked",
@@ -35,6 +40,7 @@ __all__ = [
     "Samples",
     "SamplesFormat",
     "StepSnapshot",
+    "SyncRamoleClient",
     "Uploaded",
     "Usage",
     "UseAdapter",

@@ -7,6 +7,7 @@ from datetime import UTC
 from ramole.client.values import (
     AdapterRecord,
     AdapterUsage,
+    Caller,
     Description,
     Route,
     RoutedAdapter,
@@ -116,6 +117,7 @@ def description_from_pb(message: gateway_pb2.DescribeResponse) -> Description:
     """The served model and its load."""
     step = message.fullest_step
     width = len(step.digests)
+    caller = message.caller
     rows = tuple(tuple(step.mask[i * width : (i + 1) * width]) for i in range(step.b))
     return Description(
         message.version,
@@ -126,4 +128,5 @@ def description_from_pb(message: gateway_pb2.DescribeResponse) -> Description:
         message.num_slots,
         message.resident_adapters,
         StepSnapshot(tuple(step.digests), rows, step.tokens),
+        Caller(caller.tenant, caller.name, tuple(caller.roles)) if message.HasField("caller") else None,
     )

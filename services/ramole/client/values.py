@@ -151,8 +151,17 @@ class StepSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who the server takes the caller for; `roles` are of ``user``, ``publisher``, ``admin``."""
+
+    tenant: str
+    name: str
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
-    """The served model and its load."""
+    """The served model and its load. `caller`: None = the server does not say."""
 
     version: str
     base_model: str
@@ -162,3 +171,4 @@ class Description:
     num_slots: int
     resident_adapters: int
     fullest_step: StepSnapshot
+    caller: Caller | None = None
