@@ -97,15 +97,14 @@ class RamoleClient:
         retries: int = 2,
     ) -> None:
         self._picker = StaticPicker(check_address(address))
+        _check_retries(retries)
         credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes()) if ca_file else None
         self._channels = Channels(through_proxy=True, credentials=credentials)
         self._key = key
         self._set_options(timeout_s, retries)
 
     def _set_options(self, timeout_s: float | None, retries: int) -> None:
-        if retries < 0:
-            raise InvalidInput(f"{retries} retries", field="retries", remedy="use 0 for none")
-        self._timeout_s, self._retries = timeout_s, retries
+        self._timeout_s, self._retries = timeout_s, _check_retries(retries)
         remote: PublicRemote[GatewayAsyncStub] = PublicRemote(
             GatewayStub, self._picker, self._channels, key=self._key, retries=retries
         )
@@ -378,6 +377,12 @@ def _named_to_pb(number: int, adapter: str | UseAdapter) -> gateway_pb2.Weighted
         return message(gateway_pb2.WeightedAdapter, adapter=named.adapter, weight=named.weight, scale=named.scale)
     except InvalidInput as error:
         raise error.at(f"adapters[{number}].{error.field}") from None
+
+
+def _check_retries(retries: int) -> int:
+    if retries < 0:
+        raise InvalidInput(f"{retries} retries", field="retries", remedy="use 0 for none")
+    return retries
 
 
 def _message_to_pb(number: int, turn: Message) -> common_pb2.ChatMessage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import CancelledError
 from threading import RLock, Thread, current_thread
 from typing import Any, TypeVar, cast
@@ -61,13 +61,12 @@ class LoopThread:
         finally:
             self._end(_close(events, turn))
 
-    def close(self, last: Coroutine[Any, Any, None]) -> None:
-        """Runs `last`, cancels what still runs, and ends the thread. May be called again."""
+    def close(self, last: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Calls `last`, cancels what still runs, and ends the thread. May be called again."""
         with self._lock:
             is_ours = not self._is_closed and self._pid == os.getpid()
             self._is_closed = True
         if not is_ours:
-            last.close()
             return
         try:
             asyncio.run_coroutine_threadsafe(self._finish(last), self._loop).result()
@@ -76,8 +75,9 @@ class LoopThread:
             self._thread.join()
             self._loop.close()
 
-    async def _finish(self, last: Coroutine[Any, Any, None]) -> None:
-        await last
+    async def _finish(self, last: Callable[[], Awaitable[None]] | None) -> None:
+        if last is not None:
+            await last()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()

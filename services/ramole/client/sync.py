@@ -52,8 +52,15 @@ class SyncRamoleClient:
         ca_file: str | Path = "",
         retries: int = 2,
     ) -> None:
-        self._client = RamoleClient(address, timeout_s=timeout_s, key=key, ca_file=ca_file, retries=retries)
+        async def connect() -> RamoleClient:
+            return RamoleClient(address, timeout_s=timeout_s, key=key, ca_file=ca_file, retries=retries)
+
         self._loop = LoopThread()
+        try:
+            self._client = self._loop.run(connect())  # gRPC's asyncio wants to begin where its loop is
+        except BaseException:
+            self._loop.close()
+            raise
 
     def with_options(self, *, timeout_s: float | None = None, retries: int | None = None) -> Self:
         """See `RamoleClient.with_options`."""
@@ -71,7 +78,7 @@ class SyncRamoleClient:
 
     def close(self) -> None:
         """Closes the connection; calls of other threads that still run are cancelled."""
-        self._loop.close(self._client.close())
+        self._loop.close(self._client.close)
 
     def generate(
         self,
