@@ -3,6 +3,8 @@
 async with ramole.RamoleClient("127.0.0.1:50051") as client:
     print((await client.complete("Translate to German: good morning")).text)
 
+`SyncRamoleClient` does the same without ``await``.
+
 Everything public is here, loaded when it is first asked for. A client needs ``pip install ramole``; `OfflineEngine` and
 `ExecutorSettings`, which run a model here, need ``pip install 'ramole[serve]'``.
 """
@@ -32,6 +34,7 @@ if _typing.TYPE_CHECKING:
         Samples,
         SamplesFormat,
         StepSnapshot,
+        SyncRamoleClient,
         TopTokens,
         Uploaded,
         Usage,
@@ -109,6 +112,7 @@ __all__ = [
     "SamplesFormat",
     "Sampling",
     "StepSnapshot",
+    "SyncRamoleClient",
     "TopTokens",
     "Unauthenticated",
     "Unavailable",

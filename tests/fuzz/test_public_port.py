@@ -76,7 +76,7 @@ class Door:
         self.run(self.client.__aexit__(None, None, None))
 
     async def _open(self) -> None:
-        self.client = await RamoleClient(self._server.address).__aenter__()
+        self.client = await RamoleClient(self._server.address, retries=0).__aenter__()
         self._channel = grpc.aio.insecure_channel(self._server.address)
         self._stub: Any = gateway_pb2_grpc.GatewayStub(self._channel)
         for i, name in enumerate(self.kept):

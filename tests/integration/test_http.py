@@ -114,7 +114,7 @@ async def test_log_probabilities_are_told_as_openai_tells_them(system: Any, ai: 
     assert len(content) == 4
     for each in content:
         assert bytes(each.bytes or ()).decode() == each.token
-        assert [top.token for top in each.top_logprobs][0] == each.token
+        assert each.top_logprobs[0].token == each.token
         assert len(each.top_logprobs) == 2
 
 
@@ -224,7 +224,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         ("logit_bias", {"1": 1}), ("best_of", 2), ("echo", True), ("suffix", "x"), ("logprobs", 21),
         ("frequency_penalty", 0.5), ("presence_penalty", -1), ("unknown", 1), ("n", 0), ("n", 17), ("n", "1"),
         ("temperature", -1), ("temperature", "hot"), ("top_p", 2), ("stop", ["a"] * 9), ("max_tokens", 0.5),
-        ("prompt", []), ("prompt", " "), ("prompt", [[1], "x", []]), ("prompt", [-1]), ("prompt", [2**31]), ("model", 7), ("seed", -1),
+        ("prompt", []), ("prompt", " "), ("prompt", [[1], "x", []]), ("prompt", [-1]),
+        ("prompt", [2**31]), ("model", 7), ("seed", -1),
     )),
     *((CHAT, {key: value}, key) for key, value in (
         ("tools", []), ("tool_choice", "auto"), ("response_format", {"type": "json_object"}), ("audio", {}),

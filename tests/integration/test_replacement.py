@@ -64,7 +64,7 @@ async def test_an_engine_that_fails_is_replaced(system: LocalSystem, monkeypatch
 
     monkeypatch.setattr(ExecutorService, "start", start_when_told)
     async with (
-        RamoleClient(system.address) as client,
+        RamoleClient(system.address, retries=0) as client,
         grpc.aio.insecure_channel(system.address) as channel,
         asyncio.timeout(240),
     ):

@@ -26,7 +26,7 @@ async def test_serve_replaces_an_executor_that_is_stuck(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "data", env={f"RAMOLE_EXECUTOR__{key}": value for key, value in limits.items()})
     await asyncio.to_thread(server.wait_until_serving)
     async with (
-        RamoleClient(server.address) as client,
+        RamoleClient(server.address, retries=0) as client,
         grpc.aio.insecure_channel(server.address) as channel,
         asyncio.timeout(300),
     ):

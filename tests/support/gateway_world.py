@@ -481,7 +481,7 @@ class World:
         self.servers.setdefault("gateway", server)
         self._stack.push_async_callback(server.stop)
         await server.start()
-        client = RamoleClient(server.address)
+        client = RamoleClient(server.address, retries=0)  # a failure is a failure
         self._stack.push_async_callback(client.close)
         return client
 

@@ -84,7 +84,7 @@ async def test_a_client_only_install_has_a_client() -> None:
 import asyncio, ramole, ramole.cli, ramole.client
 
 async def main():
-    async with ramole.RamoleClient("127.0.0.1:1", timeout_s=5) as client:
+    async with ramole.RamoleClient("127.0.0.1:1", timeout_s=5, retries=0) as client:
         await client.complete("a prompt")
 
 try:

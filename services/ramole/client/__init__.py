@@ -1,7 +1,8 @@
-"""The typed asynchronous client of the public service."""
+"""The typed clients of the public service, asynchronous and synchronous."""
 
 from ramole.client.client import RamoleClient
 from ramole.client.requests import Request, UseAdapter
+from ramole.client.sync import SyncRamoleClient
 from ramole.client.values import (
     AdapterRecord,
     AdapterUsage,
@@ -45,6 +46,7 @@ __all__ = [
     "Samples",
     "SamplesFormat",
     "StepSnapshot",
+    "SyncRamoleClient",
     "TopTokens",
     "Uploaded",
     "Usage",

@@ -6,7 +6,8 @@ async with RamoleClient("127.0.0.1:50051") as client:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -25,6 +26,7 @@ from ramole.client.codec import (
 )
 from ramole.client.download import save_download
 from ramole.client.requests import Request, UseAdapter, request_to_pb
+from ramole.client.retries import PublicRemote, repeated
 from ramole.client.upload import check_folder, upload_header, upload_messages
 from ramole.client.values import (
     AdapterRecord,
@@ -42,12 +44,12 @@ from ramole.core.address import check_address
 from ramole.core.answer import Chunk
 from ramole.core.chat import Message
 from ramole.core.composition import Composition
-from ramole.core.errors import RamoleError
+from ramole.core.errors import InvalidInput, RamoleError
 from ramole.core.names import AdapterRef
 from ramole.core.sampling import Sampling
 from ramole.transport.channels import Channels
 from ramole.transport.picker import StaticPicker
-from ramole.transport.stubs import Remote, reading
+from ramole.transport.stubs import reading
 from ramole.transport.values import ref_from_pb
 from ramole.v1 import gateway_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayStub
@@ -61,29 +63,55 @@ _REINDEX_TIMEOUT_S = 86_400.0
 class RamoleClient:
     """Calls one gateway. All methods raise the errors of `ramole.core.errors`, with field and remedy.
 
-    Nothing is tried twice here: the server has done that where it helps. Repeat what failed with an error whose
-    `retry_after_s` is not None, after that time. A connection that was lost is made anew by the next call.
+    What fails with an error whose `retry_after_s` is not None is repeated after that time, as far as it changes nothing
+    on the server (an upload: if it has an idempotency key) and nothing of an answer has arrived. A connection that was
+    lost is made anew by the next call.
 
     Args:
         address: ``host:port``; an IPv6 host in brackets.
-        timeout_s: deadline of each call; None leaves it to the server.
+        timeout_s: deadline of each call, with all its tries; None leaves it to the server.
         key: API key, if the server asks for one.
         ca_file: PEM file with the CA of the server's certificate; '' = no TLS.
+        retries: tries of one call after the first; 0 = each error is raised at once.
 
     Raises:
-        InvalidInput: the address is none.
+        InvalidInput: the address is none, or there are less than 0 retries.
         OSError: the file cannot be read.
     """
 
     def __init__(
-        self, address: str, *, timeout_s: float | None = None, key: str = "", ca_file: str | Path = ""
+        self,
+        address: str,
+        *,
+        timeout_s: float | None = None,
+        key: str = "",
+        ca_file: str | Path = "",
+        retries: int = 2,
     ) -> None:
-        picker = StaticPicker(check_address(address))
+        self._picker = StaticPicker(check_address(address))
+        _check_retries(retries)
         credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes()) if ca_file else None
         self._channels = Channels(through_proxy=True, credentials=credentials)
-        peer: Remote[GatewayAsyncStub] = Remote(GatewayStub, picker, self._channels, key=key)
-        self._gateway = peer.stub
-        self._timeout_s = timeout_s
+        self._key = key
+        self._set_options(timeout_s, retries)
+
+    def _set_options(self, timeout_s: float | None, retries: int) -> None:
+        self._timeout_s, self._retries = timeout_s, _check_retries(retries)
+        remote: PublicRemote[GatewayAsyncStub] = PublicRemote(
+            GatewayStub, self._picker, self._channels, key=self._key, retries=retries
+        )
+        self._gateway = remote.stub
+
+    def with_options(self, *, timeout_s: float | None = None, retries: int | None = None) -> Self:
+        """The same client, on the same connection, with other options: ``client.with_options(timeout_s=2).describe()``.
+
+        None = as they are. Closing either client closes both.
+        """
+        other = copy(self)
+        other._set_options(
+            self._timeout_s if timeout_s is None else timeout_s, self._retries if retries is None else retries
+        )
+        return other
 
     async def __aenter__(self) -> Self:
         return self
@@ -207,7 +235,7 @@ class RamoleClient:
             samples: typical inputs of the adapter; they place it in the retriever's space.
             adapter: ``name`` or ``tenant/name``; empty = the name of the folder; needed with a URI.
             base_model: empty = as adapter_config.json says.
-            idempotency_key: makes retries safe.
+            idempotency_key: makes retries safe, and so has them made.
             expected_version: upload only if this is the latest version; 0 = the name must be new.
             is_public: whether other tenants may retrieve it.
 
@@ -228,8 +256,11 @@ class RamoleClient:
             expected_version=expected_version,
             is_public=is_public,
         )
-        messages = upload_messages(path, header)
-        answer = await self._gateway.UploadAdapter(messages, timeout=self._timeout_s)
+        answer = await repeated(
+            lambda limit_s: self._gateway.UploadAdapter(upload_messages(path, header), timeout=limit_s),
+            self._retries if idempotency_key else 0,
+            self._timeout_s,
+        )
         return Uploaded(record_from_pb(answer.record), answer.created)
 
     async def get(self, adapter: str) -> AdapterRecord:
@@ -248,7 +279,7 @@ class RamoleClient:
         name_prefix: str = "",
         latest_only: bool = False,
         page_size: int = 0,
-    ) -> AsyncIterator[AdapterRecord]:
+    ) -> AsyncGenerator[AdapterRecord]:
         """All live versions that pass the filters, ordered by name, without their samples."""
         token = ""
         while True:
@@ -332,7 +363,7 @@ class RamoleClient:
         )
         return Revoked(tuple(ref_from_pb(ref) for ref in answer.removed), answer.aborted)
 
-    async def reindex(self) -> AsyncIterator[ReindexProgress]:
+    async def reindex(self) -> AsyncGenerator[ReindexProgress]:
         """Rebuilds the index with the configured encoder while requests run; closing it breaks off, to go on later."""
         call = self._gateway.Reindex(gateway_pb2.ReindexRequest(), timeout=_REINDEX_TIMEOUT_S)
         async with reading(call) as steps:
@@ -342,3 +373,9 @@ class RamoleClient:
     async def describe(self) -> Description:
         """The served model and its load."""
         return description_from_pb(await self._gateway.Describe(gateway_pb2.DescribeRequest(), timeout=self._timeout_s))
+
+
+def _check_retries(retries: int) -> int:
+    if retries < 0:
+        raise InvalidInput(f"{retries} retries", field="retries", remedy="use 0 for none")
+    return retries

@@ -108,7 +108,7 @@ async def test_a_client_uses_a_proxy_for_other_machines_only_and_names_it(
 ) -> None:
     async with refusing_proxy() as (url, asked):
         no_proxies.setenv(variable, url)
-        async with RamoleClient("ramole.invalid:50051", timeout_s=10) as client:
+        async with RamoleClient("ramole.invalid:50051", timeout_s=10, retries=0) as client:
             with pytest.raises(Unavailable) as caught:
                 await client.describe()
         assert asked
@@ -116,7 +116,7 @@ async def test_a_client_uses_a_proxy_for_other_machines_only_and_names_it(
         assert variable in caught.value.remedy
         assert "no_proxy" in caught.value.remedy
         asked.clear()
-        async with RamoleClient("127.0.0.1:1", timeout_s=10) as client:
+        async with RamoleClient("127.0.0.1:1", timeout_s=10, retries=0) as client:
             with pytest.raises(Unavailable) as caught:
                 await client.describe()
         assert not asked

@@ -48,7 +48,7 @@ CALLS: dict[str, tuple[Callable[[RamoleClient, Path], Awaitable[Any]], str]] = {
 @pytest.mark.parametrize("case", CALLS)
 async def test_half_a_character_or_a_number_out_of_range_names_its_field(case: str, tmp_path: Path) -> None:
     call, field = CALLS[case]
-    async with RamoleClient("127.0.0.1:1", timeout_s=5) as client:
+    async with RamoleClient("127.0.0.1:1", timeout_s=5, retries=0) as client:
         with pytest.raises(InvalidInput) as caught:
             await call(client, tmp_path)
     assert caught.value.field == field

@@ -65,7 +65,7 @@ async def test_an_upload_is_a_header_and_the_bytes_of_both_files_in_bounded_chun
 
 
 async def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
-    async with RamoleClient("127.0.0.1:1", timeout_s=5) as client:
+    async with RamoleClient("127.0.0.1:1", timeout_s=5, retries=0) as client:
         with pytest.raises(Unavailable) as caught:
             await client.describe()
         assert "address" in caught.value.remedy

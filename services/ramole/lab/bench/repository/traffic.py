@@ -118,7 +118,7 @@ async def _upload_and_ask(client: RamoleClient, adapter: ZooAdapter) -> Uploaded
 @asynccontextmanager
 async def _connected(address: str) -> AsyncIterator[RamoleClient]:
     """A client whose connection stands already."""
-    async with RamoleClient(address, timeout_s=_TIMEOUT_S) as client:
+    async with RamoleClient(address, timeout_s=_TIMEOUT_S, retries=0) as client:
         await client.describe()
         yield client
 
