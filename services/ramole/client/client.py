@@ -112,6 +112,7 @@ class RamoleClient:
         composition: Composition | None = None,
         sampling: Sampling | None = None,
         may_fall_back: bool = False,
+        tags: Sequence[str] = (),
     ) -> AsyncGenerator[Routing | Chunk | Usage]:
         """Streams an answer: one Routing, then Chunks, then one Usage. Closing the generator cancels the request.
 
@@ -120,6 +121,7 @@ class RamoleClient:
             composition: None = the server's default.
             sampling: None = the server's default.
             may_fall_back: whether the bare base model may answer while retrieval is down.
+            tags: retrieve only among adapters that have all of them.
         """
         for number, stop in enumerate(() if sampling is None else sampling.stop):
             check_text(stop, field=f"sampling.stop[{number}]")
@@ -130,6 +132,7 @@ class RamoleClient:
             composition=None if composition is None else composition_to_pb(composition),
             sampling=None if sampling is None else sampling_to_pb(sampling),
             fallback=gateway_pb2.FALLBACK_BASE_MODEL if may_fall_back else gateway_pb2.FALLBACK_UNSPECIFIED,
+            tags=tags,
         )
         events = self._gateway.Generate(request, timeout=self._timeout_s)
         async with reading(events) as answers:
@@ -144,13 +147,19 @@ class RamoleClient:
         composition: Composition | None = None,
         sampling: Sampling | None = None,
         may_fall_back: bool = False,
+        tags: Sequence[str] = (),
     ) -> Completion:
         """The whole answer at once; arguments as for `generate`."""
         routing: Routing | None = None
         usage: Usage | None = None
         texts: list[str] = []
         events = self.generate(
-            prompt, adapters=adapters, composition=composition, sampling=sampling, may_fall_back=may_fall_back
+            prompt,
+            adapters=adapters,
+            composition=composition,
+            sampling=sampling,
+            may_fall_back=may_fall_back,
+            tags=tags,
         )
         async with aclosing(events):
             async for event in events:
@@ -164,9 +173,9 @@ class RamoleClient:
             raise Unavailable("the answer ended early", remedy="retry")
         return Completion("".join(texts), routing, usage)
 
-    async def route(self, prompt: str, *, k: int = 0) -> Route:
-        """The k adapters that fit `prompt` best, without generating; 0 = the server's default."""
-        request = message(gateway_pb2.RouteRequest, prompt=prompt, k=k)
+    async def route(self, prompt: str, *, k: int = 0, tags: Sequence[str] = ()) -> Route:
+        """The k adapters with all of `tags` that fit `prompt` best, without generating; 0 = the server's default."""
+        request = message(gateway_pb2.RouteRequest, prompt=prompt, k=k, tags=tags)
         return route_from_pb(await self._gateway.Route(request, timeout=self._timeout_s))
 
     async def upload(
@@ -179,6 +188,7 @@ class RamoleClient:
         idempotency_key: str = "",
         expected_version: int | None = None,
         is_public: bool = False,
+        tags: Sequence[str] = (),
     ) -> Uploaded:
         """Uploads a PEFT LoRA folder, or has the server fetch one. On return the next fitting prompt uses it, durably.
 
@@ -191,6 +201,7 @@ class RamoleClient:
             idempotency_key: makes retries safe.
             expected_version: upload only if this is the latest version; 0 = the name must be new.
             is_public: whether other tenants may retrieve it.
+            tags: what `generate`, `route` and `adapters` may filter by.
 
         Raises:
             AdapterRefused: admission failed.
@@ -208,6 +219,7 @@ class RamoleClient:
             idempotency_key=idempotency_key,
             expected_version=expected_version,
             is_public=is_public,
+            tags=tags,
         )
         messages = upload_messages(path, header)
         answer = await self._gateway.UploadAdapter(messages, timeout=self._timeout_s)
@@ -228,6 +240,7 @@ class RamoleClient:
         tenant: str = "",
         name_prefix: str = "",
         latest_only: bool = False,
+        tags: Sequence[str] = (),
         page_size: int = 0,
     ) -> AsyncIterator[AdapterRecord]:
         """All live versions that pass the filters, ordered by name, without their samples."""
@@ -239,6 +252,7 @@ class RamoleClient:
                 tenant=tenant,
                 name_prefix=name_prefix,
                 latest_only=latest_only,
+                tags=tags,
                 page_size=page_size,
                 page_token=token,
                 without_samples=True,

@@ -71,15 +71,17 @@ class Backends:
         return answer
 
     async def search(
-        self, vector: Vector, encoder_id: str, k: int, *, timeout_s: float | None = None
+        self, vector: Vector, encoder_id: str, k: int, tags: Sequence[str] = (), *, timeout_s: float | None = None
     ) -> SearchResponse:
-        """The k nearest adapters, best first, and how likely it is that none was made for the prompt.
+        """The k nearest adapters that have all of `tags`, best first, and how likely it is that none was made for the prompt.
 
         Of the caller's tenant and the public ones, whatever its roles: what an operator may look at in other tenants
         shall not answer its prompts.
         """
         tenant = current_call().principal.tenant
-        request = SearchRequest(vector=vector, encoder_id=encoder_id, base_model=self._base_id, tenant=tenant, k=k)
+        request = SearchRequest(
+            vector=vector, encoder_id=encoder_id, base_model=self._base_id, tenant=tenant, k=k, tags=tags
+        )
         return await self.retrieval.Search(request, timeout=timeout_s)
 
     async def index(
@@ -104,6 +106,7 @@ class Backends:
                 adapter=record.adapter,
                 base_model=record.base_model,
                 is_public=record.is_public,
+                tags=record.tags,
                 samples=[next(rest) for _ in record.samples],
             )
             for record in records

@@ -44,6 +44,7 @@ def order_from_pb(message: gateway_pb2.GenerateRequest, settings: GatewaySetting
         may_fall_back=message.fallback == gateway_pb2.FALLBACK_BASE_MODEL,
         messages=messages_from_pb(message.messages),
         query=message.query,
+        tags=message.tags,
         max_prompt_chars=settings.max_prompt_chars,
     )
 

@@ -10,7 +10,7 @@ from ramole.core.bounds import check_count, check_number
 from ramole.core.chat import Message, check_messages
 from ramole.core.composition import Composition, Weighting
 from ramole.core.errors import InvalidInput
-from ramole.core.names import AdapterName, AdapterRef
+from ramole.core.names import AdapterName, AdapterRef, check_tags
 from ramole.core.sampling import Sampling
 
 
@@ -33,6 +33,7 @@ class Order:
         may_fall_back: whether the bare base model may answer when retrieval is down.
         messages: the conversation, if it is one.
         query: what retrieval reads instead of the prompt; '' = the prompt.
+        tags: what retrieval looks among: adapters that have all of them.
 
     Raises:
         InvalidInput: naming the field at fault and the remedy; also of a Composition and a Sampling.
@@ -45,6 +46,7 @@ class Order:
     may_fall_back: bool = False
     messages: tuple[Message, ...] = ()
     query: str = ""
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
@@ -70,6 +72,7 @@ class Order:
         may_fall_back: bool = False,
         messages: Sequence[Message] = (),
         query: str = "",
+        tags: Sequence[str] = (),
         max_prompt_chars: int,
     ) -> Order:
         """An order from the plain values of a request.
@@ -98,7 +101,9 @@ class Order:
             NamedAdapter(access.named(name, field=f"adapters[{index}].adapter"), weight, scale)
             for index, (name, weight, scale) in enumerate(adapters)
         )
-        return cls(prompt, named, composition, sampling, may_fall_back, tuple(messages), query)
+        if tags and named:
+            raise InvalidInput("adapters and tags", field="tags", remedy="name adapters, or filter what is retrieved")
+        return cls(prompt, named, composition, sampling, may_fall_back, tuple(messages), query, check_tags(tags))
 
     @property
     def retrieval_text(self) -> str:

@@ -36,6 +36,7 @@ class UploadHeader:
     is_public: bool = False
     sha256: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

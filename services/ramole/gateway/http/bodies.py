@@ -46,6 +46,7 @@ class Extension(Body):
         preset: a named composition; what else is given changes one axis of it.
         fallback: what to do when retrieval is down.
         query: what retrieval reads instead of the prompt.
+        tags: what retrieval looks among: adapters that have all of them.
     """
 
     adapters: tuple[WeightedAdapter, ...] = ()
@@ -59,6 +60,7 @@ class Extension(Body):
     adaptive_spread: bool | None = None
     fallback: Literal["fail", "base_model"] = "fail"
     query: str | None = None
+    tags: tuple[str, ...] = ()
 
     def composition(self, default: Composition) -> Composition:
         """The server's default, or the preset, with the axes that are given. Raises InvalidInput."""
@@ -217,7 +219,12 @@ def _sentence(text: str) -> str:
 
 def of_body(error: RamoleError) -> RamoleError:
     """The same error, naming the key of the body where it names one of an order."""
-    for inside, outside in (("sampling.", ""), ("composition.", "ramole."), ("adapters[", "ramole.adapters[")):
+    for inside, outside in (
+        ("sampling.", ""),
+        ("composition.", "ramole."),
+        ("adapters[", "ramole.adapters["),
+        ("tags", "ramole.tags"),
+    ):
         if error.field.startswith(inside):
             return error.at(outside + error.field.removeprefix(inside))
     return error

@@ -81,6 +81,7 @@ class OpenAi:
                 body.sampling(),
                 messages=messages,
                 query=more.query or "",
+                tags=more.tags,
                 may_fall_back=more.fallback == "base_model",
                 max_prompt_chars=self._settings.max_prompt_chars,
             )
