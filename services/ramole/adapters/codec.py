@@ -31,6 +31,7 @@ def header_from_pb(message: records_pb2.UploadHeader) -> UploadHeader:
         sha256=dict(message.sha256),
         source=message.source,
         tags=check_tags(message.tags, field="header.tags"),
+        is_named_only=message.is_named_only,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
@@ -38,10 +39,10 @@ def find(index: VectorIndex, *tags: str, tenant: str = "acme") -> set[str]:
 
 
 @pytest.fixture(params=[0, 2], ids=["mean", "best"])
-def index(uri: str, request: pytest.FixtureRequest) -> VectorIndex:
+def index(uri: str, request: pytest.FixtureRequest) -> Iterator[VectorIndex]:
     opened = VectorIndex.open(uri, best_of=request.param)
-    request.addfinalizer(opened.close)
-    return opened
+    yield opened
+    opened.close()
 
 
 def test_only_what_has_all_of_the_tags_is_found(index: VectorIndex) -> None:

@@ -193,7 +193,7 @@ def _flat(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nested(kind: type[AdapterRecord | Removal], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field must be there, those with a default too but for `_ADDED`; the reference lies in the manifest itself."""
+    """Every field must be there, those with a default too but for `_ADDED`; the reference lies in the manifest."""
     check_digest(raw["digest"])
     names = (each.name for each in fields(kind) if each.name in raw or each.name not in _ADDED)
     return {name: raw if name == "ref" else raw[name] for name in names}
