@@ -45,7 +45,7 @@ from ramole.v1 import (
     retrieval_pb2_grpc,
 )
 from ramole.v1.gateway_pb2 import ListAdaptersResponse
-from ramole.v1.records_pb2 import AdapterRecord, HistoryEntry
+from ramole.v1.records_pb2 import AdapterRecord, AdmissionReport, HistoryEntry
 
 BASE = "zoo/base"
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -130,7 +130,10 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         digest = hashlib.sha256(f"{tenant}/{name}@{version}".encode()).hexdigest()
         ref = common_pb2.AdapterRef(tenant=tenant, name=name, version=version, digest=digest)
         self.last[tenant, name] = max(version, self.last[tenant, name])
-        self.records[key_of(ref)] = AdapterRecord(adapter=ref, base_model=base, samples=[f"sample of {name}"])
+        report = AdmissionReport(num_samples=1)
+        self.records[key_of(ref)] = AdapterRecord(
+            adapter=ref, base_model=base, samples=[f"sample of {name}"], report=report
+        )
         if not is_live:
             self.staged.add(key_of(ref))
         return ref

@@ -13,13 +13,13 @@ from ramole.adapters.store.catalog import Position
 from ramole.adapters.store.records import AdapterRecord, Removal
 from ramole.core import access
 from ramole.core.errors import InvalidInput
-from ramole.core.names import AdapterRef
+from ramole.core.names import AdapterRef, check_tags
 from ramole.transport.values import ref_to_pb
 from ramole.v1 import records_pb2
 
 
 def header_from_pb(message: records_pb2.UploadHeader) -> UploadHeader:
-    """The header of an upload. Raises InvalidInput on a bad name, PermissionDenied on another tenant's."""
+    """The header of an upload. Raises InvalidInput on a bad name or tag, PermissionDenied on another tenant's."""
     return UploadHeader(
         name=access.named_to_change(message.adapter, field="header.adapter"),
         # One typical input counts once: repeating it must not move the adapter in the retriever's space.
@@ -30,6 +30,8 @@ def header_from_pb(message: records_pb2.UploadHeader) -> UploadHeader:
         is_public=message.is_public,
         sha256=dict(message.sha256),
         source=message.source,
+        tags=check_tags(message.tags, field="header.tags"),
+        is_named_only=message.is_named_only,
     )
 
 
@@ -52,6 +54,7 @@ def record_to_pb(record: AdapterRecord) -> records_pb2.AdapterRecord:
         ),
         samples=record.samples,
         created_at=created_at,
+        tags=record.tags,
     )
 
 

@@ -24,7 +24,7 @@ from ramole.adapters.store.store import Store, Version
 from ramole.core import access
 from ramole.core.bounds import DEFAULT_PAGE_SIZE, TEXTS, check_number, check_text
 from ramole.core.errors import Corrupt, InvalidInput, NotFound, RamoleError, Unavailable
-from ramole.core.names import AdapterRef, check_digest
+from ramole.core.names import AdapterRef, check_digest, check_tags
 from ramole.core.settings import Settings
 from ramole.lora.base import BaseShapes, read_base_shapes
 from ramole.observability.tiers import TierMetrics
@@ -187,7 +187,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         opened, query = self._ready(), request.query
         size = query.page_size or DEFAULT_PAGE_SIZE
         check_number("page_size", size)
-        after = position_from_token(query.page_token)
+        after, tags = position_from_token(query.page_token), set(check_tags(query.tags))
 
         def is_wanted(record: AdapterRecord) -> bool:
             return (
@@ -195,6 +195,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
                 and query.base_model in ("", record.base_model)
                 and query.tenant in ("", record.ref.tenant)
                 and record.ref.name.startswith(query.name_prefix)
+                and tags.issubset(record.tags)
                 and (not query.latest_only or opened.store.is_latest(record))
             )
 

@@ -43,6 +43,9 @@ def upload(
         int | None,
         typer.Option("--expected-version", help="Only if this is the latest version; 0 = the name is new.", min=0),
     ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="What requests may filter by; may be given several times.")
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Upload one adapter; it is used by the next fitting prompt."""
@@ -59,6 +62,7 @@ def upload(
                     base_model=base_model,
                     is_public=public,
                     expected_version=expected,
+                    tags=tag or (),
                 )
 
     done = run(main)
@@ -92,6 +96,9 @@ def list_adapters(
     prefix: Annotated[str, typer.Option(help="Only names that begin with this.")] = "",
     base_model: Annotated[str, typer.Option(help="Only adapters of this base model.")] = "",
     latest: Annotated[bool, typer.Option("--latest", help="Only the latest version of each name.")] = False,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Only adapters with this tag; given several times, with all of them.")
+    ] = None,
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
@@ -102,15 +109,26 @@ def list_adapters(
 
     async def main() -> list[AdapterRecord]:
         async with connect(address) as client:
-            found = client.adapters(tenant=tenant, name_prefix=prefix, base_model=base_model, latest_only=latest)
+            found = client.adapters(
+                tenant=tenant, name_prefix=prefix, base_model=base_model, latest_only=latest, tags=tag or ()
+            )
             return [record async for record in found]
 
     records = run(main)
     if as_json:
-        rows = [{"adapter": str(r.ref), "digest": r.ref.digest, "rank": r.rank, "bytes": r.num_bytes} for r in records]
+        rows = [
+            {
+                "adapter": str(r.ref),
+                "digest": r.ref.digest,
+                "rank": r.rank,
+                "bytes": r.num_bytes,
+                "tags": list(r.tags),
+            }
+            for r in records
+        ]
         say_json(rows)
     elif records:
-        columns = ("rank", "modules", "bytes", "norm", "samples", "created", "sha256")
+        columns = ("rank", "modules", "bytes", "norm", "samples", "tags", "created", "sha256")
         table = table_of("adapter", *columns)
         for r in records:
             add_row(
@@ -121,6 +139,7 @@ def list_adapters(
                 str(r.num_bytes),
                 f"{r.norm:.3g}",
                 str(r.num_samples),
+                " ".join(r.tags),
                 f"{r.created_at:%Y-%m-%d %H:%M}",
                 r.ref.digest[:12],
             )

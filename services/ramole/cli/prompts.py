@@ -27,6 +27,9 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 = greedy.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers; the same seed, the same answer.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Cut the answer before this text.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Retrieve only adapters with this tag; given several times, with all.")
+    ] = None,
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
@@ -43,6 +46,7 @@ def generate(
                 adapters=adapter or (),
                 composition=composition,
                 sampling=Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed, stop=tuple(stop or ())),
+                tags=tag or (),
             )
             async for event in events:
                 if isinstance(event, Chunk):
@@ -77,6 +81,9 @@ async def _composition(client: RamoleClient, preset: str, k: int | None) -> Comp
 def route(
     prompt: Annotated[str, typer.Argument(help="Plain prompt.")],
     k: Annotated[int, typer.Option(help="How many adapters; 0 = the server's default.")] = 0,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Retrieve only adapters with this tag; given several times, with all.")
+    ] = None,
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
@@ -85,7 +92,7 @@ def route(
 
     async def main() -> Route:
         async with connect(address) as client:
-            return await client.route(prompt, k=k)
+            return await client.route(prompt, k=k, tags=tag or ())
 
     found = run(main)
     if as_json:

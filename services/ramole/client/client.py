@@ -211,9 +211,9 @@ class RamoleClient:
             async for event in answers:
                 yield event.index, batch_event_from_pb(event)
 
-    async def route(self, prompt: str, *, k: int = 0) -> Route:
-        """The k adapters that fit `prompt` best, without generating; 0 = the server's default."""
-        request = message(gateway_pb2.RouteRequest, prompt=prompt, k=k)
+    async def route(self, prompt: str, *, k: int = 0, tags: Sequence[str] = ()) -> Route:
+        """The k adapters with all of `tags` that fit `prompt` best, without generating; 0 = the server's default."""
+        request = message(gateway_pb2.RouteRequest, prompt=prompt, k=k, tags=tags)
         return route_from_pb(await self._gateway.Route(request, timeout=self._timeout_s))
 
     async def upload(
@@ -226,6 +226,7 @@ class RamoleClient:
         idempotency_key: str = "",
         expected_version: int | None = None,
         is_public: bool = False,
+        tags: Sequence[str] = (),
     ) -> Uploaded:
         """Uploads a PEFT LoRA folder, or has the server fetch one. On return the next fitting prompt uses it, durably.
 
@@ -238,6 +239,7 @@ class RamoleClient:
             idempotency_key: makes retries safe, and so has them made.
             expected_version: upload only if this is the latest version; 0 = the name must be new.
             is_public: whether other tenants may retrieve it.
+            tags: what `generate`, `route` and `adapters` may filter by.
 
         Raises:
             AdapterRefused: admission failed.
@@ -255,6 +257,7 @@ class RamoleClient:
             idempotency_key=idempotency_key,
             expected_version=expected_version,
             is_public=is_public,
+            tags=tags,
         )
         answer = await repeated(
             lambda limit_s: self._gateway.UploadAdapter(upload_messages(path, header), timeout=limit_s),
@@ -278,6 +281,7 @@ class RamoleClient:
         tenant: str = "",
         name_prefix: str = "",
         latest_only: bool = False,
+        tags: Sequence[str] = (),
         page_size: int = 0,
     ) -> AsyncGenerator[AdapterRecord]:
         """All live versions that pass the filters, ordered by name, without their samples."""
@@ -289,6 +293,7 @@ class RamoleClient:
                 tenant=tenant,
                 name_prefix=name_prefix,
                 latest_only=latest_only,
+                tags=tags,
                 page_size=page_size,
                 page_token=token,
                 without_samples=True,

@@ -141,6 +141,7 @@ def record_from_pb(message: records_pb2.AdapterRecord) -> AdapterRecord:
         message.created_at.ToDatetime(UTC),
         message.source,
         report.relative_norm if report.HasField("relative_norm") else None,
+        tuple(message.tags),
     )
 
 

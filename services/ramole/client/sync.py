@@ -148,9 +148,9 @@ class SyncRamoleClient:
         """See `RamoleClient.generate_batch`."""
         return self._loop.iterate(self._client.generate_batch(requests))
 
-    def route(self, prompt: str, *, k: int = 0) -> Route:
+    def route(self, prompt: str, *, k: int = 0, tags: Sequence[str] = ()) -> Route:
         """See `RamoleClient.route`."""
-        return self._loop.run(self._client.route(prompt, k=k))
+        return self._loop.run(self._client.route(prompt, k=k, tags=tags))
 
     def upload(
         self,
@@ -162,6 +162,7 @@ class SyncRamoleClient:
         idempotency_key: str = "",
         expected_version: int | None = None,
         is_public: bool = False,
+        tags: Sequence[str] = (),
     ) -> Uploaded:
         """See `RamoleClient.upload`."""
         return self._loop.run(
@@ -173,6 +174,7 @@ class SyncRamoleClient:
                 idempotency_key=idempotency_key,
                 expected_version=expected_version,
                 is_public=is_public,
+                tags=tags,
             )
         )
 
@@ -187,6 +189,7 @@ class SyncRamoleClient:
         tenant: str = "",
         name_prefix: str = "",
         latest_only: bool = False,
+        tags: Sequence[str] = (),
         page_size: int = 0,
     ) -> Generator[AdapterRecord]:
         """See `RamoleClient.adapters`."""
@@ -196,6 +199,7 @@ class SyncRamoleClient:
                 tenant=tenant,
                 name_prefix=name_prefix,
                 latest_only=latest_only,
+                tags=tags,
                 page_size=page_size,
             )
         )

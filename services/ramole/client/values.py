@@ -112,6 +112,7 @@ class AdapterRecord:
     created_at: datetime
     source: str = ""
     relative_norm: float | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

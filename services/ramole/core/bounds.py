@@ -14,6 +14,7 @@ from ramole.core.errors import InvalidInput
 
 MAX_EXPERTS = 8
 MAX_NEW_TOKENS = 4096
+MAX_TAGS = 16
 DEFAULT_PAGE_SIZE = 100
 
 _ROUNDING = 1e-6
@@ -124,6 +125,7 @@ COUNTS: dict[str, Count] = {
     "sampling.stop_token_ids": Count(64),
     "messages": Count(256),
     "requests": Count(64),
+    "tags": Count(MAX_TAGS),
 }
 
 
@@ -159,10 +161,10 @@ def check_texts(field: str, values: Sequence[str]) -> None:
         raise InvalidInput(f"they are too long: {total} characters in all", field=field, remedy=remedy)
 
 
-def check_count(field: str, count: int) -> None:
-    """Raises InvalidInput for a list that is too long."""
+def check_count(field: str, count: int, *, at: str = "") -> None:
+    """Raises InvalidInput for a list that is too long; `at` is the path to name instead."""
     if count > COUNTS[field].high:
-        raise InvalidInput(f"{count} given", field=field, remedy=f"give {COUNTS[field].phrase}")
+        raise InvalidInput(f"{count} given", field=at or field, remedy=f"give {COUNTS[field].phrase}")
 
 
 def _shown(value: float) -> str:
@@ -186,8 +188,9 @@ _PAGE_HEAD = """\
 
 Everything else is refused with INVALID_ARGUMENT, the field and the range. NaN and infinities are outside of every
 range, and so is what is too near to 0 to mean anything. A prompt has 1 to `gateway.max_prompt_chars` (32768)
-characters, an upload at most `adapters.max_samples` (64) samples, and tenant and name of an adapter 1 to 64 characters
-each. Made from `services/ramole/core/bounds.py`, which checks it.
+characters, an upload at most `adapters.max_samples` (64) samples, tenant and name of an adapter 1 to 64 characters
+each, and a tag 1 to 64 of a-z 0-9 . _ - with a letter or digit first. Made from `services/ramole/core/bounds.py`, which
+checks it.
 
 | field | range |
 |---|---|"""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ramole.core.bounds import check_count
 from ramole.core.errors import InvalidInput
 
 MAX_NAME_CHARS = 64
+MAX_TAG_CHARS = 64
 
 _MAX_VERSION_DIGITS = 9
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _INDEXABLE = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_TAG = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{MAX_TAG_CHARS - 1}}}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -104,6 +108,20 @@ def check_tenant(text: str, *, field: str = "tenant") -> str:
             f"{text[:80]!r} is not a tenant", field=field, remedy="use 1 to 64 letters, digits, '.', '_' and '-'"
         )
     return text
+
+
+def check_tags(tags: Sequence[str], *, field: str = "tags") -> tuple[str, ...]:
+    """Returns `tags`, each once and sorted. Raises InvalidInput for one that is none, and for too many."""
+    for index, tag in enumerate(tags):
+        if not _TAG.fullmatch(tag):
+            raise InvalidInput(
+                f"{tag[:80]!r} is not a tag",
+                field=f"{field}[{index}]",
+                remedy=f"use 1 to {MAX_TAG_CHARS} of a-z 0-9 . _ -, beginning with a letter or digit",
+            )
+    found = tuple(sorted(set(tags)))
+    check_count("tags", len(found), at=field)
+    return found
 
 
 def check_indexable(text: str, *, field: str) -> str:

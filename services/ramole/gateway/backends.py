@@ -75,15 +75,17 @@ class Backends:
         return (await self.executor.stub.Detokenize(DetokenizeRequest(token_ids=tokens))).text
 
     async def search(
-        self, vector: Vector, encoder_id: str, k: int, *, timeout_s: float | None = None
+        self, vector: Vector, encoder_id: str, k: int, tags: Sequence[str] = (), *, timeout_s: float | None = None
     ) -> SearchResponse:
-        """The k nearest adapters, best first, and how likely it is that none was made for the prompt.
+        """The k nearest adapters with all of `tags`, best first, and how likely it is that none was made for it.
 
         Of the caller's tenant and the public ones, whatever its roles: what an operator may look at in other tenants
         shall not answer its prompts.
         """
         tenant = current_call().principal.tenant
-        request = SearchRequest(vector=vector, encoder_id=encoder_id, base_model=self._base_id, tenant=tenant, k=k)
+        request = SearchRequest(
+            vector=vector, encoder_id=encoder_id, base_model=self._base_id, tenant=tenant, k=k, tags=tags
+        )
         return await self.retrieval.Search(request, timeout=timeout_s)
 
     async def index(
@@ -108,6 +110,7 @@ class Backends:
                 adapter=record.adapter,
                 base_model=record.base_model,
                 is_public=record.is_public,
+                tags=record.tags,
                 samples=[next(rest) for _ in record.samples],
             )
             for record in records
@@ -147,14 +150,23 @@ class Backends:
         query = ListAdaptersRequest(page_size=_PAGE, without_samples=True)
         if name is not None:
             query.tenant, query.name_prefix = name.tenant, name.name
+        async for record in self._listed(query):
+            if name is None or record.adapter.name == name.name:
+                yield ref_from_pb(record.adapter)
+
+    async def _listed(self, query: ListAdaptersRequest) -> AsyncIterator[AdapterRecord]:
         while True:
             page = (await self.adapters.ListStored(ListStoredRequest(query=query))).page
             for record in page.records:
-                if name is None or record.adapter.name == name.name:
-                    yield ref_from_pb(record.adapter)
+                yield record
             query.page_token = page.next_page_token
             if not page.next_page_token:
                 return
+
+    async def findable(self) -> set[AdapterRef]:
+        """What the index must hold: the latest live version of each name, unless it is one that is only named."""
+        query = ListAdaptersRequest(page_size=_PAGE, without_samples=True, latest_only=True)
+        return {ref_from_pb(record.adapter) async for record in self._listed(query) if record.report.num_samples}
 
     async def live_records(self, refs: Sequence[AdapterRef]) -> AsyncIterator[AdapterRecord]:
         """Those of `refs` that are live, with their samples. One that the store cannot read is logged and left out."""

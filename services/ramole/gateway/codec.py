@@ -47,6 +47,7 @@ def order_from_pb(message: gateway_pb2.GenerateRequest, settings: GatewaySetting
         query=message.query,
         tokens=message.prompt_token_ids,
         allows_degraded=message.allow_degraded,
+        tags=message.tags,
         max_prompt_chars=settings.max_prompt_chars,
     )
 

@@ -7,14 +7,14 @@ import logging
 from ramole.core.errors import EncoderMismatch
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.gateway.backends import Backends
-from ramole.gateway.reindex import batches, latest
+from ramole.gateway.reindex import batches
 from ramole.transport.values import ref_from_pb
 
 _log = logging.getLogger(__name__)
 
 
 async def reconcile(backends: Backends) -> tuple[int, int]:
-    """Gives every name's latest live version its row and removes every other row.
+    """Gives every name's latest live version its row, if it is retrieved at all, and removes every other row.
 
     Others may upload and remove meanwhile, here and in other gateways: the rows are read before the store, and what
     looks wrong is looked at once more before it is touched. Returns how many adapters were indexed, and how many rows
@@ -24,7 +24,7 @@ async def reconcile(backends: Backends) -> tuple[int, int]:
         RamoleError: a service failed.
     """
     rows = set(await backends.indexed())
-    wanted = latest([ref async for ref in backends.live()])
+    wanted = await backends.findable()
     orphans = [ref for ref in sorted(rows - wanted, key=str) if not await _may_have_row(backends, ref)]
     await backends.unindex(orphans)
     lost = wanted - rows
@@ -51,4 +51,4 @@ async def _may_have_row(backends: Backends, ref: AdapterRef) -> bool:
     if not found.is_live:
         return True
     newest = await backends.find(AdapterName(ref.tenant, ref.name))
-    return newest is not None and ref_from_pb(newest.record.adapter) == ref
+    return newest is not None and ref_from_pb(newest.record.adapter) == ref and newest.record.report.num_samples > 0

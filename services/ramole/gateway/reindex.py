@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable
 
 from ramole.core.errors import Unavailable, WrongState
 from ramole.core.names import AdapterRef
@@ -30,14 +30,6 @@ async def batches(records: AsyncIterable[AdapterRecord]) -> AsyncGenerator[list[
             batch = []
     if batch:
         yield batch
-
-
-def latest(refs: Sequence[AdapterRef]) -> set[AdapterRef]:
-    """The highest version of each name: what the index holds."""
-    newest: dict[tuple[str, str], AdapterRef] = {}
-    for ref in sorted(refs, key=lambda ref: ref.version):
-        newest[ref.tenant, ref.name] = ref
-    return set(newest.values())
 
 
 class Reindexing:
@@ -98,13 +90,13 @@ class _Round:
 
     async def run(self) -> AsyncGenerator[ReindexResponse]:
         """The progress, at least once."""
-        live = [ref async for ref in self._backends.live()]
-        # Only what was written here can be a leftover of an adapter that was removed meanwhile: a row that an upload
-        # has just written is not live yet.
-        gone = self._written - set(live)
+        findable = await self._backends.findable()
+        # Only what was written here can be a leftover of an adapter that was removed or replaced meanwhile: a row that
+        # an upload has just written is not live yet.
+        gone = self._written - findable
         await self._backends.unindex(sorted(gone, key=str))
         self._written -= gone
-        wanted = latest(live) - self._unreadable
+        wanted = findable - self._unreadable
         missing = wanted - set(await self._backends.indexed(self._number))
         self.num_changed = len(gone) + len(missing)
         done, total = len(wanted) - len(missing), len(wanted)

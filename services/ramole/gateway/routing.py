@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ramole.core import access
@@ -51,7 +51,7 @@ class AdapterChooser:
         if composition.k == 0:
             return Routing((), composition)
         try:
-            return await self.retrieve(order.retrieval_text, composition, stages, without)
+            return await self.retrieve(order.retrieval_text, composition, stages, without, order.tags)
         except Unavailable:
             if not (order.may_fall_back or order.allows_degraded):
                 raise
@@ -76,26 +76,32 @@ class AdapterChooser:
         return replace(order, query=text)
 
     async def retrieve(
-        self, prompt: str, composition: Composition, stages: Stages, without: Collection[AdapterRef] = ()
+        self,
+        prompt: str,
+        composition: Composition,
+        stages: Stages,
+        without: Collection[AdapterRef] = (),
+        tags: Sequence[str] = (),
     ) -> Routing:
-        """The `composition.k` nearest adapters, besides those of `without`.
+        """The `composition.k` nearest adapters that have all of `tags`, besides those of `without`.
 
         Raises:
             Unavailable: the encoder or the index is down or too slow; it says which.
             DeadlineExceeded: the deadline of the call passed.
             EncoderMismatch: the index holds vectors of an encoder that is not loaded.
+            WrongState: there are tags, and the index was made before adapters had some.
         """
         try:
             encoder_id = self._encoder_id
             try:
-                return await self._retrieve(prompt, composition, encoder_id, stages, without)
+                return await self._retrieve(prompt, composition, encoder_id, stages, without, tags)
             except EncoderMismatch:
                 # Another generation of the index serves than last time.
                 generations = await self._backends.generations()
                 if not generations or generations[0].encoder_id == encoder_id:
                     raise
                 self._encoder_id = generations[0].encoder_id
-            return await self._retrieve(prompt, composition, self._encoder_id, stages, without)
+            return await self._retrieve(prompt, composition, self._encoder_id, stages, without, tags)
         except DeadlineExceeded as error:
             if current_call().remaining_s() == 0.0:
                 raise stages.too_slow() from error
@@ -108,6 +114,7 @@ class AdapterChooser:
         encoder_id: str,
         stages: Stages,
         without: Collection[AdapterRef],
+        tags: Sequence[str],
     ) -> Routing:
         stages.enter("embedding")
         started = time.perf_counter()
@@ -115,7 +122,8 @@ class AdapterChooser:
         embedded_at = time.perf_counter()
         stages.enter("retrieval")
         k = min(composition.k + len(without), MAX_EXPERTS)
-        found = await self._backends.search(embedded.vectors[0], embedded.encoder_id, k, timeout_s=self._timeout_s)
+        vector, encoder_id = embedded.vectors[0], embedded.encoder_id
+        found = await self._backends.search(vector, encoder_id, k, tags, timeout_s=self._timeout_s)
         searched_at = time.perf_counter()
         stages.enter("")
         choices = [Choice(ref_from_pb(hit.adapter), hit.similarity) for hit in found.hits]

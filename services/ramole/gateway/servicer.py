@@ -5,46 +5,45 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, ClassVar
 
 import grpc
 
 from ramole.core import access
-from ramole.core.bounds import COUNTS, check_count, check_number
+from ramole.core.bounds import COUNTS, check_count
 from ramole.core.call import current_call
 from ramole.core.errors import InvalidInput, RamoleError, WrongState
 from ramole.core.settings import Settings
 from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.backends import Backends
-from ramole.gateway.codec import describe_to_pb, order_from_pb, route_to_pb, routing_to_pb, whole_to_pb
+from ramole.gateway.codec import describe_to_pb, order_from_pb, routing_to_pb, whole_to_pb
 from ramole.gateway.finisher import Finisher
 from ramole.gateway.http.app import make_app
 from ramole.gateway.http.edge import Edge
+from ramole.gateway.http.management import ManagementRoutes
 from ramole.gateway.http.models import Models
 from ramole.gateway.http.openai import OpenAi
 from ramole.gateway.http.server import HttpServer
+from ramole.gateway.http.vllm import VllmRoutes
 from ramole.gateway.identity import keys_path
 from ramole.gateway.keys import KeyFile
-from ramole.gateway.reindex import Reindexing
+from ramole.gateway.management import Management
 from ramole.gateway.removals import Removals
 from ramole.gateway.routing import AdapterChooser
-from ramole.gateway.stages import Stages
 from ramole.gateway.tenant_limits import TenantLimits
 from ramole.gateway.together import each_alone
 from ramole.gateway.upkeep import Upkeep, until_available
 from ramole.gateway.uploads import Uploads
-from ramole.gateway.values import Routing, check_prompt
+from ramole.gateway.values import Routing
+from ramole.observability.export import Exposition
 from ramole.transport.call_bracket import CallBracket
 from ramole.transport.call_limit import Kind
 from ramole.transport.failures import failure_to_pb
 from ramole.transport.peers import Peers
 from ramole.transport.service import Service
-from ramole.transport.stubs import reading
 from ramole.transport.tls import ServerTls
-from ramole.transport.values import ref_to_pb
-from ramole.v1 import adapters_pb2, common_pb2, executor_pb2, gateway_pb2, gateway_pb2_grpc
+from ramole.v1 import common_pb2, executor_pb2, gateway_pb2, gateway_pb2_grpc
 from ramole.v1.executor_pb2_grpc import ExecutorStub
 
 # How long a description waits for the index.
@@ -74,9 +73,9 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self._answers = AnswerFlow(self._backends, self._chooser, limits)
         self._finisher = Finisher()
         self._upkeep = Upkeep(self._backends, patience_s=self._settings.index_patience_s)
-        self._uploads = Uploads(self._backends, self._finisher, self._upkeep)
-        self._removals = Removals(self._backends, self._uploads, self._finisher, self._upkeep)
-        self._reindexing = Reindexing(self._backends)
+        uploads = Uploads(self._backends, self._finisher, self._upkeep)
+        removals = Removals(self._backends, uploads, self._finisher, self._upkeep)
+        self._management = Management(self._backends, self._chooser, uploads, removals, self._settings)
         self._http: HttpServer | None = None
         self._is_open = KeyFile(keys_path(settings)).is_empty
 
@@ -94,10 +93,14 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         options = self._settings.http
         if options.port is None:
             return
+        exposition = Exposition()
+        exposition.add(self.name, self.registry)
         app = make_app(
             Edge(bracket, max_body_bytes=options.max_body_bytes, idle_s=self._settings.server.idle_s),
             OpenAi(self._answers, self._settings, self._base_id),
             Models(self._backends, self._base_id),
+            ManagementRoutes(self._management, self._describe, exposition, max_header_bytes=options.max_body_bytes),
+            VllmRoutes(self._management),
             check_ready=self.check_ready,
             version=version("ramole"),
             has_docs=self._settings.shows_itself(is_open=self._is_open),
@@ -175,92 +178,71 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
 
     async def Route(self, request: gateway_pb2.RouteRequest, context: Context) -> gateway_pb2.RouteResponse:
         """What Generate would use."""
-        prompt, default = check_prompt(request.prompt, self._settings.max_prompt_chars), self._settings.composition
-        check_number("composition.k", request.k, at="k")
-        return route_to_pb(await self._chooser.retrieve(prompt, replace(default, k=request.k or default.k), Stages()))
+        return await self._management.route(request)
 
     async def UploadAdapter(
         self, request_iterator: AsyncIterator[gateway_pb2.UploadAdapterRequest], context: Context
     ) -> gateway_pb2.UploadAdapterResponse:
         """Uploads one adapter."""
-        record, is_created = await self._uploads.upload(request_iterator)
-        return gateway_pb2.UploadAdapterResponse(record=record, created=is_created)
+        return await self._management.upload(request_iterator)
 
     async def GetAdapter(
         self, request: gateway_pb2.GetAdapterRequest, context: Context
     ) -> gateway_pb2.GetAdapterResponse:
         """One version."""
-        name = access.named(request.adapter)
-        found = await self._backends.find(name, has_samples=not request.without_samples)
-        if found is None or not found.is_live:  # an upload may be under way, and may still fail
-            raise access.missing(name)
-        return gateway_pb2.GetAdapterResponse(record=found.record)
+        return await self._management.get(request)
 
     async def ListAdapters(
         self, request: gateway_pb2.ListAdaptersRequest, context: Context
     ) -> gateway_pb2.ListAdaptersResponse:
         """One page of live versions."""
-        return (await self._backends.adapters.ListStored(adapters_pb2.ListStoredRequest(query=request))).page
+        return await self._management.list(request)
 
     async def GetHistory(
         self, request: gateway_pb2.GetHistoryRequest, context: Context
     ) -> gateway_pb2.GetHistoryResponse:
         """All versions of one name."""
-        asked = adapters_pb2.GetStoredHistoryRequest(adapter=request.adapter)
-        answer = await self._backends.adapters.GetStoredHistory(asked)
-        return gateway_pb2.GetHistoryResponse(entries=answer.entries)
+        return await self._management.history(request)
 
     async def DownloadAdapter(
         self, request: gateway_pb2.DownloadAdapterRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.DownloadAdapterResponse]:
         """Streams both files of one version."""
-        asked = gateway_pb2.GetAdapterRequest(adapter=request.adapter, without_samples=True)
-        ref = (await self.GetAdapter(asked, context)).record.adapter
-        async with reading(self._backends.adapters.Fetch(adapters_pb2.FetchRequest(digest=ref.digest))) as parts:
+        async with aclosing(self._management.download(request)) as parts:
             async for part in parts:
-                if part.HasField("header"):
-                    header = gateway_pb2.DownloadHeader(
-                        adapter=ref, config_json=part.header.config_json, size=part.header.size
-                    )
-                    yield gateway_pb2.DownloadAdapterResponse(header=header)
-                else:
-                    yield gateway_pb2.DownloadAdapterResponse(data=part.data)
+                yield part
 
     async def RollbackAdapter(
         self, request: gateway_pb2.RollbackAdapterRequest, context: Context
     ) -> gateway_pb2.RollbackAdapterResponse:
         """Makes an older version the latest again."""
-        name = access.named_to_change(request.adapter)
-        record, is_created = await self._uploads.roll_back_to(name, _expected(request))
-        return gateway_pb2.RollbackAdapterResponse(record=record, created=is_created)
+        return await self._management.roll_back(request)
 
     async def DeleteAdapter(
         self, request: gateway_pb2.DeleteAdapterRequest, context: Context
     ) -> gateway_pb2.DeleteAdapterResponse:
         """Removes versions; running requests finish."""
-        name, expected = access.named_to_change(request.adapter), _expected(request)
-        removed = await self._removals.delete(name, comment=request.comment, expected_version=expected)
-        return gateway_pb2.DeleteAdapterResponse(removed=[ref_to_pb(ref) for ref in removed])
+        return await self._management.delete(request)
 
     async def RevokeAdapter(
         self, request: gateway_pb2.RevokeAdapterRequest, context: Context
     ) -> gateway_pb2.RevokeAdapterResponse:
         """Removes versions; running requests that use them are aborted."""
-        name, expected = access.named_to_change(request.adapter), _expected(request)
-        removed, aborted = await self._removals.revoke(name, comment=request.comment, expected_version=expected)
-        return gateway_pb2.RevokeAdapterResponse(removed=[ref_to_pb(ref) for ref in removed], aborted=aborted)
+        return await self._management.revoke(request)
 
     async def Reindex(
         self, request: gateway_pb2.ReindexRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.ReindexResponse]:
         """Rebuilds the index."""
-        access.check_operator()
-        async with aclosing(self._reindexing.run()) as steps:
+        async with aclosing(self._management.reindex()) as steps:
             async for step in steps:
                 yield step
 
     async def Describe(self, request: gateway_pb2.DescribeRequest, context: Context) -> gateway_pb2.DescribeResponse:
         """The served base model, limits and load."""
+        return await self._describe()
+
+    async def _describe(self) -> gateway_pb2.DescribeResponse:
         statuses, encoder_id = await asyncio.gather(self._statuses(), self._encoder_id())
         answer = describe_to_pb(
             statuses,
@@ -285,10 +267,3 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
     async def _statuses(self) -> list[executor_pb2.GetStatusResponse]:
         executor, request = self._backends.executor, executor_pb2.GetStatusRequest()
         return await executor.whoever_answers(lambda channel: ExecutorStub(channel).GetStatus, request)
-
-
-_Conditional = gateway_pb2.RollbackAdapterRequest | gateway_pb2.DeleteAdapterRequest | gateway_pb2.RevokeAdapterRequest
-
-
-def _expected(request: _Conditional) -> int | None:
-    return request.expected_version if request.HasField("expected_version") else None

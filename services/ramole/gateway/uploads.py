@@ -71,9 +71,10 @@ class Uploads:
         return await self._finisher.finish(self._complete(staged)), staged.created
 
     async def restore(self, name: AdapterName) -> None:
-        """Makes the latest live version of `name` findable, if there is one: the index holds just that."""
+        """Makes the latest live version of `name` findable, if there is one and it is retrieved: the index holds just
+        that."""
         found = await self._backends.find(AdapterName(name.tenant, name.name), has_samples=True)
-        if found is not None and found.is_live:
+        if found is not None and found.is_live and found.record.samples:
             await self._index(found.record)
             ref = ref_from_pb(found.record.adapter)
             if not await self._backends.is_live(ref):  # removed meanwhile, before it had a row to remove
@@ -82,7 +83,7 @@ class Uploads:
     async def _complete(self, staged: PutResponse | RestageResponse) -> AdapterRecord:
         record = staged.record
         try:
-            generations = await self._index(record)
+            generations = await self._index(record) if record.samples else []
             published = await self._backends.adapters.Publish(PublishRequest(adapter=record.adapter))
         except BaseException as error:
             if staged.created:
@@ -93,8 +94,14 @@ class Uploads:
                 if isinstance(error, NotFound):
                     raise Unavailable("the first upload with this idempotency key failed", remedy="retry") from error
             raise
-        await self._tried(self._catch_up(record, generations), record)
+        await self._tried(self._catch_up(record, generations) if record.samples else self._hide(record), record)
         return published.record
+
+    async def _hide(self, record: AdapterRecord) -> None:
+        """Of a name whose latest version is only named no version is found."""
+        ref = ref_from_pb(record.adapter)
+        older = [each async for each in self._backends.live(AdapterName(ref.tenant, ref.name)) if each != ref]
+        await self._backends.unindex(older)
 
     async def _catch_up(self, record: AdapterRecord, generations: list[Generation]) -> None:
         """A rebuild that began before this version was live has not found it in the store."""

@@ -10,7 +10,7 @@ from ramole.core.bounds import check_count, check_number
 from ramole.core.chat import Message, check_messages
 from ramole.core.composition import Composition, Weighting
 from ramole.core.errors import InvalidInput
-from ramole.core.names import AdapterName, AdapterRef
+from ramole.core.names import AdapterName, AdapterRef, check_tags
 from ramole.core.sampling import Sampling
 
 
@@ -35,6 +35,7 @@ class Order:
         query: what retrieval reads instead of the prompt; '' = the prompt.
         tokens: the prompt as the base model's tokens; `prompt` is then empty.
         allows_degraded: whether an answer may do without named adapters that cannot be loaded, and without retrieval.
+        tags: what retrieval looks among: adapters that have all of them.
 
     Raises:
         InvalidInput: naming the field at fault and the remedy; also of a Composition and a Sampling.
@@ -49,6 +50,7 @@ class Order:
     query: str = ""
     tokens: tuple[int, ...] = ()
     allows_degraded: bool = False
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tokens:
@@ -77,6 +79,7 @@ class Order:
         query: str = "",
         tokens: Sequence[int] = (),
         allows_degraded: bool = False,
+        tags: Sequence[str] = (),
         max_prompt_chars: int,
     ) -> Order:
         """An order from the plain values of a request.
@@ -112,6 +115,8 @@ class Order:
             NamedAdapter(access.named(name, field=f"adapters[{index}].adapter"), weight, scale)
             for index, (name, weight, scale) in enumerate(adapters)
         )
+        if tags and named:
+            raise InvalidInput("adapters and tags", field="tags", remedy="name adapters, or filter what is retrieved")
         return cls(
             prompt,
             named,
@@ -122,6 +127,7 @@ class Order:
             query,
             tuple(tokens),
             allows_degraded,
+            check_tags(tags),
         )
 
     @property

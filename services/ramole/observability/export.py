@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
@@ -42,6 +42,13 @@ class Exposition(Collector):
                     if not sample.name.endswith("_created"):
                         family.add_sample(sample.name, {**sample.labels, "service": service}, sample.value)
         yield from families.values()
+
+
+def as_text(exposition: Exposition) -> bytes:
+    """What Prometheus reads, in its text format."""
+    registry = CollectorRegistry()
+    registry.register(exposition)
+    return generate_latest(registry)
 
 
 class MetricSink(Protocol):

@@ -8,9 +8,9 @@ literal.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from ramole.core.names import AdapterName, check_indexable
+from ramole.core.names import AdapterName, check_indexable, check_tags
 
 
 def of_base(base_model: str) -> str:
@@ -21,6 +21,12 @@ def of_base(base_model: str) -> str:
 def visible_to(tenant: str, base_model: str) -> str:
     """Rows of one base model: the tenant's own and the public ones."""
     return f"{of_base(base_model)} and (tenant == {_literal(tenant, 'tenant')} or is_public == true)"
+
+
+def tagged(tags: Sequence[str]) -> str:
+    """Rows that have all of these tags, of which there is at least one."""
+    listed = ", ".join(json.dumps(tag) for tag in check_tags(tags))
+    return f"array_contains_all(tags, [{listed}])"
 
 
 def versions_of(names: Iterable[AdapterName]) -> str:

@@ -4,6 +4,9 @@ Generation N is two collections, ``adapters__<encoder>__gN`` with the mean vecto
 the sample vectors. The alias `ALIAS` points to the means of the live one. A higher number than the live one's is being
 built, a lower one is on its way out.
 
+A generation that was made before adapters had tags has no field for them, and stays as it is: it serves what asks for
+no tags, and a new generation has it.
+
 Schema and index stay in the subset that Milvus Lite 3.2 and Milvus 2.3 and later have in common: no nullable and no
 dynamic fields, no scalar index.
 """
@@ -19,10 +22,13 @@ from typing import Any
 from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
-from ramole.core.errors import EncoderMismatch, InvalidInput
+from ramole.core.bounds import MAX_TAGS
+from ramole.core.errors import EncoderMismatch, InvalidInput, WrongState
+from ramole.core.names import MAX_TAG_CHARS
 
 ALIAS = "adapters_live"
 
+_SAMPLES = "__samples"
 _NAME = re.compile(r"adapters__\w+__g(\d+)")
 _ENCODER_PROPERTY = "ramole.encoder_id"
 # Milvus hashes base models into this many partitions, and a search looks into one.
@@ -48,17 +54,23 @@ _INDEX_PARAMS: dict[IndexType, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class IndexGeneration:
-    """Rows of one encoder. `means` is the name of its collection of mean vectors."""
+    """Rows of one encoder.
+
+    Attributes:
+        means: name of its collection of mean vectors.
+        has_tags: whether its rows say which tags their adapters have.
+    """
 
     number: int
     encoder_id: str
     dim: int
     means: str
+    has_tags: bool = True
 
     @property
     def samples(self) -> str:
         """Name of the collection of sample vectors."""
-        return f"{self.means}__samples"
+        return f"{self.means}{_SAMPLES}"
 
     def check(self, encoder_id: str, dim: int, *, field: str) -> None:
         """Refuses vectors that do not belong here.
@@ -75,6 +87,15 @@ class IndexGeneration:
             )
         if dim != self.dim:
             raise InvalidInput(f"{dim} dimensions, the index has {self.dim}", field=field, remedy="check the encoder")
+
+    def check_tags(self) -> None:
+        """Raises WrongState if its rows do not say which tags their adapters have."""
+        if not self.has_tags:
+            raise WrongState(
+                "the index was made before adapters had tags",
+                field="tags",
+                remedy="leave them out, or have the operator run `ramole reindex`",
+            )
 
 
 class Generations:
@@ -113,8 +134,7 @@ class Generations:
             EncoderMismatch: that number holds vectors of another encoder.
         """
         means = f"adapters__{re.sub(r'[^A-Za-z0-9]', '_', encoder_id)}__g{number}"
-        generation = IndexGeneration(number, encoder_id, dim, means)
-        for name in (generation.samples, means):
+        for name in (f"{means}{_SAMPLES}", means):
             if not self._client.has_collection(name, timeout=self._timeout_s):
                 self._client.create_collection(
                     name,
@@ -129,9 +149,10 @@ class Generations:
                 indexes.add_index("emb", **_INDEX_PARAMS[self._index_type])
                 # The collection is empty: there is no building to wait for.
                 self._client.create_index(name, indexes, sync=False, timeout=self._timeout_s)
-        self._describe(means).check(encoder_id, dim, field="samples")
-        self.load(generation)
-        return generation
+        found = self._describe(means)
+        found.check(encoder_id, dim, field="samples")
+        self.load(found)
+        return found
 
     def create_live(self, encoder_id: str, dim: int) -> IndexGeneration:
         """Makes the first generation and lets it serve, together with any other replica that does the same.
@@ -183,7 +204,10 @@ class Generations:
         number = _NAME.fullmatch(means)
         assert number is not None, means
         dim = next(field["params"]["dim"] for field in facts["fields"] if field["name"] == "emb")
-        return IndexGeneration(int(number[1]), facts["properties"].get(_ENCODER_PROPERTY, ""), int(dim), means)
+        has_tags = any(field["name"] == "tags" for field in facts["fields"])
+        return IndexGeneration(
+            int(number[1]), facts["properties"].get(_ENCODER_PROPERTY, ""), int(dim), means, has_tags
+        )
 
 
 def _schema(dim: int) -> Any:
@@ -197,5 +221,8 @@ def _schema(dim: int) -> Any:
     schema.add_field("version", DataType.INT64)
     schema.add_field("digest", DataType.VARCHAR, max_length=64)
     schema.add_field("num_samples", DataType.INT64)
+    schema.add_field(
+        "tags", DataType.ARRAY, element_type=DataType.VARCHAR, max_capacity=MAX_TAGS, max_length=MAX_TAG_CHARS
+    )
     schema.add_field("emb", DataType.FLOAT_VECTOR, dim=dim)
     return schema

@@ -21,7 +21,7 @@ from ramole.core.errors import InvalidInput, Unavailable, WrongState
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.retrieval.calibration import Calibration
 from ramole.retrieval.doubt import NUM_NEAREST
-from ramole.retrieval.filters import visible_to
+from ramole.retrieval.filters import tagged, visible_to
 from ramole.retrieval.generations import Generations, IndexGeneration, IndexType
 from ramole.retrieval.lite import LiteServer
 from ramole.retrieval.rows import Prepared, Rows
@@ -72,6 +72,7 @@ class VectorIndex:
         self._search = Search(client, self._rows, timeout_s, best_of)
         self._calibration = Calibration(self._rows, self._search, is_sole_writer=lite is not None)
         self._live: IndexGeneration | None = None
+        self._loaded: set[IndexGeneration] = set()
         self._seen_at = 0.0
         self._has_warned = False
         # Milvus Lite has no write lock of its own.
@@ -144,11 +145,17 @@ class VectorIndex:
         with self._calling():
             return self._current()
 
-    def search(self, vector: ArrayLike, *, encoder_id: str, base_model: str, tenant: str, k: int) -> Found:
+    def search(
+        self, vector: ArrayLike, *, encoder_id: str, base_model: str, tenant: str, k: int, tags: Sequence[str] = ()
+    ) -> Found:
         """The k nearest adapters of `base_model` that `tenant` may see; best first, ties by name.
 
+        Args:
+            tags: only adapters that have all of these. Doubt is of whole repositories and then cannot be told.
+
         Raises:
-            InvalidInput: a bad vector, name or k.
+            InvalidInput: a bad vector, name, tag or k.
+            WrongState: there are tags, and the index was made before adapters had some.
             EncoderMismatch: the index holds vectors of another encoder.
             Unavailable: Milvus failed.
         """
@@ -156,6 +163,8 @@ class VectorIndex:
             raise InvalidInput(f"k = {k}", field="k", remedy=f"use 1 to {MAX_EXPERTS}")
         query = unit(vector, field="vector")
         visible = visible_to(tenant, base_model)
+        if tags:
+            visible = f"{visible} and {tagged(tags)}"
         with self._calling():
             live = self._find()
             if live is not None and live.encoder_id != encoder_id:
@@ -163,8 +172,10 @@ class VectorIndex:
             if live is None:
                 return Found([])
             live.check(encoder_id, query.size, field="vector")
+            if tags:
+                live.check_tags()
             [hits] = self._search.nearest(live, query[None], visible, NUM_NEAREST)
-        return Found(hits[:k], self._calibration.doubt(live, base_model, hits))
+        return Found(hits[:k], None if tags else self._calibration.doubt(live, base_model, hits))
 
     def calibrate(self, base_model: str) -> bool:
         """Learns from its own rows how much to doubt what searches for `base_model` find, if they have changed much.
@@ -260,9 +271,9 @@ class VectorIndex:
         with self._writing, self._calling():
             numbers = [generation.number for generation in self._generations.all()]
             for generation in self._current()[1:]:
-                if (generation.encoder_id, generation.dim) == (encoder_id, dim):
+                if (generation.encoder_id, generation.dim, generation.has_tags) == (encoder_id, dim, True):
                     return self._generations.create(encoder_id, dim, generation.number).number
-                self._generations.drop(generation)  # of an encoder that nobody wants any more
+                self._generations.drop(generation)  # of an encoder that nobody wants any more, or without tags
             return self._generations.create(encoder_id, dim, max(numbers, default=0) + 1).number
 
     def promote(self, number: int) -> None:
@@ -296,7 +307,12 @@ class VectorIndex:
         live = self._find(fresh=True)
         if live is None:
             return []
-        return [live, *(each for each in self._generations.all() if each.number > live.number)]
+        building = [each for each in self._generations.all() if each.number > live.number]
+        for generation in building:
+            if generation not in self._loaded:  # one that was begun before a restart
+                self._generations.load(generation)
+                self._loaded.add(generation)
+        return [live, *building]
 
     def _by_number(self, generations: Sequence[IndexGeneration], number: int) -> IndexGeneration:
         for generation in generations:
@@ -314,6 +330,7 @@ class VectorIndex:
             yield
         except (MilvusException, grpc.RpcError) as error:
             self._live = None
+            self._loaded.clear()
             _log.warning("Milvus failed: %s", error)
             if self._lite and is_told_as_full(str(error)):
                 raise disk_full() from error

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pymilvus import MilvusClient
 
 from ramole.core.errors import InvalidInput, Unavailable
-from ramole.core.names import AdapterName, AdapterRef, check_digest, check_indexable
+from ramole.core.names import AdapterName, AdapterRef, check_digest, check_indexable, check_tags
 from ramole.retrieval.filters import of_base, versions_of
 from ramole.retrieval.generations import IndexGeneration
 from ramole.retrieval.values import IndexEntry, Row
@@ -55,6 +55,7 @@ class Prepared:
                 raise InvalidInput(f"{str(ref)[:160]!r} is no version", field="adapter", remedy="pin a version")
             check_digest(ref.digest, field="adapter.digest")
             check_indexable(entry.row.base_model, field="base_model")
+            check_tags(entry.row.tags)
             samples.append(unit_samples(entry.samples, field="samples"))
             means.append(unit_mean(samples[-1], field="samples"))
         if len({_name(entry.row.ref) for entry in entries}) < len(entries):
@@ -89,7 +90,7 @@ class Rows:
         samples: list[dict[str, Any]] = []
         means: list[dict[str, Any]] = []
         for row, vectors, mean in zip(prepared.rows, prepared.samples, prepared.means, strict=True):
-            shared = {
+            shared: dict[str, Any] = {
                 "base_model": row.base_model,
                 "tenant": row.ref.tenant,
                 "is_public": row.is_public,
@@ -98,6 +99,8 @@ class Rows:
                 "digest": row.ref.digest,
                 "num_samples": len(vectors),
             }
+            if generation.has_tags:
+                shared["tags"] = list(row.tags)
             keys = _sample_keys(row.ref, len(vectors))
             samples += [shared | {"pk": pk, "emb": vector} for pk, vector in zip(keys, vectors, strict=True)]
             means.append(shared | {"pk": str(row.ref), "emb": mean})

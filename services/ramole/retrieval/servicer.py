@@ -91,6 +91,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
                 base_model=request.base_model,
                 tenant=request.tenant,
                 k=request.k,
+                tags=request.tags,
             ),
         )
         return retrieval_pb2.SearchResponse(
@@ -105,7 +106,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
         index = self._ready()
         entries = [
             IndexEntry(
-                Row(ref_from_pb(each.adapter), each.base_model, each.is_public),
+                Row(ref_from_pb(each.adapter), each.base_model, each.is_public, tuple(each.tags)),
                 [vector_from_pb(sample, field=f"samples[{i}]") for i, sample in enumerate(each.samples)],
             )
             for each in request.adapters

@@ -17,11 +17,13 @@ class Row:
     Attributes:
         base_model: id of the only base model that it fits.
         is_public: whether tenants other than its owner may find it.
+        tags: what searches may filter by.
     """
 
     ref: AdapterRef
     base_model: str
     is_public: bool
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ramole.v1 import common_pb2 as ramole_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ramole/v1/records.proto\x12\tramole.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16ramole/v1/common.proto\"\xa6\x02\n\x0cUploadHeader\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x0f\n\x07samples\x18\x03 \x03(\t\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tis_public\x18\x06 \x01(\x08\x12\x33\n\x06sha256\x18\x07 \x03(\x0b\x32#.ramole.v1.UploadHeader.Sha256Entry\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x0c\n\x04tags\x18\t \x03(\t\x1a-\n\x0bSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x13\n\x11_expected_version\"\'\n\tFileChunk\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x90\x01\n\x0f\x41\x64missionReport\x12\x0f\n\x07modules\x18\x01 \x03(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0c\n\x04norm\x18\x04 \x01(\x01\x12\x13\n\x0bnum_samples\x18\x05 \x01(\r\x12\x1a\n\rrelative_norm\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_relative_norm\"\xe9\x01\n\rAdapterRecord\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x11\n\tis_public\x18\x03 \x01(\x08\x12*\n\x06report\x18\x04 \x01(\x0b\x32\x1a.ramole.v1.AdmissionReport\x12\x0f\n\x07samples\x18\x05 \x03(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x07 \x01(\t\x12\x0c\n\x04tags\x18\x08 \x03(\t\"\xc8\x01\n\x0cHistoryEntry\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x03 \x01(\t\x12.\n\nremoved_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07removal\x18\x05 \x01(\t\x12\x0f\n\x07\x63omment\x18\x06 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ramole/v1/records.proto\x12\tramole.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16ramole/v1/common.proto\"\xbd\x02\n\x0cUploadHeader\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x0f\n\x07samples\x18\x03 \x03(\t\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tis_public\x18\x06 \x01(\x08\x12\x33\n\x06sha256\x18\x07 \x03(\x0b\x32#.ramole.v1.UploadHeader.Sha256Entry\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x0c\n\x04tags\x18\t \x03(\t\x12\x15\n\ris_named_only\x18\n \x01(\x08\x1a-\n\x0bSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x13\n\x11_expected_version\"\'\n\tFileChunk\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x90\x01\n\x0f\x41\x64missionReport\x12\x0f\n\x07modules\x18\x01 \x03(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0c\n\x04norm\x18\x04 \x01(\x01\x12\x13\n\x0bnum_samples\x18\x05 \x01(\r\x12\x1a\n\rrelative_norm\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_relative_norm\"\xe9\x01\n\rAdapterRecord\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x11\n\tis_public\x18\x03 \x01(\x08\x12*\n\x06report\x18\x04 \x01(\x0b\x32\x1a.ramole.v1.AdmissionReport\x12\x0f\n\x07samples\x18\x05 \x03(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x07 \x01(\t\x12\x0c\n\x04tags\x18\x08 \x03(\t\"\xc8\x01\n\x0cHistoryEntry\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x03 \x01(\t\x12.\n\nremoved_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07removal\x18\x05 \x01(\t\x12\x0f\n\x07\x63omment\x18\x06 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADHEADER_SHA256ENTRY']._loaded_options = None
   _globals['_UPLOADHEADER_SHA256ENTRY']._serialized_options = b'8\001'
   _globals['_UPLOADHEADER']._serialized_start=96
-  _globals['_UPLOADHEADER']._serialized_end=390
-  _globals['_UPLOADHEADER_SHA256ENTRY']._serialized_start=324
-  _globals['_UPLOADHEADER_SHA256ENTRY']._serialized_end=369
-  _globals['_FILECHUNK']._serialized_start=392
-  _globals['_FILECHUNK']._serialized_end=431
-  _globals['_ADMISSIONREPORT']._serialized_start=434
-  _globals['_ADMISSIONREPORT']._serialized_end=578
-  _globals['_ADAPTERRECORD']._serialized_start=581
-  _globals['_ADAPTERRECORD']._serialized_end=814
-  _globals['_HISTORYENTRY']._serialized_start=817
-  _globals['_HISTORYENTRY']._serialized_end=1017
+  _globals['_UPLOADHEADER']._serialized_end=413
+  _globals['_UPLOADHEADER_SHA256ENTRY']._serialized_start=347
+  _globals['_UPLOADHEADER_SHA256ENTRY']._serialized_end=392
+  _globals['_FILECHUNK']._serialized_start=415
+  _globals['_FILECHUNK']._serialized_end=454
+  _globals['_ADMISSIONREPORT']._serialized_start=457
+  _globals['_ADMISSIONREPORT']._serialized_end=601
+  _globals['_ADAPTERRECORD']._serialized_start=604
+  _globals['_ADAPTERRECORD']._serialized_end=837
+  _globals['_HISTORYENTRY']._serialized_start=840
+  _globals['_HISTORYENTRY']._serialized_end=1040
 # @@protoc_insertion_point(module_scope)

@@ -58,6 +58,7 @@ class UploadHeader(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    IS_NAMED_ONLY_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     """`name` or `tenant/name`. Uploading an existing name makes the next version."""
     base_model: _builtins.str
@@ -78,10 +79,12 @@ class UploadHeader(_message.Message):
     """A PEFT folder to fetch instead of taking bytes: hf://org/repo@revision, or any fsspec URI that the server's setting
     adapters.sources allows; at most 1024 characters.
     """
+    is_named_only: _builtins.bool
+    """It is never retrieved: only requests that name it use it. There are no samples then."""
     @_builtins.property
     def samples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Typical inputs of the adapter: they place it in the retriever's space. 1 to 64 of them (server's setting), none blank,
-        of 1 to 16384 characters each, at most 131072 in all.
+        of 1 to 16384 characters each, at most 131072 in all. None where it is only named.
         """
 
     @_builtins.property
@@ -104,10 +107,11 @@ class UploadHeader(_message.Message):
         sha256: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         source: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
+        is_named_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "base_model", b"base_model", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "is_public", b"is_public", "samples", b"samples", "sha256", b"sha256", "source", b"source", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "adapter", b"adapter", "base_model", b"base_model", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "is_named_only", b"is_named_only", "is_public", b"is_public", "samples", b"samples", "sha256", b"sha256", "source", b"source", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015

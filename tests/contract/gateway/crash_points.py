@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from ramole.gateway.backends import Backends
-from ramole.gateway.reindex import latest
 from ramole.transport.picker import DirectoryPicker
 from support import gateway_world
 from support.gateway_world import BASE
@@ -95,7 +94,7 @@ async def check(folder: Path, lines: Sequence[str]) -> None:
     else:
         assert live in (before, after), (name, live)
     backends = Backends(system.peers(), base_id=BASE)
-    assert set(await backends.indexed()) == latest([ref async for ref in backends.live()]), name
+    assert set(await backends.indexed()) == await backends.findable(), name
     again = await system.client.upload(folder / "4", ["sample n4"], adapter="again")
     assert await system.find(4) == again.record.ref.name
 

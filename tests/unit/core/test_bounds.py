@@ -158,6 +158,7 @@ ALONE = {
     "messages": "GenerateRequest",
     "prompt_token_ids": "GenerateRequest",
     "requests": "GenerateBatchRequest",
+    "tags": "GenerateRequest",
     "page_size": "ListAdaptersRequest",
     "comment": "DeleteAdapterRequest",
 }

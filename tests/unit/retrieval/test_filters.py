@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from ramole.core.errors import InvalidInput
 from ramole.core.names import AdapterName
-from ramole.retrieval.filters import versions_of, visible_to
+from ramole.retrieval.filters import tagged, versions_of, visible_to
 
 SAFE = st.text("abcXYZ019._:/@-", min_size=1, max_size=128)
+TAGS = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
 HOSTILE = st.text(min_size=0, max_size=140) | st.text("\"'\\ ()=abc\n\u2028\uff02", max_size=20)
 LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"')
 
@@ -43,6 +44,23 @@ def test_no_value_changes_the_shape_of_a_filter(tenant: str, base_model: str) ->
         assert LITERAL.sub("?", expression) == shape
         assert expression.isascii()
         assert "\\" not in expression
+
+
+@given(st.lists(TAGS | HOSTILE, min_size=1, max_size=20))
+def test_no_tag_changes_the_shape_of_a_filter(tags: list[str]) -> None:
+    try:
+        expression = tagged(tags)
+    except InvalidInput:
+        return
+    literals = LITERAL.findall(expression)
+    assert literals == [f'"{tag}"' for tag in sorted(set(tags))]
+    assert len(literals) <= 16
+    assert expression == f"array_contains_all(tags, [{', '.join(literals)}])"
+
+
+@given(st.lists(TAGS, min_size=1, max_size=16, unique=True))
+def test_tags_pass(tags: list[str]) -> None:
+    assert LITERAL.findall(tagged(tags)) == [f'"{tag}"' for tag in sorted(tags)]
 
 
 @pytest.mark.parametrize("value", ["", "a" * 129, 'a"', "a\\", "a b", "a\n", "é", "a'", "\u0661", "$x", "{x}", "%"])

@@ -118,6 +118,7 @@ class Ingest:
             num_bytes=received.num_bytes,
             digest=received.digest,
             source=header.source,
+            tags=header.tags,
             config_json=received.config_json,
             tensors_path=received.tensors_path,
         )

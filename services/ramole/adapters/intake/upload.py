@@ -36,6 +36,8 @@ class UploadHeader:
     is_public: bool = False
     sha256: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    tags: tuple[str, ...] = ()
+    is_named_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,9 @@ def _check_header(header: UploadHeader, max_samples: int) -> None:
     samples = header.samples
     if header.name.version:
         raise _bad("adapter", f"{header.name} pins a version", "leave it out; the server numbers versions")
-    if not 1 <= len(samples) <= max_samples:
+    if header.is_named_only and samples:
+        raise _bad("samples", "samples of an adapter that is only named", "leave them out, or is_named_only")
+    if not header.is_named_only and not 1 <= len(samples) <= max_samples:
         raise _bad("samples", f"{len(samples)} samples", f"give 1 to {max_samples} typical inputs of the adapter")
     for number, sample in enumerate(samples, start=1):
         if not sample.strip():

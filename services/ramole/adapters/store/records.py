@@ -18,6 +18,8 @@ from ramole.core.names import AdapterName, AdapterRef, check_digest
 from ramole.lora.admission import AdmissionReport
 
 FORMAT = 2
+_ADDED = frozenset({"tags"})
+"""What manifests of this format lack that were written before it was thought of; they mean its default."""
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, InvalidInput)
 """What reading a manifest raises when it is none."""
 
@@ -43,6 +45,7 @@ class AdapterRecord:
         idempotency_key: of the upload that made the version; empty if none.
         expected_version: the upload's compare-and-swap condition, checked again when it goes live; None if none.
         source: what the content came from: a URI, or ``tenant/name@version`` after a rollback; empty = bytes.
+        tags: what requests may filter by; sorted.
     """
 
     ref: AdapterRef
@@ -58,6 +61,7 @@ class AdapterRecord:
     idempotency_key: str = ""
     expected_version: int | None = None
     source: str = ""
+    tags: tuple[str, ...] = ()
 
     @property
     def name(self) -> AdapterName:
@@ -90,7 +94,7 @@ class AdapterRecord:
         return self._content() == other._content()
 
     def _content(self) -> tuple[object, ...]:
-        return self.name, self.ref.digest, self.base_model, self.is_public, self.samples_sha256
+        return self.name, self.ref.digest, self.base_model, self.is_public, self.samples_sha256, self.tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ class NewAdapter:
         num_bytes: size of both files.
         digest: of both files.
         expected_version: see `Store.put`.
-        source: see `AdapterRecord`.
+        source, tags: see `AdapterRecord`.
     """
 
     name: AdapterName
@@ -117,6 +121,7 @@ class NewAdapter:
     config_json: bytes
     tensors_path: Path
     source: str = ""
+    tags: tuple[str, ...] = ()
 
     def staged(self, version: int) -> AdapterRecord:
         """This upload as a version made now, without its samples."""
@@ -133,6 +138,7 @@ class NewAdapter:
             idempotency_key=self.idempotency_key,
             expected_version=self.expected_version,
             source=self.source,
+            tags=self.tags,
         )
 
 
@@ -187,6 +193,7 @@ def _flat(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nested(kind: type[AdapterRecord | Removal], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field must be there, those with a default too; the reference lies in the manifest itself."""
+    """Every field must be there, those with a default too but for `_ADDED`; the reference lies in the manifest."""
     check_digest(raw["digest"])
-    return {each.name: raw if each.name == "ref" else raw[each.name] for each in fields(kind)}
+    names = (each.name for each in fields(kind) if each.name in raw or each.name not in _ADDED)
+    return {name: raw if name == "ref" else raw[name] for name in names}

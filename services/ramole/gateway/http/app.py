@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from ramole.core.errors import NotFound, RamoleError
 from ramole.gateway.http.bodies import Body, ChatBody, CompletionBody
+from ramole.gateway.http.description import described, operation
 from ramole.gateway.http.edge import Edge, Exchange
 from ramole.gateway.http.errors import body_of, headers_of, status_of
+from ramole.gateway.http.management import ManagementRoutes
 from ramole.gateway.http.models import Models
 from ramole.gateway.http.openai import OpenAi
+from ramole.gateway.http.queries import (
+    DeleteQuery,
+    GetQuery,
+    ListQuery,
+    LoadLoraBody,
+    Query,
+    RevokeBody,
+    RollbackBody,
+    RouteBody,
+    UnloadLoraBody,
+    UploadFromSource,
+    UploadHead,
+)
+from ramole.gateway.http.vllm import VllmRoutes
+from ramole.transport.call_limit import Kind
 
 Work = Callable[[Exchange], Awaitable[None]]
 
-_REF = "#/components/schemas/{model}"
-_BODIES: tuple[type[Body], ...] = (CompletionBody, ChatBody)
+_ADAPTERS = "/v1/adapters"
+_ADAPTER = "/v1/adapters/{tenant}/{name}"
 
 
 def make_app(
     edge: Edge,
     openai: OpenAi,
     models: Models,
+    management: ManagementRoutes,
+    vllm: VllmRoutes,
     *,
     check_ready: Callable[[], Awaitable[None]],
     version: str,
@@ -47,11 +63,23 @@ def make_app(
         openapi_url="/openapi.json" if has_docs else None,
     )
 
-    def route(method: str, path: str, work: Work, body: type[Body] | None = None) -> None:
+    bodies: list[type[Body]] = []
+
+    def route(
+        method: str,
+        path: str,
+        work: Work,
+        body: type[Body] | None = None,
+        *,
+        query: type[Query] | None = None,
+        form: type[Body] | None = None,
+        kind: Kind = Kind.CALL,
+    ) -> None:
         name = f"{method} {path}"
+        bodies.extend(filter(None, (body, form)))
 
         async def endpoint(_: Request) -> Response:
-            return edge.call(name, work)
+            return edge.call(name, work, kind)
 
         app.add_api_route(
             path,
@@ -60,13 +88,29 @@ def make_app(
             name=name,
             summary=(work.__doc__ or "").partition("\n")[0],
             response_class=Response,
-            openapi_extra=_reads(body),
+            openapi_extra=operation(path, body, query, form),
         )
 
     route("POST", "/v1/completions", openai.completions, CompletionBody)
     route("POST", "/v1/chat/completions", openai.chat, ChatBody)
     route("GET", "/v1/models", models.all)
     route("GET", "/v1/models/{model:path}", models.one)
+
+    route("POST", _ADAPTERS, management.upload, UploadFromSource, form=UploadHead, kind=Kind.TRANSFER)
+    route("GET", _ADAPTERS, management.list, query=ListQuery)
+    route("GET", _ADAPTER, management.get, query=GetQuery)
+    route("DELETE", _ADAPTER, management.delete, query=DeleteQuery)
+    route("GET", f"{_ADAPTER}/history", management.history)
+    route("GET", f"{_ADAPTER}/config", management.config, kind=Kind.TRANSFER)
+    route("GET", f"{_ADAPTER}/weights", management.weights, kind=Kind.TRANSFER)
+    route("POST", f"{_ADAPTER}/rollback", management.roll_back, RollbackBody)
+    route("POST", f"{_ADAPTER}/revoke", management.revoke, RevokeBody)
+    route("POST", "/v1/reindex", management.reindex, kind=Kind.WATCH)
+    route("POST", "/v1/route", management.route, RouteBody)
+    route("GET", "/v1/server", management.server)
+    route("GET", "/metrics", management.metrics, kind=Kind.WATCH)
+    route("POST", "/v1/load_lora_adapter", vllm.load, LoadLoraBody, kind=Kind.TRANSFER)
+    route("POST", "/v1/unload_lora_adapter", vllm.unload, UnloadLoraBody)
 
     @app.get("/health", summary="Whether this process lives.")
     async def health() -> dict[str, str]:
@@ -87,26 +131,9 @@ def make_app(
         told.status_code = error.status_code  # 404, or 405 for another method of a path
         return told
 
-    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    app.openapi = lambda: described(app, bodies)  # type: ignore[method-assign]
     return app
 
 
 def _told(error: RamoleError) -> Response:
     return JSONResponse(body_of(error), status_of(error), headers_of(error))
-
-
-def _reads(body: type[Body] | None) -> dict[str, Any] | None:
-    """The work reads the body itself, inside the bracket; the framework only describes it."""
-    if body is None:
-        return None
-    schema = {"$ref": _REF.format(model=body.__name__)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def _described(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        page = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        _, found = models_json_schema([(body, "validation") for body in _BODIES], ref_template=_REF)
-        page.setdefault("components", {}).setdefault("schemas", {}).update(found["$defs"])
-        app.openapi_schema = page
-    return app.openapi_schema

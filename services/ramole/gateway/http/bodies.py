@@ -47,6 +47,7 @@ class Extension(Body):
         fallback: what to do when retrieval is down.
         allow_degraded: whether an answer may do without what is down or broken.
         query: what retrieval reads instead of the prompt.
+        tags: what retrieval looks among: adapters that have all of them.
     """
 
     adapters: tuple[WeightedAdapter, ...] = ()
@@ -61,6 +62,7 @@ class Extension(Body):
     fallback: Literal["fail", "base_model"] = "fail"
     allow_degraded: bool = False
     query: str | None = None
+    tags: tuple[str, ...] = ()
 
     def composition(self, default: Composition) -> Composition:
         """The server's default, or the preset, with the axes that are given. Raises InvalidInput."""
@@ -234,6 +236,7 @@ _KEYS = (
     ("composition.", "ramole."),
     ("adapters[", "ramole.adapters["),
     ("prompt_token_ids", "prompt"),
+    ("tags", "ramole.tags"),
 )
 
 

@@ -26,6 +26,7 @@ TIMEOUT_KEY = "x-request-timeout"
 """Header: seconds that the client waits for the whole answer. OpenAI's clients send none."""
 
 _JSON = b"application/json"
+_TEXT = b"text/plain; charset=utf-8"
 _EVENTS = b"text/event-stream; charset=utf-8"
 
 _log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Exchange:
     """The request as it is read and the answer as it is sent.
 
     Attributes:
-        request: its headers and query; the body is read by `body` or `form`, once.
+        request: its headers and query; the body is read by `body` or `pieces`, once.
         headers: of the answer; may be added to until it begins.
     """
 
@@ -58,22 +59,36 @@ class Exchange:
             DeadlineExceeded: the client sends nothing.
         """
         body = b""
-        parts = self.request.stream()
+        async with aclosing(self.pieces()) as pieces:
+            async for piece in pieces:
+                body += piece
+                if len(body) > self._max_body_bytes:
+                    raise LimitExceeded(
+                        f"more than {self._max_body_bytes} bytes", field="body", remedy="send less in one request"
+                    )
+        return body
+
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        """The body as it arrives; the client sends no faster than it is read.
+
+        Raises:
+            DeadlineExceeded: the client sends nothing.
+            Cancelled: it went away before the end.
+        """
+        pieces = self.request.stream()
         while True:
             try:
                 async with asyncio.timeout(self._idle_s):
-                    part = await anext(parts, None)
+                    piece = await anext(pieces, None)
             except TimeoutError as error:
                 raise DeadlineExceeded(
                     f"the client sent nothing for {self._idle_s:g} s", field="body", remedy="send the body at once"
                 ) from error
-            if part is None:
-                return body
-            body += part
-            if len(body) > self._max_body_bytes:
-                raise LimitExceeded(
-                    f"more than {self._max_body_bytes} bytes", field="body", remedy="send less in one request"
-                )
+            except ClientDisconnect as error:
+                raise _gone() from error
+            if piece is None:
+                return
+            yield piece
 
     async def tell(self, data: Any, status: int = 200) -> None:
         """The whole answer, as JSON."""
@@ -81,6 +96,23 @@ class Exchange:
         with self._guarded() as guard, guard.waiting():
             await self._begin(status, _JSON, length=len(raw))
             await self._write(raw, is_last=True)
+
+    async def tell_text(self, text: str) -> None:
+        """The whole answer, as plain text."""
+        raw = text.encode()
+        await self._begin(200, _TEXT, length=len(raw))
+        await self._write(raw, is_last=True)
+
+    async def tell_bytes(self, parts: AsyncGenerator[bytes], kind: str, length: int) -> None:
+        """The answer as bytes; where the parts fail, it ends before its length."""
+        async with aclosing(parts):
+            is_first = True
+            async for data in parts:
+                if is_first:
+                    await self._begin(200, kind.encode("latin-1"), length=length)
+                    is_first = False
+                await self._write(data)
+        await self._write(b"", is_last=True)
 
     async def tell_events(self, events: AsyncGenerator[bytes]) -> None:
         """The answer as server-sent events; the status is told with the first of them, so that what fails before has
@@ -159,7 +191,8 @@ class Edge:
         exchange = Exchange(request, send, max_body_bytes=self._max_body_bytes, idle_s=self._idle_s)
         try:
             peer = _peer_of(request)
-            call = self._bracket.begin(peer, _timeout_of(request))
+            # Who watches does so for as long as he likes.
+            call = self._bracket.begin(peer, _timeout_of(request), has_default=kind is not Kind.WATCH)
             exchange.headers[REQUEST_ID_KEY] = call.request_id
             async with self._bracket.around(call, method, kind, peer):
                 await work(exchange)

@@ -8,8 +8,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
-
 from ramole.core.call import current_call
 from ramole.core.chat import Message
 from ramole.core.composition import Composition, Weighting
@@ -21,6 +19,7 @@ from ramole.gateway.codec import routing_to_pb
 from ramole.gateway.http.answers import DONE, AnswerWriter, ChatWriter, CompletionWriter, GrowingChoice, Json, event
 from ramole.gateway.http.bodies import MAX_ANSWERS, ChatBody, CompletionBody, of_body, parse
 from ramole.gateway.http.edge import Exchange, while_connected
+from ramole.gateway.http.messages import as_json
 from ramole.gateway.together import together
 from ramole.gateway.values import Order, Routing
 from ramole.transport.values import finish_from_pb
@@ -85,6 +84,7 @@ class OpenAi:
                 messages=messages,
                 query=more.query or "",
                 tokens=token_ids,
+                tags=more.tags,
                 may_fall_back=more.fallback == "base_model",
                 allows_degraded=more.allow_degraded,
                 max_prompt_chars=self._settings.max_prompt_chars,
@@ -151,7 +151,7 @@ class OpenAi:
 
     @staticmethod
     def _report(message: Any) -> Json:
-        return MessageToDict(message, preserving_proto_field_name=True)
+        return as_json(message, has_defaults=False)
 
 
 async def _as_stream(
