@@ -20,7 +20,7 @@ from ramole.transport.peers import Peers
 from ramole.transport.picker import StaticPicker
 from ramole.transport.server import GrpcServer
 from ramole.v1.common_pb2 import TokenChunk
-from support.gateway_world import BASE, Executor, World
+from support.gateway_world import BASE, TRUST, Executor, World
 
 NO_LIMITS = TenantLimits(TenantLimitSettings(), {})
 
@@ -56,10 +56,10 @@ class Two:
 @pytest.fixture
 async def two(world: World) -> AsyncIterator[Two]:
     second = Executor([])
-    server = GrpcServer(second, ServerSettings())
+    server = GrpcServer(second, ServerSettings(), identify=TRUST.identify)
     await server.start()
     executors = FirstThatIsNotAvoided(world.servers["executor"].address, server.address)
-    peers = Peers(lambda name: executors if name == "executor" else StaticPicker(world.servers[name].address))
+    peers = Peers(lambda name: executors if name == "executor" else StaticPicker(world.servers[name].address), TRUST)
     backends = Backends(peers, base_id=BASE)
     generation = AnswerFlow(
         backends, AdapterChooser(backends, base_id=BASE, timeout_s=10.0), TenantLimits(TenantLimitSettings(), {})
