@@ -32,6 +32,7 @@ from ramole.transport.peers import Peers
 from ramole.transport.picker import DirectoryPicker
 from ramole.transport.server import GrpcServer
 from ramole.transport.service import Service
+from ramole.transport.trust import Trust
 from ramole.transport.vectors import vector_to_pb
 from ramole.v1 import (
     adapters_pb2,
@@ -48,6 +49,7 @@ from ramole.v1.gateway_pb2 import ListAdaptersResponse
 from ramole.v1.records_pb2 import AdapterRecord, AdmissionReport, HistoryEntry
 
 BASE = "zoo/base"
+TRUST = Trust(b"known to the services alone")
 Context = grpc.aio.ServicerContext[Any, Any]
 Key = tuple[str, str, int]
 
@@ -467,7 +469,7 @@ class World:
     async def start_neighbours(self) -> None:
         """All four."""
         for service in (self.adapters, self.embedding, self.retrieval, self.executor):
-            server = self.servers[service.name] = GrpcServer(service, ServerSettings())
+            server = self.servers[service.name] = GrpcServer(service, ServerSettings(), identify=TRUST.identify)
             await server.start()
             self._stack.push_async_callback(server.stop)
             self._directory[service.name] = server.address
@@ -490,11 +492,11 @@ class World:
 
     def serve(self, peers: Peers) -> GrpcServer:
         """The public server of a gateway."""
-        return SERVICES["gateway"].server(self.settings, lambda: peers)
+        return SERVICES["gateway"].server(self.settings, lambda: peers, TRUST)
 
     def peers(self) -> Peers:
         """The neighbours, for a gateway or a part of one."""
-        peers = Peers(partial(DirectoryPicker, self._directory))
+        peers = Peers(partial(DirectoryPicker, self._directory), TRUST)
         self._stack.push_async_callback(peers.close)
         return peers
 

@@ -78,6 +78,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     """
     from ramole.app.applications import application
     from ramole.app.services import SERVICES, check_replicas
+    from ramole.app.trust import check_hosts
 
     for key in args:
         if key not in ("service", "settings"):
@@ -93,6 +94,7 @@ def build(args: dict[str, Any]) -> serve.Application:
             raise WrongState("no setting has this name", field=f"settings.{key}", remedy=f"there are: {known}")
     settings = resolve(load_settings(**given))
     check_replicas(settings, "cluster")
+    check_hosts(settings)
     return application(SERVICES[name], settings)
 
 

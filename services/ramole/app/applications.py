@@ -10,6 +10,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from ramole.app.services import SERVICES, ServiceSpec
+from ramole.app.trust import trust_of
 from ramole.core.settings import Settings
 from ramole.observability.logs import setup_logging
 from ramole.transport.peers import Peers
@@ -42,4 +43,5 @@ def application(spec: ServiceSpec, settings: Settings) -> serve.Application:
 def _server_of(name: str, settings: Settings) -> GrpcServer:
     """Runs in the replica, a process that belongs to it alone: its log lines go to standard error, which Ray keeps."""
     setup_logging(sys.stderr)
-    return SERVICES[name].server(settings, lambda: Peers(ServePicker))
+    trust = trust_of(settings)
+    return SERVICES[name].server(settings, lambda: Peers(ServePicker, trust), trust)

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 from ramole.app.services import PUBLIC, SERVICES, ServiceSpec
+from ramole.app.trust import trust_of
 from ramole.core.errors import RamoleError
 from ramole.core.settings import Settings
 from ramole.observability.export import Exposition, serve_metrics
@@ -57,12 +58,13 @@ class LocalSystem:
         Raises:
             RamoleError: a service cannot start; nothing is left running then.
         """
-        peers = Peers(partial(DirectoryPicker, self._directory))
+        trust = trust_of(settings)
+        peers = Peers(partial(DirectoryPicker, self._directory), trust)
         self._stack.push_async_callback(peers.close)
         try:
             self._stack.callback(serve_metrics(self._exposition, settings.metrics))
             for name, spec in self._services.items():
-                make = partial(spec.server, settings, lambda: peers)
+                make = partial(spec.server, settings, lambda: peers, trust)
                 await self._begin(name, make)
                 self._stack.push_async_callback(self._end, name)
                 watching = asyncio.create_task(self._replace_when_failed(name, make))

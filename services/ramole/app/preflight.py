@@ -14,6 +14,7 @@ from pathlib import Path
 from ramole.adapters.store.writer import FolderLock
 from ramole.app.scratch import sweep
 from ramole.app.services import SERVICES
+from ramole.app.trust import trust_of
 from ramole.core.address import join_address
 from ramole.core.errors import WrongState
 from ramole.core.settings import Settings
@@ -24,7 +25,7 @@ _MINILM = "minilm"
 
 
 def preflight(settings: Settings, *, metrics_host: str) -> None:
-    """Changes nothing but that the data folder exists, and that what dead servers have left is gone.
+    """Changes nothing but that the data folder exists with its secret, and that what dead servers have left is gone.
 
     Args:
         settings: resolved.
@@ -41,6 +42,7 @@ def preflight(settings: Settings, *, metrics_host: str) -> None:
     check_ports(settings, metrics_host=metrics_host)
     for field, folder in (("data_dir", settings.data_dir), ("cache.dir", settings.cache_dir)):
         _check_folder(field, folder)
+    trust_of(settings)
     store = settings.data_dir / "store"
     _check_folder("data_dir", store)
     FolderLock(store).close()

@@ -51,6 +51,15 @@ def resolve(settings: Settings) -> Settings:
     retrieval = settings.retrieval
     uri = retrieval.uri if "://" in retrieval.uri or not retrieval.uri else str(Path(retrieval.uri).absolute())
     changes["retrieval"] = retrieval.model_copy(update={"ca_file": _absolute(retrieval.ca_file), "uri": uri})
+    internal, tls = settings.internal, settings.internal.tls
+    changes["internal"] = internal.model_copy(
+        update={
+            "secret_file": internal.secret_file and internal.secret_file.absolute(),
+            "tls": tls.model_copy(
+                update={name: _absolute(getattr(tls, name)) for name in ("cert_file", "key_file", "ca_file")}
+            ),
+        }
+    )
     if settings.cache.dir is not None:
         changes["cache"] = settings.cache.model_copy(update={"dir": settings.cache.dir.absolute()})
     if settings.gateway.composition.weighting.is_routed and not router:

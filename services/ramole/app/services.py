@@ -14,6 +14,7 @@ from ramole.gateway.identity import EdgeIdentity
 from ramole.transport.peers import Peers
 from ramole.transport.server import GrpcServer
 from ramole.transport.tls import ServerTls
+from ramole.transport.trust import Trust
 
 
 class Replicas(Enum):
@@ -76,19 +77,27 @@ class ServiceSpec:
             ports["gateway.http.port"] = settings.gateway.http.port or 0
         return {field: port for field, port in ports.items() if port}
 
-    def server(self, settings: Settings, peers: Callable[[], Peers]) -> GrpcServer:
+    def server(self, settings: Settings, peers: Callable[[], Peers], trust: Trust) -> GrpcServer:
         """Its server, not yet started. Imports the service.
 
         Args:
             settings: resolved.
             peers: gives the other services; asked only if it needs them.
+            trust: of the system; behind the edge nobody else is listened to.
         """
         module, _, name = self.factory.partition(":")
         make: Callable[..., Any] = getattr(importlib.import_module(module), name)
         service = make(settings, peers()) if self.needs_peers else make(settings)
         server, timeout_s = self.section(settings).server, self.default_timeout_s(settings)
         if not self.is_public:
-            return GrpcServer(service, server, default_timeout_s=timeout_s)
+            return GrpcServer(
+                service,
+                server,
+                default_timeout_s=timeout_s,
+                identify=trust.identify,
+                tls=trust.server_tls,
+                has_reflection=False,
+            )
         edge = EdgeIdentity(settings)
         return GrpcServer(
             service,

@@ -139,6 +139,36 @@ class TlsSettings(_Section):
         return bool(self.cert_file or self.key_file or self.client_ca_file)
 
 
+class InternalTlsSettings(_Section):
+    """Certificates of the ports behind the gateway, and of those who call them. Renewed files take effect without a
+    restart."""
+
+    cert_file: PathOrName = Field(default="", description="PEM, the whole chain; of a server and a client at once")
+    key_file: PathOrName = Field(default="", description="PEM, without a passphrase")
+    ca_file: PathOrName = Field(
+        default="", description="PEM of an authority of this system's own: every certificate of it is believed"
+    )
+    server_name: str = Field(
+        default="", description="that all certificates bear, where addresses change; '' = the address that is called"
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the ports speak TLS."""
+        return bool(self.cert_file or self.key_file or self.ca_file)
+
+
+class InternalSettings(_Section):
+    """How the services of one system know each other. Whoever else calls them is refused."""
+
+    secret_file: FilePath | None = Field(
+        default=None,
+        description="a file of at least 16 bytes that all of them can read; absent = internal.key in data_dir, made at "
+        "the first start, unless there is internal.tls",
+    )
+    tls: InternalTlsSettings = InternalTlsSettings()
+
+
 class TenantLimitSettings(_Section):
     """What one tenant may ask of one gateway. Absent = no limit."""
 
@@ -371,6 +401,7 @@ class Settings(BaseSettings):
     executor: ExecutorSettings = ExecutorSettings()
     cache: CacheSettings = CacheSettings()
     metrics: MetricsSettings = MetricsSettings()
+    internal: InternalSettings = InternalSettings()
     ray: RaySettings = RaySettings()
 
     reads_environment: ClassVar[bool] = True

@@ -262,7 +262,7 @@ class Caller:
         """Other services are told who asks; a public port finds it out by the key."""
         key = (("authorization", f"Bearer {self._key}"),) if self._key else ()
         who = principal_to_metadata(call.principal) if self._part else key
-        return ((REQUEST_ID_KEY, call.request_id), *who)
+        return ((REQUEST_ID_KEY, call.request_id), *who, *self._channels.metadata)
 
     def _raised(self, error: grpc.aio.AioRpcError, address: str) -> RamoleError:
         """What the server raised. What the connection says goes to the log: it is full of our own addresses."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 
 from ramole.transport.poller import keep_poller
 from ramole.transport.proxy import proxy_option, proxy_remedy
+from ramole.transport.trust import Trust
 
 _OPTIONS = (
     # Each server says what it takes; an answer of vectors can be larger than any question.
@@ -19,6 +22,9 @@ _OPTIONS = (
 )
 _NO_PROXY = ("grpc.enable_http_proxy", 0)
 
+# How long calls may run on that were begun before the certificates changed.
+_RETIRED_S = 3600.0
+
 
 class Channels:
     """Opens channels on demand. Belongs to one event loop.
@@ -26,27 +32,52 @@ class Channels:
     Args:
         through_proxy: whether what is not on this machine is reached as the environment's proxy variables say. Not so
             inside the system: its addresses are never behind a proxy.
-        credentials: for TLS; None = none.
+        credentials: for TLS with a public port; None = none.
+        trust: of the system that this process is a part of; None = of none.
+
+    Attributes:
+        metadata: that goes with every call.
     """
 
-    def __init__(self, *, through_proxy: bool = False, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        through_proxy: bool = False,
+        credentials: grpc.ChannelCredentials | None = None,
+        trust: Trust | None = None,
+    ) -> None:
         keep_poller()
+        self.metadata = trust.metadata if trust is not None else ()
+        self._tls = trust.client_tls() if trust is not None else None
+        self._retiring: set[asyncio.Task[None]] = set()
         self._credentials = credentials
         self._through_proxy = through_proxy
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     def get(self, address: str) -> grpc.aio.Channel:
         """The channel to ``host:port``."""
+        if self._tls is not None and self._tls.has_changed():
+            self._retire()
         channel = self._channels.get(address)
         if channel is None:
-            proxy = proxy_option(address) if self._through_proxy else _NO_PROXY
-            options = (*_OPTIONS, proxy)
-            channel = self._channels[address] = (
-                grpc.aio.insecure_channel(address, options=options)
-                if self._credentials is None
-                else grpc.aio.secure_channel(address, self._credentials, options=options)
-            )
+            channel = self._channels[address] = self._open(address)
         return channel
+
+    def _open(self, address: str) -> grpc.aio.Channel:
+        options = (*_OPTIONS, proxy_option(address) if self._through_proxy else _NO_PROXY)
+        if self._tls is not None:
+            return self._tls.open(address, options)
+        if self._credentials is not None:
+            return grpc.aio.secure_channel(address, self._credentials, options=options)
+        return grpc.aio.insecure_channel(address, options=options)
+
+    def _retire(self) -> None:
+        """Opens no more calls on what is open; those that run go on."""
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            closing = asyncio.create_task(channel.close(_RETIRED_S))
+            self._retiring.add(closing)
+            closing.add_done_callback(self._retiring.discard)
 
     def remedy(self, address: str) -> str:
         """What to do, besides looking at the server, when ``host:port`` cannot be reached."""
@@ -57,3 +88,6 @@ class Channels:
         channels, self._channels = self._channels, {}
         for channel in channels.values():
             await channel.close()
+        for closing in self._retiring:
+            closing.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)

@@ -118,22 +118,28 @@ def _timeout_s(context: Context) -> float | None:
 def _rewrapped(
     handler: Handler, bracket: Callable[[Context, Incoming | None], AbstractAsyncContextManager[None]], idle_s: float
 ) -> Handler:
-    """The same method with `bracket` around it, whatever its cardinality.
+    """The same method with `bracket` around it, whatever its cardinality. A single request is read inside of it, where
+    it is known who asks.
 
     A streaming answer is written by the wrapper itself instead of being yielded: a cancelled call then closes the
     servicer's generator at once, where gRPC would leave that to the garbage collector.
     """
     behaviour = cast(Any, handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream)
 
+    read = handler.request_deserializer and tolerant(handler.request_deserializer)
+
+    def message(raw: Any) -> Any:
+        return decoded(raw if read is None else read(raw))
+
     async def answer(request: Any, context: Context) -> Any:
         incoming = Incoming(context, idle_s, is_checked=True) if handler.request_streaming else None
         async with bracket(context, incoming):
-            return await behaviour(decoded(request) if incoming is None else incoming.messages(), context)
+            return await behaviour(message(request) if incoming is None else incoming.messages(), context)
 
     async def answer_stream(request: Any, context: Context) -> None:
         incoming = Incoming(context, idle_s, is_checked=False) if handler.request_streaming else None
         async with bracket(context, incoming):
-            requests = decoded(request) if incoming is None else incoming.messages()
+            requests = message(request) if incoming is None else incoming.messages()
             if inspect.iscoroutinefunction(behaviour):  # it writes by itself, as gRPC's own health service does
                 await behaviour(requests, context)
                 return
@@ -148,8 +154,7 @@ def _rewrapped(
     }
     make = factories[handler.request_streaming, handler.response_streaming]
     wrapped = answer_stream if handler.response_streaming else answer
-    read = handler.request_deserializer and tolerant(handler.request_deserializer)
-    return make(cast(Any, wrapped), read, handler.response_serializer)
+    return make(cast(Any, wrapped), read if handler.request_streaming else None, handler.response_serializer)
 
 
 async def _written(context: Context, messages: AsyncIterator[Any], idle_s: float) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ramole.transport.channels import Channels
 from ramole.transport.picker import Picker
 from ramole.transport.stubs import Remote
+from ramole.transport.trust import Trust
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
 from ramole.v1.embedding_pb2_grpc import EmbeddingStub
 from ramole.v1.executor_pb2_grpc import ExecutorStub
@@ -29,10 +30,11 @@ class Peers:
 
     Args:
         picker_of: how to reach a service, by its name.
+        trust: how they know each other; None = they ask for nothing.
     """
 
-    def __init__(self, picker_of: Callable[[str], Picker]) -> None:
-        self._channels = channels = Channels()
+    def __init__(self, picker_of: Callable[[str], Picker], trust: Trust | None = None) -> None:
+        self._channels = channels = Channels(trust=trust)
         self.embedding: Remote[EmbeddingAsyncStub] = Remote(
             EmbeddingStub, picker_of("embedding"), channels, "embedding"
         )

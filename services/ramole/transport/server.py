@@ -46,7 +46,7 @@ class GrpcServer:
         service: what to serve; started and closed by this server.
         settings: host, port, limits.
         default_timeout_s: deadline of calls whose client set none; None = no limit.
-        identify: finds out who asks. The default believes what callers say: at the edge give another.
+        identify: finds out who asks. The default believes what callers say, whoever they are.
         tls: its certificates; None = none.
         has_reflection: whether it tells strangers its methods and messages.
 

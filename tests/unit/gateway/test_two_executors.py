@@ -22,7 +22,7 @@ from ramole.transport.server import GrpcServer
 from ramole.v1.common_pb2 import TokenChunk
 from ramole.v1.executor_pb2 import GetStatusRequest, GetStatusResponse
 from ramole.v1.executor_pb2_grpc import ExecutorStub
-from support.gateway_world import BASE, Executor, World
+from support.gateway_world import BASE, TRUST, Executor, World
 
 NO_LIMITS = TenantLimits(TenantLimitSettings(), {})
 
@@ -65,10 +65,10 @@ class Two:
 @pytest.fixture
 async def two(world: World) -> AsyncIterator[Two]:
     second = Executor([])
-    server = GrpcServer(second, ServerSettings())
+    server = GrpcServer(second, ServerSettings(), identify=TRUST.identify)
     await server.start()
     executors = FirstThatIsNotAvoided(world.servers["executor"].address, server.address)
-    peers = Peers(lambda name: executors if name == "executor" else StaticPicker(world.servers[name].address))
+    peers = Peers(lambda name: executors if name == "executor" else StaticPicker(world.servers[name].address), TRUST)
     backends = Backends(peers, base_id=BASE)
     generation = AnswerFlow(
         backends, AdapterChooser(backends, base_id=BASE, timeout_s=10.0), TenantLimits(TenantLimitSettings(), {})
