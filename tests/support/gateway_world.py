@@ -18,7 +18,7 @@ from ramole.app.services import SERVICES
 from ramole.client.client import RamoleClient
 from ramole.core import access
 from ramole.core.call import Principal, current_call
-from ramole.core.errors import NotFound, WrongState
+from ramole.core.errors import InvalidInput, NotFound, WrongState
 from ramole.core.names import AdapterName
 from ramole.core.settings import (
     GatewaySettings,
@@ -74,8 +74,9 @@ class Neighbour(Service):
 
     async def close(self) -> None: ...
 
-    async def begin(self, method: str) -> None:
-        self.log.append(method)
+    async def begin(self, method: str, *, is_logged: bool = True) -> None:
+        if is_logged:
+            self.log.append(method)
         self.entered.setdefault(method, asyncio.Event()).set()
         await asyncio.sleep(self.delays_s.get(method, 0.0))
         if method in self.gates:
@@ -115,9 +116,9 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         self.last: Counter[tuple[str, str]] = Counter()
         self.callers: dict[str, Principal] = {}
 
-    async def begin(self, method: str) -> None:
+    async def begin(self, method: str, *, is_logged: bool = True) -> None:
         self.callers[method] = current_call().principal
-        await super().begin(method)
+        await super().begin(method, is_logged=is_logged)
 
     def register(self, server: grpc.aio.Server) -> None:
         adapters_pb2_grpc.add_AdaptersServicer_to_server(self, server)
@@ -283,11 +284,16 @@ class Embedding(Neighbour, embedding_pb2_grpc.EmbeddingServicer):
     name = "embedding"
     full_name = "ramole.v1.Embedding"
 
+    def __init__(self, log: list[str]) -> None:
+        super().__init__(log)
+        self.texts: list[str] = []
+
     def register(self, server: grpc.aio.Server) -> None:
         embedding_pb2_grpc.add_EmbeddingServicer_to_server(self, server)
 
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
         await self.begin("Embed")
+        self.texts += request.texts
         vectors = [vector_to_pb(np.array([1.0, 0.0], np.float32)) for _ in request.texts]
         return embedding_pb2.EmbedResponse(vectors=vectors, encoder_id="e")
 
@@ -332,6 +338,7 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
     async def ListGenerations(
         self, request: retrieval_pb2.ListGenerationsRequest, context: Context
     ) -> retrieval_pb2.ListGenerationsResponse:
+        await self.begin("ListGenerations", is_logged=False)
         return retrieval_pb2.ListGenerationsResponse(generations=self.generations)
 
     async def Remove(self, request: retrieval_pb2.RemoveRequest, context: Context) -> retrieval_pb2.RemoveResponse:
@@ -349,7 +356,7 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
 
 
 class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
-    """Answers with the prompt, word by word."""
+    """Answers with the prompt, word by word; token i of a prompt says ``w<i>``, and there are 100 of them."""
 
     name = "executor"
     full_name = "ramole.v1.Executor"
@@ -371,7 +378,7 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
         self.num_running += 1
         try:
             await self.begin("Execute")
-            words = request.prompt.split()
+            words = [f"w{token}" for token in request.prompt_token_ids] or request.prompt.split()
             for i, word in enumerate(words):
                 chunk = common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0])
                 yield executor_pb2.ExecuteResponse(chunk=chunk)
@@ -382,16 +389,29 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
                     prompt_tokens=3,
                     completion_tokens=len(words),
                     experts=[
-                        executor_pb2.ExpertUsage(mean_weight=0.25 + i, layer_weights=[0.25, 0.5])
+                        executor_pb2.ExpertUsage(
+                            mean_weight=0.25 + i, layer_weights=[0.25, 0.5], tier=common_pb2.CACHE_TIER_DISK
+                        )
                         for i in range(len(request.experts))
                     ],
                     queue_s=0.5,
                     max_batch=4,
                     max_unique_adapters=5,
+                    prefill_s=0.25,
+                    decode_s=0.75,
                 )
             )
         finally:
             self.num_running -= 1
+
+    async def Detokenize(
+        self, request: executor_pb2.DetokenizeRequest, context: Context
+    ) -> executor_pb2.DetokenizeResponse:
+        await self.begin("Detokenize")
+        for i, token in enumerate(request.token_ids):
+            if token >= 100:
+                raise InvalidInput(f"the base model has no token {token}", field=f"prompt_token_ids[{i}]", remedy="no")
+        return executor_pb2.DetokenizeResponse(text=" ".join(f"w{token}" for token in request.token_ids if token))
 
     async def Evict(self, request: executor_pb2.EvictRequest, context: Context) -> executor_pb2.EvictResponse:
         await self.begin("Evict")
@@ -403,7 +423,16 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
     ) -> executor_pb2.GetStatusResponse:
         await self.begin("GetStatus")
         step = common_pb2.StepSnapshot(b=2, digests=["p", "q"], mask=[True, False, True, True], tokens=7)
-        return executor_pb2.GetStatusResponse(num_slots=8, resident_digests=["p"], running=1, fullest_step=step)
+        return executor_pb2.GetStatusResponse(
+            num_slots=8,
+            resident_digests=["p"],
+            running=1,
+            fullest_step=step,
+            max_len=512,
+            max_waiting=64,
+            router="r",
+            has_chat_template=True,
+        )
 
 
 class World:

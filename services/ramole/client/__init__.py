@@ -1,6 +1,7 @@
 """The typed clients of the public service, asynchronous and synchronous."""
 
-from ramole.client.client import RamoleClient, UseAdapter
+from ramole.client.client import RamoleClient
+from ramole.client.requests import Request, UseAdapter
 from ramole.client.sync import SyncRamoleClient
 from ramole.client.values import (
     AdapterRecord,
@@ -8,6 +9,8 @@ from ramole.client.values import (
     Caller,
     Completion,
     Description,
+    LeftOut,
+    Limits,
     ReindexProgress,
     Revoked,
     Route,
@@ -18,7 +21,7 @@ from ramole.client.values import (
     Usage,
     Version,
 )
-from ramole.core.answer import Chunk, FinishReason
+from ramole.core.answer import Chunk, FinishReason, TopTokens
 from ramole.core.chat import Message
 from ramole.core.samples import Samples, SamplesFormat, read_samples
 
@@ -30,9 +33,12 @@ __all__ = [
     "Completion",
     "Description",
     "FinishReason",
+    "LeftOut",
+    "Limits",
     "Message",
     "RamoleClient",
     "ReindexProgress",
+    "Request",
     "Revoked",
     "Route",
     "RoutedAdapter",
@@ -41,6 +47,7 @@ __all__ = [
     "SamplesFormat",
     "StepSnapshot",
     "SyncRamoleClient",
+    "TopTokens",
     "Uploaded",
     "Usage",
     "UseAdapter",

@@ -7,9 +7,7 @@ async with RamoleClient("127.0.0.1:50051") as client:
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -17,8 +15,17 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from ramole.client.checks import message
-from ramole.client.codec import description_from_pb, event_from_pb, record_from_pb, route_from_pb, version_from_pb
+from ramole.client.codec import (
+    batch_event_from_pb,
+    completion_from_pb,
+    description_from_pb,
+    event_from_pb,
+    record_from_pb,
+    route_from_pb,
+    version_from_pb,
+)
 from ramole.client.download import save_download
+from ramole.client.requests import Request, UseAdapter, request_to_pb
 from ramole.client.retries import PublicRemote, repeated
 from ramole.client.upload import check_folder, upload_header, upload_messages
 from ramole.client.values import (
@@ -37,35 +44,20 @@ from ramole.core.address import check_address
 from ramole.core.answer import Chunk
 from ramole.core.chat import Message
 from ramole.core.composition import Composition
-from ramole.core.errors import InvalidInput, Unavailable
+from ramole.core.errors import InvalidInput, RamoleError
 from ramole.core.names import AdapterRef
 from ramole.core.sampling import Sampling
-from ramole.core.texts import check_text
 from ramole.transport.channels import Channels
 from ramole.transport.picker import StaticPicker
 from ramole.transport.stubs import reading
-from ramole.transport.values import composition_to_pb, ref_from_pb, sampling_to_pb
-from ramole.v1 import common_pb2, gateway_pb2
+from ramole.transport.values import ref_from_pb
+from ramole.v1 import gateway_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayStub
 
 if TYPE_CHECKING:
     from ramole.v1.gateway_pb2_grpc import GatewayAsyncStub
 
 _REINDEX_TIMEOUT_S = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class UseAdapter:
-    """An adapter to use instead of retrieval: ``name``, ``tenant/name`` or ``tenant/name@version``.
-
-    Attributes:
-        weight: used as given by EXPLICIT weighting, ignored by all others.
-        scale: multiplies this adapter's output.
-    """
-
-    adapter: str
-    weight: float = 1.0
-    scale: float = 1.0
 
 
 class RamoleClient:
@@ -138,35 +130,33 @@ class RamoleClient:
         prompt: str = "",
         *,
         messages: Sequence[Message] = (),
+        token_ids: Sequence[int] = (),
         adapters: Sequence[str | UseAdapter] = (),
         composition: Composition | None = None,
         sampling: Sampling | None = None,
         query: str = "",
+        tags: Sequence[str] = (),
         may_fall_back: bool = False,
+        allow_degraded: bool = False,
     ) -> AsyncGenerator[Routing | Chunk | Usage]:
         """Streams an answer: one Routing, then Chunks, then one Usage. Closing the generator cancels the request.
 
         Args:
-            messages: a conversation instead of a prompt; the base model's own chat template renders it.
-            adapters: used instead of retrieval.
-            composition: None = the server's default.
-            sampling: None = the server's default.
-            query: what retrieval reads instead of the prompt, or of the last message of the user.
-            may_fall_back: whether the bare base model may answer while retrieval is down.
+            prompt, messages, token_ids: what to answer; one of the three. See `Request` for these and the others.
         """
-        for number, stop in enumerate(() if sampling is None else sampling.stop):
-            check_text(stop, field=f"sampling.stop[{number}]")
-        request = message(
-            gateway_pb2.GenerateRequest,
-            prompt=prompt,
-            messages=[_message_to_pb(number, turn) for number, turn in enumerate(messages)],
-            query=query,
-            adapters=[_named_to_pb(number, adapter) for number, adapter in enumerate(adapters)],
-            composition=None if composition is None else composition_to_pb(composition),
-            sampling=None if sampling is None else sampling_to_pb(sampling),
-            fallback=gateway_pb2.FALLBACK_BASE_MODEL if may_fall_back else gateway_pb2.FALLBACK_UNSPECIFIED,
+        request = Request(
+            prompt,
+            messages,
+            token_ids,
+            adapters,
+            composition,
+            sampling,
+            query,
+            tags,
+            may_fall_back,
+            allow_degraded,
         )
-        events = self._gateway.Generate(request, timeout=self._timeout_s)
+        events = self._gateway.Generate(request_to_pb(request), timeout=self._timeout_s)
         async with reading(events) as answers:
             async for event in answers:
                 yield event_from_pb(event)
@@ -176,36 +166,50 @@ class RamoleClient:
         prompt: str = "",
         *,
         messages: Sequence[Message] = (),
+        token_ids: Sequence[int] = (),
         adapters: Sequence[str | UseAdapter] = (),
         composition: Composition | None = None,
         sampling: Sampling | None = None,
         query: str = "",
+        tags: Sequence[str] = (),
         may_fall_back: bool = False,
+        allow_degraded: bool = False,
     ) -> Completion:
         """The whole answer at once; arguments as for `generate`."""
-        routing: Routing | None = None
-        usage: Usage | None = None
-        texts: list[str] = []
-        events = self.generate(
+        request = Request(
             prompt,
-            messages=messages,
-            adapters=adapters,
-            composition=composition,
-            sampling=sampling,
-            query=query,
-            may_fall_back=may_fall_back,
+            messages,
+            token_ids,
+            adapters,
+            composition,
+            sampling,
+            query,
+            tags,
+            may_fall_back,
+            allow_degraded,
         )
-        async with aclosing(events):
-            async for event in events:
-                if isinstance(event, Chunk):
-                    texts.append(event.text)
-                elif isinstance(event, Routing):
-                    routing = event
-                else:
-                    usage = event
-        if routing is None or usage is None:
-            raise Unavailable("the answer ended early", remedy="retry")
-        return Completion("".join(texts), routing, usage)
+        asked = gateway_pb2.CompleteRequest(request=request_to_pb(request))
+        return completion_from_pb(await self._gateway.Complete(asked, timeout=self._timeout_s))
+
+    async def generate_batch(
+        self, requests: Sequence[str | Request]
+    ) -> AsyncGenerator[tuple[int, Routing | Chunk | Usage | RamoleError]]:
+        """Streams the answers of several prompts, which run as one batch: events as of `generate`, as they are made,
+        each with the number of its request. Closing the generator cancels all of them.
+
+        A request that fails ends with its error, as a value; the others go on.
+
+        Args:
+            requests: 1 to 64.
+        """
+        asked = message(
+            gateway_pb2.GenerateBatchRequest,
+            requests=[request_to_pb(each if isinstance(each, Request) else Request(each)) for each in requests],
+        )
+        events = self._gateway.GenerateBatch(asked, timeout=self._timeout_s)
+        async with reading(events) as answers:
+            async for event in answers:
+                yield event.index, batch_event_from_pb(event)
 
     async def route(self, prompt: str, *, k: int = 0) -> Route:
         """The k adapters that fit `prompt` best, without generating; 0 = the server's default."""
@@ -371,22 +375,7 @@ class RamoleClient:
         return description_from_pb(await self._gateway.Describe(gateway_pb2.DescribeRequest(), timeout=self._timeout_s))
 
 
-def _named_to_pb(number: int, adapter: str | UseAdapter) -> gateway_pb2.WeightedAdapter:
-    named = adapter if isinstance(adapter, UseAdapter) else UseAdapter(adapter)
-    try:
-        return message(gateway_pb2.WeightedAdapter, adapter=named.adapter, weight=named.weight, scale=named.scale)
-    except InvalidInput as error:
-        raise error.at(f"adapters[{number}].{error.field}") from None
-
-
 def _check_retries(retries: int) -> int:
     if retries < 0:
         raise InvalidInput(f"{retries} retries", field="retries", remedy="use 0 for none")
     return retries
-
-
-def _message_to_pb(number: int, turn: Message) -> common_pb2.ChatMessage:
-    try:
-        return message(common_pb2.ChatMessage, role=turn.role, content=turn.content)
-    except InvalidInput as error:
-        raise error.at(f"messages[{number}].{error.field}") from None

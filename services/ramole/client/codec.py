@@ -8,7 +8,10 @@ from ramole.client.values import (
     AdapterRecord,
     AdapterUsage,
     Caller,
+    Completion,
     Description,
+    LeftOut,
+    Limits,
     Route,
     RoutedAdapter,
     Routing,
@@ -16,23 +19,56 @@ from ramole.client.values import (
     Usage,
     Version,
 )
-from ramole.core.answer import Chunk
+from ramole.core.answer import Chunk, TopTokens
 from ramole.core.composition import Composition
-from ramole.core.errors import Corrupt
-from ramole.transport.values import composition_from_pb, finish_from_pb, ref_from_pb
-from ramole.v1 import gateway_pb2, records_pb2
+from ramole.core.errors import Corrupt, RamoleError
+from ramole.transport.failures import failure_from_pb
+from ramole.transport.values import composition_from_pb, finish_from_pb, names_of, ref_from_pb
+from ramole.v1 import common_pb2, gateway_pb2, records_pb2
 
 
-def event_from_pb(message: gateway_pb2.GenerateResponse) -> Routing | Chunk | Usage:
+def event_from_pb(
+    message: gateway_pb2.GenerateResponse | gateway_pb2.GenerateBatchResponse,
+) -> Routing | Chunk | Usage:
     """One message of a Generate stream."""
     if message.HasField("chunk"):
-        chunk = message.chunk
-        return Chunk(chunk.text, tuple(chunk.token_ids), tuple(chunk.logprobs))
+        return _chunk_from_pb(message.chunk)
     if message.HasField("routing"):
         return _routing_from_pb(message.routing)
     if message.HasField("usage"):
         return _usage_from_pb(message.usage)
     raise Corrupt("the server sent an event that this client does not know", remedy="update the client")
+
+
+def batch_event_from_pb(message: gateway_pb2.GenerateBatchResponse) -> Routing | Chunk | Usage | RamoleError:
+    """One message of a GenerateBatch stream; of a request that failed, the error as a value."""
+    return failure_from_pb(message.failure) if message.HasField("failure") else event_from_pb(message)
+
+
+def completion_from_pb(message: gateway_pb2.CompleteResponse) -> Completion:
+    """A whole answer."""
+    answer = _chunk_from_pb(message.answer)
+    return Completion(
+        answer.text,
+        _routing_from_pb(message.routing),
+        _usage_from_pb(message.usage),
+        answer.token_ids,
+        answer.logprobs,
+        answer.token_bytes,
+        answer.top,
+    )
+
+
+def _chunk_from_pb(message: common_pb2.TokenChunk) -> Chunk:
+    return Chunk(
+        message.text,
+        tuple(message.token_ids),
+        tuple(message.logprobs),
+        tuple(message.token_bytes),
+        tuple(
+            TopTokens(tuple(top.token_ids), tuple(top.logprobs), tuple(top.token_bytes)) for top in message.top_tokens
+        ),
+    )
 
 
 def _routing_from_pb(message: gateway_pb2.RoutingReport) -> Routing:
@@ -45,6 +81,7 @@ def _routing_from_pb(message: gateway_pb2.RoutingReport) -> Routing:
         message.embed_s,
         message.search_s,
         message.doubt if message.HasField("doubt") else None,
+        tuple(LeftOut(ref_from_pb(each.adapter), each.reason) for each in message.left_out),
     )
 
 
@@ -55,7 +92,11 @@ def _usage_from_pb(message: gateway_pb2.UsageReport) -> Usage:
         message.completion_tokens,
         tuple(
             AdapterUsage(
-                ref_from_pb(adapter.adapter), adapter.similarity, adapter.mean_weight, tuple(adapter.layer_weights)
+                ref_from_pb(adapter.adapter),
+                adapter.similarity,
+                adapter.mean_weight,
+                tuple(adapter.layer_weights),
+                names_of(common_pb2.CacheTier.DESCRIPTOR).get(adapter.tier, ""),
             )
             for adapter in message.adapters
         ),
@@ -64,6 +105,8 @@ def _usage_from_pb(message: gateway_pb2.UsageReport) -> Usage:
         message.total_s,
         message.max_batch,
         message.max_unique_adapters,
+        message.prefill_s,
+        message.decode_s,
     )
 
 
@@ -117,7 +160,6 @@ def description_from_pb(message: gateway_pb2.DescribeResponse) -> Description:
     """The served model and its load."""
     step = message.fullest_step
     width = len(step.digests)
-    caller = message.caller
     rows = tuple(tuple(step.mask[i * width : (i + 1) * width]) for i in range(step.b))
     return Description(
         message.version,
@@ -128,5 +170,21 @@ def description_from_pb(message: gateway_pb2.DescribeResponse) -> Description:
         message.num_slots,
         message.resident_adapters,
         StepSnapshot(tuple(step.digests), rows, step.tokens),
-        Caller(caller.tenant, caller.name, tuple(caller.roles)) if message.HasField("caller") else None,
+        _limits_from_pb(message.limits),
+        message.router,
+        message.encoder_id,
+        message.has_chat_template,
+        Caller(message.caller.tenant, message.caller.name, tuple(message.caller.roles)),
+    )
+
+
+def _limits_from_pb(message: gateway_pb2.Limits) -> Limits:
+    return Limits(
+        message.max_prompt_chars,
+        message.max_len,
+        message.max_waiting,
+        message.max_batch_requests,
+        message.max_upload_bytes,
+        message.max_rank,
+        message.max_samples,
     )

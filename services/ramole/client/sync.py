@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ramole.client.client import RamoleClient, UseAdapter
+from ramole.client.client import RamoleClient
 from ramole.client.loop_thread import LoopThread
+from ramole.client.requests import Request, UseAdapter
 from ramole.client.values import (
     AdapterRecord,
     Completion,
@@ -29,6 +30,7 @@ from ramole.client.values import (
 from ramole.core.answer import Chunk
 from ramole.core.chat import Message
 from ramole.core.composition import Composition
+from ramole.core.errors import RamoleError
 from ramole.core.names import AdapterRef
 from ramole.core.sampling import Sampling
 
@@ -85,22 +87,28 @@ class SyncRamoleClient:
         prompt: str = "",
         *,
         messages: Sequence[Message] = (),
+        token_ids: Sequence[int] = (),
         adapters: Sequence[str | UseAdapter] = (),
         composition: Composition | None = None,
         sampling: Sampling | None = None,
         query: str = "",
+        tags: Sequence[str] = (),
         may_fall_back: bool = False,
+        allow_degraded: bool = False,
     ) -> Generator[Routing | Chunk | Usage]:
         """See `RamoleClient.generate`."""
         return self._loop.iterate(
             self._client.generate(
                 prompt,
                 messages=messages,
+                token_ids=token_ids,
                 adapters=adapters,
                 composition=composition,
                 sampling=sampling,
                 query=query,
+                tags=tags,
                 may_fall_back=may_fall_back,
+                allow_degraded=allow_degraded,
             )
         )
 
@@ -109,24 +117,36 @@ class SyncRamoleClient:
         prompt: str = "",
         *,
         messages: Sequence[Message] = (),
+        token_ids: Sequence[int] = (),
         adapters: Sequence[str | UseAdapter] = (),
         composition: Composition | None = None,
         sampling: Sampling | None = None,
         query: str = "",
+        tags: Sequence[str] = (),
         may_fall_back: bool = False,
+        allow_degraded: bool = False,
     ) -> Completion:
         """See `RamoleClient.complete`."""
         return self._loop.run(
             self._client.complete(
                 prompt,
                 messages=messages,
+                token_ids=token_ids,
                 adapters=adapters,
                 composition=composition,
                 sampling=sampling,
                 query=query,
+                tags=tags,
                 may_fall_back=may_fall_back,
+                allow_degraded=allow_degraded,
             )
         )
+
+    def generate_batch(
+        self, requests: Sequence[str | Request]
+    ) -> Generator[tuple[int, Routing | Chunk | Usage | RamoleError]]:
+        """See `RamoleClient.generate_batch`."""
+        return self._loop.iterate(self._client.generate_batch(requests))
 
     def route(self, prompt: str, *, k: int = 0) -> Route:
         """See `RamoleClient.route`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from ramole.core.answer import FinishReason
+from ramole.core.answer import FinishReason, TopTokens
 from ramole.core.composition import Composition
 from ramole.core.names import AdapterRef
 
@@ -19,10 +19,21 @@ class RoutedAdapter:
 
 
 @dataclass(frozen=True, slots=True)
-class Routing:
-    """What a generation uses, best first. `has_fallen_back`: retrieval was down, the base model answers alone.
+class LeftOut:
+    """An adapter that an answer does without, and the error class in UPPER_SNAKE_CASE that it gives."""
 
-    `doubt`: how likely it is that no adapter was made for the prompt, in [0, 1]; None = the repository cannot tell.
+    ref: AdapterRef
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What a generation uses, best first.
+
+    Attributes:
+        has_fallen_back: retrieval was down, the base model answers alone.
+        doubt: how likely it is that no adapter was made for the prompt, in [0, 1]; None = the repository cannot tell.
+        left_out: adapters that should have been among them and cannot be used.
     """
 
     request_id: str
@@ -33,21 +44,31 @@ class Routing:
     embed_s: float
     search_s: float
     doubt: float | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterUsage:
-    """The weight that one adapter got: mean over tokens and modules, and the same for each layer."""
+    """The weight that one adapter got: mean over tokens and modules, and the same for each layer.
+
+    `tier`: where its weights were when the request arrived at the executor: ``device``, ``host``, ``disk`` or
+    ``store``; empty = not known.
+    """
 
     ref: AdapterRef
     similarity: float
     mean_weight: float
     layer_weights: tuple[float, ...]
+    tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a generation used. Times in seconds, as the gateway saw them."""
+    """What a generation used. Times in seconds, as the gateway saw them.
+
+    `prefill_s`: from admission into the running batch to the first token, `decode_s`: from there to the last one; as
+    the executor saw them.
+    """
 
     finish_reason: FinishReason
     prompt_tokens: int
@@ -58,15 +79,21 @@ class Usage:
     total_s: float
     max_batch: int
     max_unique_adapters: int
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole generation."""
+    """A whole generation. What is told of its tokens is as in `Chunk`."""
 
     text: str
     routing: Routing
     usage: Usage
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    token_bytes: tuple[bytes, ...] = ()
+    top: tuple[TopTokens, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +178,21 @@ class StepSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may hold, beside the bounds that hold for every server."""
+
+    max_prompt_chars: int
+    max_len: int
+    max_waiting: int
+    max_batch_requests: int
+    max_upload_bytes: int
+    max_rank: int
+    max_samples: int
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
-    """Who the server takes the caller for; `roles` are of ``user``, ``publisher``, ``admin``."""
+    """Who the server takes the caller for; the roles are sorted."""
 
     tenant: str
     name: str
@@ -161,7 +201,13 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The served model and its load. `caller`: None = the server does not say."""
+    """The served model and its load.
+
+    Attributes:
+        router: sha256 of the RouterLoRA; '' = none.
+        encoder_id: of the index that serves; '' = nothing is indexed, or the index does not answer.
+        has_chat_template: whether the base model answers conversations.
+    """
 
     version: str
     base_model: str
@@ -171,4 +217,8 @@ class Description:
     num_slots: int
     resident_adapters: int
     fullest_step: StepSnapshot
-    caller: Caller | None = None
+    limits: Limits
+    router: str
+    encoder_id: str
+    has_chat_template: bool
+    caller: Caller

@@ -14,9 +14,26 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TopTokens:
+    """The most likely tokens in one place, the likeliest first, with their log probabilities and bytes."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    token_bytes: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the answer. `logprobs` belong to the tokens, when the request asked for them."""
+    """A piece of the answer.
+
+    Attributes:
+        logprobs: of each token, when the request asked for them.
+        token_bytes: what each token says, then too: of a part of a character where the vocabulary has such.
+        top: the most likely tokens in the place of each token, when the request asked for some.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...] = ()
+    token_bytes: tuple[bytes, ...] = ()
+    top: tuple[TopTokens, ...] = ()

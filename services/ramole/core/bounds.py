@@ -104,6 +104,8 @@ NUMBERS: dict[str, Number] = {
     "sampling.repetition_penalty": Number(0.01, 100, zero="off"),
     "sampling.seed": Number(0, 2**64 - 1, is_whole=True),
     "sampling.stop_token_ids": Number(0, 2**32 - 1, is_whole=True),
+    "sampling.top_logprobs": Number(0, 20, is_whole=True),
+    "prompt_token_ids": Number(0, 2**32 - 1, is_whole=True),
     "page_size": Number(1, 1000, zero=str(DEFAULT_PAGE_SIZE), is_whole=True),
 }
 """By the path of the field in a request."""
@@ -121,6 +123,7 @@ COUNTS: dict[str, Count] = {
     "adapters": Count(MAX_EXPERTS),
     "sampling.stop_token_ids": Count(64),
     "messages": Count(256),
+    "requests": Count(64),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ramole.core.bounds import check_count, check_number, check_texts
+from ramole.core.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Sampling:
         top_k: 0 = off. top_p: 1 = off. min_p: 0 = off. repetition_penalty: 1 = off.
         seed: None = a random one; the same seed gives the same answer in any batch.
         logprobs: report the log probability of each token under the unmodified model.
+        top_logprobs: report those of so many of the most likely tokens too; needs `logprobs`.
     """
 
     max_tokens: int | None = None
@@ -31,9 +33,10 @@ class Sampling:
     seed: int | None = None
     logprobs: bool = False
     stop_tokens: tuple[int, ...] = ()
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
+        for field in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "top_logprobs"):
             check_number(f"sampling.{field}", getattr(self, field))
         for field in ("max_tokens", "seed"):
             if (value := getattr(self, field)) is not None:
@@ -42,3 +45,9 @@ class Sampling:
         check_count("sampling.stop_token_ids", len(self.stop_tokens))
         for token in self.stop_tokens:
             check_number("sampling.stop_token_ids", token)
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidInput(
+                "the most likely tokens without log probabilities",
+                field="sampling.top_logprobs",
+                remedy="ask for logprobs too",
+            )

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from ramole.core.call import current_call
 from ramole.core.errors import DeadlineExceeded, ExpertUnavailable, Internal
@@ -15,7 +16,7 @@ from ramole.gateway.codec import execution_to_pb, usage_to_pb
 from ramole.gateway.routing import AdapterChooser
 from ramole.gateway.stages import Stages
 from ramole.gateway.tenant_limits import TenantLimits
-from ramole.gateway.values import Order, Routing
+from ramole.gateway.values import LeftOut, Order, Routing
 from ramole.transport.caller import Retries
 from ramole.transport.stubs import reading
 from ramole.v1.common_pb2 import TokenChunk
@@ -40,7 +41,8 @@ class AnswerFlow:
         Closing the generator frees everything that the order holds.
 
         A retrieved adapter may be deleted before the executor has loaded it, or turn out to be damaged; the order is
-        then routed once more, without it. The routing is therefore told only when the first piece is there.
+        then routed once more, without it. One that the order names fails it, unless it allows to be answered without.
+        The routing is therefore told only when the first piece is there, and says what was left out.
 
         However often it is routed, an executor that fails under the order is replaced by another one once.
 
@@ -61,10 +63,12 @@ class AnswerFlow:
     async def _run(self, order: Order) -> AsyncGenerator[Routing | TokenChunk | UsageReport]:
         arrived = time.perf_counter()
         stages, retries = Stages(), Retries(1)
-        without: set[AdapterRef] = set()
+        left_out: dict[AdapterRef, LeftOut] = {}
         try:
+            order = await self._chooser.readable(order, stages)
+            routing = await self._chooser.choose(order, stages)
             while True:
-                routing = await self._chooser.choose(order, stages, without)
+                routing = replace(routing, left_out=tuple(left_out.values()))
                 stages.enter("executor")
                 first_token_s: float | None = None
                 stub = self._executor.stub_for([choice.ref.digest for choice in routing.choices], retries)
@@ -86,11 +90,13 @@ class AnswerFlow:
                     raise Internal("the executor ended its answer without a report")
                 except ExpertUnavailable as error:
                     ref = routing.choices[error.expert].ref
-                    if order.named:
-                        raise error.of_adapter(f"adapters[{error.expert}].adapter") from error
-                    if first_token_s is not None or len(without) == _MAX_REROUTES:
-                        raise error.of_adapter() from error
-                    without.add(ref)
-                    _log.warning("routed once more without %s: %s", ref, error)
+                    may_route = not order.named and len(left_out) < _MAX_REROUTES
+                    if first_token_s is not None or not (may_route or order.allows_degraded):
+                        named = f"adapters[{error.expert}].adapter" if order.named else ""
+                        raise error.of_adapter(named) from error
+                    left_out[ref] = LeftOut(ref, error.problem.reason())
+                    _log.warning("goes on without %s: %s", ref, error)
+                # Names are not looked up again: what became of them meanwhile is not what was asked for.
+                routing = await self._chooser.choose(order, stages, left_out) if may_route else routing.without(ref)
         except DeadlineExceeded as error:
             raise stages.too_slow() from error

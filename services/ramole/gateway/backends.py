@@ -15,7 +15,7 @@ from ramole.transport.stubs import reading
 from ramole.transport.values import ref_from_pb, ref_to_pb
 from ramole.v1.adapters_pb2 import GetStoredHistoryRequest, GetStoredRequest, GetStoredResponse, ListStoredRequest
 from ramole.v1.embedding_pb2 import EmbedRequest, EmbedResponse, Vector
-from ramole.v1.executor_pb2 import EvictRequest
+from ramole.v1.executor_pb2 import DetokenizeRequest, EvictRequest
 from ramole.v1.executor_pb2_grpc import ExecutorStub
 from ramole.v1.gateway_pb2 import ListAdaptersRequest
 from ramole.v1.records_pb2 import AdapterRecord
@@ -69,6 +69,10 @@ class Backends:
         if len(answer.vectors) != len(texts):
             raise Corrupt(f"{len(answer.vectors)} vectors for {len(texts)} texts")
         return answer
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of tokens. Raises InvalidInput for one that the base model does not have."""
+        return (await self.executor.stub.Detokenize(DetokenizeRequest(token_ids=tokens))).text
 
     async def search(
         self, vector: Vector, encoder_id: str, k: int, *, timeout_s: float | None = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ramole.core.composition import Composition
+from ramole.core.bounds import COUNTS
+from ramole.core.call import Principal
 from ramole.core.errors import InvalidInput
-from ramole.core.settings import GatewaySettings
+from ramole.core.settings import GatewaySettings, Settings
 from ramole.gateway.values import Choice, Order, Routing
 from ramole.transport.values import (
     composition_from_pb,
@@ -44,8 +45,25 @@ def order_from_pb(message: gateway_pb2.GenerateRequest, settings: GatewaySetting
         may_fall_back=message.fallback == gateway_pb2.FALLBACK_BASE_MODEL,
         messages=messages_from_pb(message.messages),
         query=message.query,
+        tokens=message.prompt_token_ids,
+        allows_degraded=message.allow_degraded,
         max_prompt_chars=settings.max_prompt_chars,
     )
+
+
+def whole_to_pb(events: Sequence[gateway_pb2.GenerateResponse]) -> gateway_pb2.CompleteResponse:
+    """All events of one answer, as one piece."""
+    whole, texts = gateway_pb2.CompleteResponse(), []
+    for event in events:
+        if event.HasField("chunk"):
+            texts.append(event.chunk.text)
+            whole.answer.MergeFrom(event.chunk)
+        elif event.HasField("routing"):
+            whole.routing.CopyFrom(event.routing)
+        else:
+            whole.usage.CopyFrom(event.usage)
+    whole.answer.text = "".join(texts)
+    return whole
 
 
 def routing_to_pb(routing: Routing, *, request_id: str, base_model: str) -> gateway_pb2.RoutingReport:
@@ -59,6 +77,9 @@ def routing_to_pb(routing: Routing, *, request_id: str, base_model: str) -> gate
         embed_s=routing.embed_s,
         search_s=routing.search_s,
         doubt=routing.doubt,
+        left_out=[
+            gateway_pb2.LeftOutAdapter(adapter=ref_to_pb(each.ref), reason=each.reason) for each in routing.left_out
+        ],
     )
 
 
@@ -81,6 +102,7 @@ def execution_to_pb(order: Order, routing: Routing) -> executor_pb2.ExecuteReque
     return executor_pb2.ExecuteRequest(
         prompt="" if order.messages else order.prompt,
         messages=messages_to_pb(order.messages),
+        prompt_token_ids=order.tokens,
         experts=[
             executor_pb2.Expert(
                 digest=each.ref.digest,
@@ -115,6 +137,7 @@ def usage_to_pb(
                 similarity=choice.similarity,
                 mean_weight=expert.mean_weight,
                 layer_weights=expert.layer_weights,
+                tier=expert.tier,
             )
             for choice, expert in zip(choices, done.experts, strict=True)
         ],
@@ -123,21 +146,42 @@ def usage_to_pb(
         total_s=total_s,
         max_batch=done.max_batch,
         max_unique_adapters=done.max_unique_adapters,
+        prefill_s=done.prefill_s,
+        decode_s=done.decode_s,
     )
 
 
 def describe_to_pb(
-    statuses: list[executor_pb2.GetStatusResponse], *, version: str, base_model: str, composition: Composition
+    statuses: list[executor_pb2.GetStatusResponse],
+    *,
+    version: str,
+    base_model: str,
+    settings: Settings,
+    encoder_id: str,
+    caller: Principal,
 ) -> gateway_pb2.DescribeResponse:
-    """The load of all executor replicas together."""
+    """The load of all executor replicas together, and what all of them can do."""
     steps = [status.fullest_step for status in statuses]
     return gateway_pb2.DescribeResponse(
         version=version,
         base_model=base_model,
-        default_composition=composition_to_pb(composition),
+        default_composition=composition_to_pb(settings.gateway.composition),
         running=sum(status.running for status in statuses),
         waiting=sum(status.waiting for status in statuses),
         num_slots=sum(status.num_slots for status in statuses),
         resident_adapters=len({digest for status in statuses for digest in status.resident_digests}),
         fullest_step=max(steps, key=lambda step: (len(step.digests), step.b), default=None),
+        limits=gateway_pb2.Limits(
+            max_prompt_chars=settings.gateway.max_prompt_chars,
+            max_len=min((status.max_len for status in statuses), default=0),
+            max_waiting=min((status.max_waiting for status in statuses), default=0),
+            max_batch_requests=COUNTS["requests"].high,
+            max_upload_bytes=settings.adapters.max_upload_bytes,
+            max_rank=settings.adapters.max_rank,
+            max_samples=settings.adapters.max_samples,
+        ),
+        router=next((status.router for status in statuses if status.router), ""),
+        encoder_id=encoder_id,
+        has_chat_template=bool(statuses) and all(status.has_chat_template for status in statuses),
+        caller=gateway_pb2.Caller(tenant=caller.tenant, name=caller.name, roles=sorted(caller.roles)),
     )

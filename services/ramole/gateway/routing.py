@@ -11,7 +11,7 @@ from ramole.core import access
 from ramole.core.bounds import MAX_EXPERTS
 from ramole.core.call import current_call
 from ramole.core.composition import Composition
-from ramole.core.errors import DeadlineExceeded, EncoderMismatch, Unavailable, WrongState
+from ramole.core.errors import DeadlineExceeded, EncoderMismatch, InvalidInput, Unavailable, WrongState
 from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.stages import Stages
@@ -53,9 +53,27 @@ class AdapterChooser:
         try:
             return await self.retrieve(order.retrieval_text, composition, stages, without)
         except Unavailable:
-            if not order.may_fall_back:
+            if not (order.may_fall_back or order.allows_degraded):
                 raise
             return Routing((), replace(composition, k=0), has_fallen_back=True)
+
+    async def readable(self, order: Order, stages: Stages) -> Order:
+        """The order with a text for retrieval, if it will be read: of a prompt of tokens, what they say.
+
+        Raises:
+            InvalidInput: the base model has no such token, or they say nothing.
+        """
+        if order.retrieval_text or order.named or order.composition.k == 0:
+            return order
+        stages.enter("executor")
+        text = await self._backends.detokenize(order.tokens)
+        if not text.strip():
+            raise InvalidInput(
+                "the tokens have no text for retrieval",
+                field="prompt_token_ids",
+                remedy="give a query, name adapters, or ask for k = 0",
+            )
+        return replace(order, query=text)
 
     async def retrieve(
         self, prompt: str, composition: Composition, stages: Stages, without: Collection[AdapterRef] = ()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,13 +12,13 @@ from typing import Any, ClassVar
 import grpc
 
 from ramole.core import access
-from ramole.core.bounds import check_number
+from ramole.core.bounds import COUNTS, check_count, check_number
 from ramole.core.call import current_call
-from ramole.core.errors import WrongState
+from ramole.core.errors import InvalidInput, RamoleError, WrongState
 from ramole.core.settings import Settings
 from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.backends import Backends
-from ramole.gateway.codec import describe_to_pb, order_from_pb, route_to_pb, routing_to_pb
+from ramole.gateway.codec import describe_to_pb, order_from_pb, route_to_pb, routing_to_pb, whole_to_pb
 from ramole.gateway.finisher import Finisher
 from ramole.gateway.http.app import make_app
 from ramole.gateway.http.edge import Edge
@@ -31,11 +32,13 @@ from ramole.gateway.removals import Removals
 from ramole.gateway.routing import AdapterChooser
 from ramole.gateway.stages import Stages
 from ramole.gateway.tenant_limits import TenantLimits
+from ramole.gateway.together import each_alone
 from ramole.gateway.upkeep import Upkeep, until_available
 from ramole.gateway.uploads import Uploads
 from ramole.gateway.values import Routing, check_prompt
 from ramole.transport.call_bracket import CallBracket
 from ramole.transport.call_limit import Kind
+from ramole.transport.failures import failure_to_pb
 from ramole.transport.peers import Peers
 from ramole.transport.service import Service
 from ramole.transport.stubs import reading
@@ -43,6 +46,9 @@ from ramole.transport.tls import ServerTls
 from ramole.transport.values import ref_to_pb
 from ramole.v1 import adapters_pb2, common_pb2, executor_pb2, gateway_pb2, gateway_pb2_grpc
 from ramole.v1.executor_pb2_grpc import ExecutorStub
+
+# How long a description waits for the index.
+_INDEX_S = 0.5
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -60,6 +66,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
 
     def __init__(self, settings: Settings, peers: Peers) -> None:
         self._settings = settings.gateway
+        self._all_settings = settings
         self._base_id = settings.base_id or settings.base_model
         self._backends = Backends(peers, base_id=self._base_id)
         self._chooser = AdapterChooser(self._backends, base_id=self._base_id, timeout_s=settings.retrieval.timeout_s)
@@ -122,6 +129,34 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self, request: gateway_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.GenerateResponse]:
         """Streams one answer."""
+        async with aclosing(self._generate(request)) as events:
+            async for event in events:
+                yield event
+
+    async def Complete(self, request: gateway_pb2.CompleteRequest, context: Context) -> gateway_pb2.CompleteResponse:
+        """One answer in one piece."""
+        async with aclosing(self._generate(request.request)) as events:
+            return whole_to_pb([event async for event in events])
+
+    async def GenerateBatch(
+        self, request: gateway_pb2.GenerateBatchRequest, context: Context
+    ) -> AsyncIterator[gateway_pb2.GenerateBatchResponse]:
+        """Streams several answers, which run together; what fails, fails alone."""
+        check_count("requests", len(request.requests))
+        if not request.requests:
+            raise InvalidInput("no requests", field="requests", remedy=f"give 1 to {COUNTS['requests'].high}")
+        async with aclosing(each_alone([self._generate(each) for each in request.requests])) as events:
+            async for index, event in events:
+                if isinstance(event, RamoleError):
+                    yield gateway_pb2.GenerateBatchResponse(index=index, failure=failure_to_pb(event))
+                elif event.HasField("routing"):
+                    yield gateway_pb2.GenerateBatchResponse(index=index, routing=event.routing)
+                elif event.HasField("chunk"):
+                    yield gateway_pb2.GenerateBatchResponse(index=index, chunk=event.chunk)
+                else:
+                    yield gateway_pb2.GenerateBatchResponse(index=index, usage=event.usage)
+
+    async def _generate(self, request: gateway_pb2.GenerateRequest) -> AsyncGenerator[gateway_pb2.GenerateResponse]:
         if request.base_model not in ("", self._base_id):
             raise WrongState(
                 f"{request.base_model!r} is not served here", field="base_model", remedy=f"leave it or {self._base_id}"
@@ -226,19 +261,30 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
 
     async def Describe(self, request: gateway_pb2.DescribeRequest, context: Context) -> gateway_pb2.DescribeResponse:
         """The served base model, limits and load."""
+        statuses, encoder_id = await asyncio.gather(self._statuses(), self._encoder_id())
         answer = describe_to_pb(
-            await self._statuses(),
+            statuses,
             version=version("ramole"),
             base_model=self._base_id,
-            composition=self._settings.composition,
+            settings=self._all_settings,
+            encoder_id=encoder_id,
+            caller=current_call().principal,
         )
         if not access.may_operate():
             answer.ClearField("fullest_step")  # contents that other tenants use
         return answer
 
+    async def _encoder_id(self) -> str:
+        """Of the live generation; '' when there is none, or the index does not say at once."""
+        try:
+            async with asyncio.timeout(_INDEX_S):
+                return next((each.encoder_id for each in await self._backends.generations()), "")
+        except (TimeoutError, RamoleError):
+            return ""
+
     async def _statuses(self) -> list[executor_pb2.GetStatusResponse]:
         executor, request = self._backends.executor, executor_pb2.GetStatusRequest()
-        return await executor.everywhere(lambda channel: ExecutorStub(channel).GetStatus, request)
+        return await executor.whoever_answers(lambda channel: ExecutorStub(channel).GetStatus, request)
 
 
 _Conditional = gateway_pb2.RollbackAdapterRequest | gateway_pb2.DeleteAdapterRequest | gateway_pb2.RevokeAdapterRequest

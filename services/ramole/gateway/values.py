@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ramole.core import access
 from ramole.core.bounds import check_count, check_number
@@ -33,6 +33,8 @@ class Order:
         may_fall_back: whether the bare base model may answer when retrieval is down.
         messages: the conversation, if it is one.
         query: what retrieval reads instead of the prompt; '' = the prompt.
+        tokens: the prompt as the base model's tokens; `prompt` is then empty.
+        allows_degraded: whether an answer may do without named adapters that cannot be loaded, and without retrieval.
 
     Raises:
         InvalidInput: naming the field at fault and the remedy; also of a Composition and a Sampling.
@@ -45,9 +47,12 @@ class Order:
     may_fall_back: bool = False
     messages: tuple[Message, ...] = ()
     query: str = ""
+    tokens: tuple[int, ...] = ()
+    allows_degraded: bool = False
 
     def __post_init__(self) -> None:
-        check_prompt(self.prompt)
+        if not self.tokens:
+            check_prompt(self.prompt)
         check_count("adapters", len(self.named))
         for index, named in enumerate(self.named):
             for part, value in (("weight", named.weight), ("scale", named.scale)):
@@ -70,6 +75,8 @@ class Order:
         may_fall_back: bool = False,
         messages: Sequence[Message] = (),
         query: str = "",
+        tokens: Sequence[int] = (),
+        allows_degraded: bool = False,
         max_prompt_chars: int,
     ) -> Order:
         """An order from the plain values of a request.
@@ -84,13 +91,20 @@ class Order:
         if messages:
             if prompt:
                 raise InvalidInput("a prompt and messages", field="messages", remedy="send one or the other")
+            if tokens:
+                raise InvalidInput("messages and tokens", field="prompt_token_ids", remedy="send one or the other")
             prompt = check_messages(messages)
             num_chars = sum(len(message.content) for message in messages)
             if num_chars > max_prompt_chars:
                 raise InvalidInput(
                     f"{num_chars} characters in all", field="messages", remedy=f"send at most {max_prompt_chars}"
                 )
-        check_prompt(prompt, max_prompt_chars)
+        if tokens:
+            if prompt:
+                raise InvalidInput("a prompt and tokens", field="prompt_token_ids", remedy="send one or the other")
+            check_tokens(tokens, max_prompt_chars)
+        else:
+            check_prompt(prompt, max_prompt_chars)
         if len(query) > max_prompt_chars:
             raise InvalidInput(f"{len(query)} characters", field="query", remedy=f"send at most {max_prompt_chars}")
         check_count("adapters", len(adapters))
@@ -98,7 +112,17 @@ class Order:
             NamedAdapter(access.named(name, field=f"adapters[{index}].adapter"), weight, scale)
             for index, (name, weight, scale) in enumerate(adapters)
         )
-        return cls(prompt, named, composition, sampling, may_fall_back, tuple(messages), query)
+        return cls(
+            prompt,
+            named,
+            composition,
+            sampling,
+            may_fall_back,
+            tuple(messages),
+            query,
+            tuple(tokens),
+            allows_degraded,
+        )
 
     @property
     def retrieval_text(self) -> str:
@@ -113,6 +137,22 @@ def check_prompt(prompt: str, max_chars: int | None = None) -> str:
     if max_chars is not None and len(prompt) > max_chars:
         raise InvalidInput(f"{len(prompt)} characters", field="prompt", remedy=f"send at most {max_chars}")
     return prompt
+
+
+def check_tokens(tokens: Sequence[int], max_count: int) -> None:
+    """Raises InvalidInput for too many, or for one that is no token id. What the base model has, its executor knows."""
+    if len(tokens) > max_count:
+        raise InvalidInput(f"{len(tokens)} tokens", field="prompt_token_ids", remedy=f"send at most {max_count}")
+    for index, token in enumerate(tokens):
+        check_number("prompt_token_ids", token, at=f"prompt_token_ids[{index}]")
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An adapter that an answer does without, and the class of error that it gives, as on the wire."""
+
+    ref: AdapterRef
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +175,7 @@ class Routing:
         embed_s, search_s: what the two steps of retrieval took.
         doubt: how likely it is that no adapter was made for the prompt; None = the repository cannot tell.
             `composition` has heeded it already.
+        left_out: what should have been among the choices and cannot be used.
     """
 
     choices: tuple[Choice, ...]
@@ -143,3 +184,9 @@ class Routing:
     embed_s: float = 0.0
     search_s: float = 0.0
     doubt: float | None = None
+    left_out: tuple[LeftOut, ...] = ()
+
+    def without(self, ref: AdapterRef) -> Routing:
+        """The same with one adapter less, however often it is there."""
+        rest = tuple(choice for choice in self.choices if choice.ref != ref)
+        return replace(self, choices=rest, composition=replace(self.composition, k=len(rest)))

@@ -191,6 +191,30 @@ class Caller:
             *(self._unary_at(address, method, request, call, timeout_s) for address in addresses)
         )
 
+    async def whoever_answers(
+        self, method: UnaryUnary[Request, Response], request: Request, *, timeout_s: float | None = None
+    ) -> list[Response]:
+        """The same request to every replica: the answers of those that do not fail.
+
+        Raises:
+            RamoleError: as one of them failed, when all did.
+        """
+        call = current_call()
+        answers = await asyncio.gather(
+            *(self._unary_at(address, method, request, call, timeout_s) for address in await self._picker.everyone()),
+            return_exceptions=True,
+        )
+        good: list[Response] = []
+        for answer in answers:
+            if not isinstance(answer, BaseException):
+                good.append(answer)
+            elif not isinstance(answer, RamoleError):
+                raise answer
+        failed = next((answer for answer in answers if isinstance(answer, RamoleError)), None)
+        if failed is not None and not good:
+            raise failed
+        return good
+
     @asynccontextmanager
     async def _pick(self, affinity: Sequence[str], avoid: str) -> AsyncIterator[str]:
         async with AsyncExitStack() as stack:

@@ -71,8 +71,28 @@ _BY_REASON = {kind.reason(): kind for kind in _CODES}
 _BY_CODE = {code: kind for kind, code in reversed(_CODES.items())}
 
 
-def _known(error: RamoleError) -> type[RamoleError]:
+def kind_of(error: RamoleError) -> type[RamoleError]:
+    """The class by which an error goes over the wire."""
     return next((kind for kind in type(error).__mro__ if kind in _CODES), Internal)
+
+
+def kind_named(reason: str, code: grpc.StatusCode) -> type[RamoleError]:
+    """The inverse: by its reason, else by the code."""
+    return _BY_REASON.get(reason, _BY_CODE.get(code, Internal))
+
+
+def code_of(error: RamoleError) -> grpc.StatusCode:
+    """The status code of an error; that of an expert is its problem's own."""
+    return _CODES[error.problem if isinstance(error, ExpertUnavailable) else kind_of(error)]
+
+
+def shown(error: RamoleError) -> RamoleError:
+    """Its words, as much of them as goes over the wire."""
+    return RamoleError(
+        _clip(error.message, _MAX_MESSAGE_BYTES),
+        field=_clip(error.field, _MAX_FIELD_BYTES),
+        remedy=_clip(error.remedy, _MAX_REMEDY_BYTES),
+    )
 
 
 def _clip(text: str, max_bytes: int) -> str:
@@ -85,32 +105,27 @@ def _clip(text: str, max_bytes: int) -> str:
 
 def code_name(error: RamoleError) -> str:
     """The status code of `error`, as metrics and the access log call it: ``NOT_FOUND``."""
-    return _CODES[_known(error)].name
+    return _CODES[kind_of(error)].name
 
 
 def to_status(error: RamoleError, request_id: str) -> grpc.Status:
     """The status that tells a client about `error`."""
     from grpc_status import rpc_status  # only servers have it
 
-    kind = _known(error)
-    shown = RamoleError(
-        _clip(error.message, _MAX_MESSAGE_BYTES),
-        field=_clip(error.field, _MAX_FIELD_BYTES),
-        remedy=_clip(error.remedy, _MAX_REMEDY_BYTES),
-    )
-    facts = {"field": shown.field, "remedy": shown.remedy, "request_id": request_id, **error.facts()}
+    told = shown(error)
+    facts = {"field": told.field, "remedy": told.remedy, "request_id": request_id, **error.facts()}
     facts |= {_FINAL: "true"} if error.is_final else {}
-    info = ErrorInfo(reason=kind.reason(), domain=DOMAIN, metadata={k: v for k, v in facts.items() if v})
+    info = ErrorInfo(reason=kind_of(error).reason(), domain=DOMAIN, metadata={k: v for k, v in facts.items() if v})
     details = [_packed(info)]
-    if shown.field:
-        violation = BadRequest.FieldViolation(field=shown.field, description=shown.message)
+    if told.field:
+        violation = BadRequest.FieldViolation(field=told.field, description=told.message)
         details.append(_packed(BadRequest(field_violations=[violation])))
     if error.retry_after_s is not None:
         delay = Duration()
         delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
         details.append(_packed(RetryInfo(retry_delay=delay)))
-    code: int = _CODES[error.problem if isinstance(error, ExpertUnavailable) else kind].value[0]
-    status: grpc.Status = rpc_status.to_status(Status(code=code, message=str(shown), details=details))
+    code: int = code_of(error).value[0]
+    status: grpc.Status = rpc_status.to_status(Status(code=code, message=str(told), details=details))
     trailers = (*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
     return status._replace(trailing_metadata=trailers)  # type: ignore[attr-defined, no-any-return]
 
@@ -133,7 +148,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, part: str = "", *, unreachable: 
     info = next((info for info in details if isinstance(info, ErrorInfo)), None)
     if info is None:
         return _of_connection(error, part, unreachable)
-    kind = _BY_REASON.get(info.reason, _BY_CODE.get(error.code(), Internal))
+    kind = kind_named(info.reason, error.code())
     field, remedy = info.metadata.get("field", ""), info.metadata.get("remedy", "")
     text = error.details() or error.code().name
     text = text.removeprefix(f"{field}: " if field else "").removesuffix(f" ({remedy})" if remedy else "")

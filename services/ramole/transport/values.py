@@ -94,6 +94,7 @@ def sampling_from_pb(message: common_pb2.Sampling) -> Sampling:
         seed=message.seed if message.HasField("seed") else None,
         logprobs=message.logprobs,
         stop_tokens=tuple(message.stop_token_ids),
+        top_logprobs=message.top_logprobs,
     )
 
 
@@ -110,6 +111,7 @@ def sampling_to_pb(sampling: Sampling) -> common_pb2.Sampling:
         seed=sampling.seed,
         logprobs=sampling.logprobs,
         stop_token_ids=sampling.stop_tokens,
+        top_logprobs=sampling.top_logprobs,
     )
 
 

@@ -131,8 +131,8 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """A prompt as the base model's tokens instead of text, used as they are: at most as many as the prompt may have
-        characters. Retrieval reads their text.
+        """A prompt as the base model's tokens instead of text, used as they are: each 0 to 2^32 - 1, at most as many as the
+        prompt may have characters. One that the base model does not have is refused. Retrieval reads their text.
         """
 
     def __init__(
@@ -227,7 +227,7 @@ class GenerateBatchRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerateRequest]:
-        """1 to 64."""
+        """At least one, at most 64."""
 
     def __init__(
         self,

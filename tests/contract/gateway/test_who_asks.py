@@ -112,6 +112,38 @@ async def generates(world: TenantWorld) -> None:
         assert sorted(names(used.adapter for used in end.usage.adapters)) == seen
 
 
+async def completes(world: TenantWorld) -> None:
+    def named(name: str) -> gateway_pb2.CompleteRequest:
+        adapters = [gateway_pb2.WeightedAdapter(adapter=name)]
+        return gateway_pb2.CompleteRequest(request=gateway_pb2.GenerateRequest(prompt="hello", adapters=adapters))
+
+    await reads("Complete", named)(world)
+    for who, seen in ((ANN, ["a/hidden@1", "a/mixed@2", "a/shared@1"]), (BOB, ["a/shared@1", "b/own@1"])):
+        asked = gateway_pb2.GenerateRequest(prompt="prompt n0", composition=common_pb2.Composition(k=8))
+        [whole] = await world.ask(who, "Complete", gateway_pb2.CompleteRequest(request=asked))
+        assert sorted(names(used.adapter for used in whole.routing.adapters)) == seen
+        assert sorted(names(used.adapter for used in whole.usage.adapters)) == seen
+
+
+async def generates_batches(world: TenantWorld) -> None:
+    """What one request of a batch may not see fails as a name that nobody had, also where it may be left out."""
+    asked = [
+        gateway_pb2.GenerateRequest(
+            prompt="hello", adapters=[gateway_pb2.WeightedAdapter(adapter=name)], allow_degraded=True
+        )
+        for name in ("a/hidden", "a/nobodys", "own", "a/shared")
+    ]
+    events = await world.ask(BOB, "GenerateBatch", gateway_pb2.GenerateBatchRequest(requests=asked))
+    failures = {event.index: event.failure for event in events if event.HasField("failure")}
+    used = {
+        event.index: names(each.adapter for each in event.usage.adapters) for event in events if event.HasField("usage")
+    }
+    assert used == {2: ["b/own@1"], 3: ["a/shared@1"]}
+    assert sorted(failures) == [0, 1]
+    assert [failures[i].reason for i in (0, 1)] == ["NOT_FOUND"] * 2
+    assert str(failures[0]).replace("hidden", "nobodys") == str(failures[1])
+
+
 async def routes(world: TenantWorld) -> None:
     assert await routed(world, ANN) == ["a/hidden@1", "a/mixed@2", "a/shared@1"]
     assert await routed(world, BOB) == ["a/shared@1", "b/own@1"]
@@ -193,12 +225,18 @@ async def describes(world: TenantWorld) -> None:
     [operators] = await world.ask(EVE, "Describe", gateway_pb2.DescribeRequest())
     assert operators.fullest_step.digests
     assert not theirs.HasField("fullest_step"), "it names contents that others use"
-    operators.ClearField("fullest_step")
+    assert (theirs.caller.tenant, theirs.caller.name, list(theirs.caller.roles)) == ("b", "bob", ["publisher"])
+    assert (operators.caller.tenant, operators.caller.name, list(operators.caller.roles)) == ("ops", "eve", ["admin"])
+    for each in (theirs, operators):
+        each.ClearField("fullest_step")
+        each.ClearField("caller")
     assert theirs == operators
 
 
 CHECKS: dict[str, Callable[[TenantWorld], Awaitable[None]]] = {
     "Generate": generates,
+    "Complete": completes,
+    "GenerateBatch": generates_batches,
     "Route": routes,
     "UploadAdapter": uploads,
     "GetAdapter": reads("GetAdapter", lambda name: gateway_pb2.GetAdapterRequest(adapter=name)),

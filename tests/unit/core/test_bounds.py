@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[3]
 
 FLOATS = {path: bound for path, bound in NUMBERS.items() if not bound.is_whole}
 WHOLES = {path: bound for path, bound in NUMBERS.items() if bound.is_whole}
+ONE_EACH = [path for path in WHOLES if path not in ("sampling.stop_token_ids", "prompt_token_ids", "page_size")]
 OUTSIDE = [math.nan, math.inf, -math.inf, 3e38, -3e38, 1e-40, -1e-40, 1e-45]
 
 
@@ -37,6 +38,7 @@ def request_with(path: str, value: Any) -> gateway_pb2.GenerateRequest:
         getattr(message, field).extend(value)
     else:
         setattr(message, field, value)
+    request.sampling.logprobs = request.sampling.top_logprobs > 0
     return request
 
 
@@ -91,7 +93,7 @@ def test_what_is_no_useful_number_is_refused(path: str, value: float) -> None:
         refuse(path, value)
 
 
-@pytest.mark.parametrize("path", [path for path in WHOLES if path not in ("sampling.stop_token_ids", "page_size")])
+@pytest.mark.parametrize("path", ONE_EACH)
 def test_whole_numbers_have_edges_too(path: str) -> None:
     bound = WHOLES[path]
     for edge in (0, int(bound.low), int(bound.high)):
@@ -154,6 +156,8 @@ MESSAGES = {
 ALONE = {
     "adapters": "GenerateRequest",
     "messages": "GenerateRequest",
+    "prompt_token_ids": "GenerateRequest",
+    "requests": "GenerateBatchRequest",
     "page_size": "ListAdaptersRequest",
     "comment": "DeleteAdapterRequest",
 }

@@ -7,8 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from ramole.client import Chunk, Routing, Usage
-from ramole.client.client import UseAdapter
+from ramole.client import Chunk, Routing, Usage, UseAdapter
 from ramole.core.composition import PRESETS, Composition, Merge, Weighting
 from ramole.core.errors import (
     AdapterRefused,
@@ -48,6 +47,8 @@ async def test_a_plain_prompt_is_embedded_searched_and_executed_with_what_was_fo
     assert usage.adapters[0].layer_weights == (0.25, 0.5)
     assert (usage.finish_reason, usage.prompt_tokens, usage.completion_tokens) == ("length", 3, 3)
     assert (usage.max_batch, usage.max_unique_adapters, usage.queue_s) == (4, 5, 0.5)
+    assert (usage.prefill_s, usage.decode_s) == (0.25, 0.75)
+    assert [a.tier for a in usage.adapters] == ["disk"] * 3
     assert 0 < usage.first_token_s <= usage.total_s
     (request,) = world.executor.requests
     assert [expert.similarity for expert in request.experts] == [0.5, 0.375, 0.25]
@@ -156,6 +157,10 @@ async def test_an_adapter_that_cannot_be_loaded_is_routed_around(world: World, e
     assert answer.text == "go"
     assert world.log.count("Search") == world.log.count("Execute") == 3
     assert [routed.ref.name for routed in answer.routing.adapters] == ["c", "d"], "a and b are bad, k = 3, of four"
+    assert [(each.ref.name, each.reason) for each in answer.routing.left_out] == [
+        ("b", error.reason()),
+        ("a", error.reason()),
+    ]
 
 
 async def test_routing_around_has_an_end(world: World) -> None:
@@ -224,6 +229,26 @@ async def test_the_description_adds_up_the_executors(world: World) -> None:
     assert about.fullest_step.digests == ("p", "q")
     assert about.fullest_step.mask == ((True, False), (True, True))
     assert about.default_composition.k == 3
+    limits, settings = about.limits, world.settings
+    assert (limits.max_prompt_chars, limits.max_len, limits.max_waiting, limits.max_batch_requests) == (
+        100,
+        512,
+        64,
+        64,
+    )
+    assert limits.max_upload_bytes == settings.adapters.max_upload_bytes
+    assert (limits.max_rank, limits.max_samples) == (settings.adapters.max_rank, settings.adapters.max_samples)
+    assert (about.router, about.encoder_id, about.has_chat_template) == ("r", "e", True)
+    assert (about.caller.tenant, about.caller.roles) == ("default", ("admin",))
+
+
+async def test_a_description_does_without_an_index_that_fails_or_hangs(world: World) -> None:
+    world.retrieval.failures["ListGenerations"] = [Unavailable("down")] * 2
+    assert (await world.client.describe()).encoder_id == ""
+    world.retrieval.gates["ListGenerations"] = asyncio.Event()
+    async with asyncio.timeout(10):
+        about = await world.client.describe()
+    assert (about.encoder_id, about.num_slots) == ("", 8)
 
 
 Request = gateway_pb2.GenerateRequest

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ramole.core.chat import Message
 from ramole.core.composition import PRESETS, Composition, Weighting
 from ramole.core.errors import InvalidInput
 from ramole.core.names import AdapterName
@@ -40,6 +41,12 @@ def test_plain_values_become_an_order() -> None:
         ({"adapters": [("a", float("nan"), 1.0)]}, "adapters[0].weight"),
         ({"adapters": [("a", 1.0, 1.0), ("b", 1.0, 1e9)]}, "adapters[1].scale"),
         ({"composition": Composition(Weighting.EXPLICIT)}, "adapters"),
+        ({"tokens": [1]}, "prompt_token_ids"),
+        ({"prompt": "", "tokens": [1], "messages": [Message("user", "x")]}, "prompt_token_ids"),
+        ({"messages": [Message("user", "x")]}, "messages"),
+        ({"prompt": "", "tokens": [1] * 101}, "prompt_token_ids"),
+        ({"prompt": "", "tokens": [1, 2, -3]}, "prompt_token_ids[2]"),
+        ({"prompt": "", "tokens": [2**32]}, "prompt_token_ids[0]"),
     ],
 )
 def test_what_is_wrong_is_named_with_a_remedy(fields: dict[str, Any], field: str) -> None:

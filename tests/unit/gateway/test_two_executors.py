@@ -20,6 +20,8 @@ from ramole.transport.peers import Peers
 from ramole.transport.picker import StaticPicker
 from ramole.transport.server import GrpcServer
 from ramole.v1.common_pb2 import TokenChunk
+from ramole.v1.executor_pb2 import GetStatusRequest, GetStatusResponse
+from ramole.v1.executor_pb2_grpc import ExecutorStub
 from support.gateway_world import BASE, Executor, World
 
 NO_LIMITS = TenantLimits(TenantLimitSettings(), {})
@@ -43,14 +45,21 @@ class FirstThatIsNotAvoided:
 class Two:
     """A generation before two executors, of which the first is preferred."""
 
-    def __init__(self, generation: AnswerFlow, first: Executor, second: Executor) -> None:
+    def __init__(self, generation: AnswerFlow, backends: Backends, first: Executor, second: Executor) -> None:
         self._generation = generation
+        self._backends = backends
         self.first = first
         self.second = second
 
     async def answer(self) -> str:
         async with aclosing(self._generation.run(ORDER)) as events:
             return "".join([event.text async for event in events if isinstance(event, TokenChunk)])
+
+    async def statuses(self) -> list[GetStatusResponse]:
+        """Of those that answer."""
+        return await self._backends.executor.whoever_answers(
+            lambda channel: ExecutorStub(channel).GetStatus, GetStatusRequest()
+        )
 
 
 @pytest.fixture
@@ -64,7 +73,7 @@ async def two(world: World) -> AsyncIterator[Two]:
     generation = AnswerFlow(
         backends, AdapterChooser(backends, base_id=BASE, timeout_s=10.0), TenantLimits(TenantLimitSettings(), {})
     )
-    yield Two(generation, world.executor, second)
+    yield Two(generation, backends, world.executor, second)
     await peers.close()
     await server.stop()
 
@@ -105,3 +114,13 @@ async def test_the_orders_own_fault_stays_with_one(two: Two) -> None:
         await two.answer()
     assert not two.second.requests
     assert caught.value.retry_after_s is None
+
+
+async def test_a_description_does_without_the_one_that_fails(two: Two) -> None:
+    assert len(await two.statuses()) == 2
+    two.first.failures["GetStatus"] = [Unavailable(STOPPED)]
+    assert len(await two.statuses()) == 1
+    for executor in (two.first, two.second):
+        executor.failures["GetStatus"] = [Unavailable(STOPPED)]
+    with pytest.raises(Unavailable, match=STOPPED):
+        await two.statuses()

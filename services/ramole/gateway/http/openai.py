@@ -21,7 +21,7 @@ from ramole.gateway.codec import routing_to_pb
 from ramole.gateway.http.answers import DONE, AnswerWriter, ChatWriter, CompletionWriter, GrowingChoice, Json, event
 from ramole.gateway.http.bodies import MAX_ANSWERS, ChatBody, CompletionBody, of_body, parse
 from ramole.gateway.http.edge import Exchange, while_connected
-from ramole.gateway.http.together import together
+from ramole.gateway.together import together
 from ramole.gateway.values import Order, Routing
 from ramole.transport.values import finish_from_pb
 from ramole.v1.common_pb2 import TokenChunk

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ramole.core.errors import Unavailable
-from ramole.gateway.http.together import together
+from ramole.core.errors import Internal, RamoleError, Unavailable
+from ramole.gateway.together import each_alone, together
 
 
 class Stream:
@@ -65,4 +65,18 @@ async def test_closing_closes_all_and_nobody_reads_far_ahead() -> None:
         for _ in range(1000):
             await asyncio.sleep(0)
         assert sum(stream.told for stream in streams) <= 64 + 1 + 3
+    assert all(stream.is_closed for stream in streams)
+
+
+async def test_each_alone_ends_one_and_lets_the_others_go_on() -> None:
+    streams = [Stream([1, 2], Unavailable("down")), Stream(list(range(200))), Stream([], ValueError("secret"))]
+    got: list[list[int | RamoleError]] = [[], [], []]
+    async for number, item in each_alone([stream.run() for stream in streams]):
+        got[number].append(item)
+    first, whole, last = got
+    assert first[:2] == [1, 2]
+    assert isinstance(first[2], Unavailable)
+    assert whole == list(range(200))
+    assert isinstance(last[0], Internal)
+    assert "secret" not in str(last[0])
     assert all(stream.is_closed for stream in streams)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
+from ramole.core.call import current_call
+from ramole.core.errors import Internal, RamoleError
+
 T = TypeVar("T")
 
 _AHEAD = 64
+
+_log = logging.getLogger(__name__)
 
 
 async def together(streams: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[tuple[int, T]]:
@@ -44,3 +50,25 @@ async def together(streams: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[tuple
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def each_alone(streams: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[tuple[int, T | RamoleError]]:
+    """The same, but a failure is the last item of its stream, and the others go on."""
+    async with aclosing(together([_failing_alone(stream) for stream in streams])) as items:
+        async for item in items:
+            yield item
+
+
+async def _failing_alone(stream: AsyncGenerator[T]) -> AsyncGenerator[T | RamoleError]:
+    try:
+        async with aclosing(stream) as items:
+            async for item in items:
+                yield item
+    except RamoleError as error:
+        yield error
+    except Exception:
+        _log.exception("one of several answers failed")
+        yield Internal(
+            f"internal error, request id {current_call().request_id}",
+            remedy="report the request id to the operator",
+        )
