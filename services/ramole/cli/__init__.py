@@ -4,12 +4,14 @@ from typing import Annotated
 
 import typer
 
-from ramole.cli._common import Access, access
+from ramole.cli._common import access
+from ramole.cli._login import Login
 from ramole.cli._output import prepare_streams
 from ramole.cli.adapters import adapters_app, upload
 from ramole.cli.bench import bench_app
 from ramole.cli.evaluate import evaluate
 from ramole.cli.keys import keys_app
+from ramole.cli.login import login, logout, whoami
 from ramole.cli.prompts import generate, route
 from ramole.cli.reindex import reindex
 from ramole.cli.system import demo, serve
@@ -25,6 +27,9 @@ app = typer.Typer(
 
 @app.callback()
 def prepare(
+    address: Annotated[
+        str, typer.Option(help="Public port of the server.", envvar="RAMOLE_ADDRESS", show_default=False)
+    ] = "",
     key: Annotated[str, typer.Option(help="API key of the server.", envvar="RAMOLE_KEY", show_default=False)] = "",
     ca: Annotated[
         str, typer.Option(help="CA of the server's certificate, a PEM file; given, TLS is used.", envvar="RAMOLE_CA")
@@ -32,10 +37,10 @@ def prepare(
 ) -> None:
     """Before every command."""
     prepare_streams()
-    access.set(Access(key, ca))
+    access.set(Login(address, key, ca))
 
 
-for command in (serve, demo, generate, route, upload, evaluate, reindex):
+for command in (serve, demo, generate, route, upload, login, logout, whoami, evaluate, reindex):
     app.command()(command)
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(zoo_app, name="zoo")

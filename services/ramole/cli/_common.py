@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from ramole.cli._checks import check_environment
+from ramole.cli._login import Login, resolve_login
 from ramole.cli._output import complain, progress
 from ramole.core.errors import RamoleError
 
@@ -24,29 +24,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """What every command that calls a server needs besides its address."""
-
-    key: str = ""
-    ca_file: str = ""
+access: ContextVar[Login] = ContextVar("access", default=Login())  # noqa: B039  # frozen
+"""What stands before the command, or in the environment."""
 
 
-access: ContextVar[Access] = ContextVar("access", default=Access())  # noqa: B039  # frozen
-"""Of the command that runs."""
-
-
-Address = Annotated[str, typer.Option(help="Public port of the server.", envvar="RAMOLE_ADDRESS")]
+Address = Annotated[
+    str, typer.Option(help="Public port of the server; default: as before the command, else as logged in.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_ADDRESS = ""
+"""Of a command: what else says it, see `resolve_login`."""
 
 
-def connect(address: str) -> RamoleClient:
-    """A client of the server at `address`, with the key and the CA that the command line was given."""
+def connect(address: str = DEFAULT_ADDRESS) -> RamoleClient:
+    """A client of the server that the command line, the environment or the login names; it tries nothing twice."""
     from ramole.client import RamoleClient
 
     given = access.get()
-    return RamoleClient(address, key=given.key, ca_file=given.ca_file)
+    found = resolve_login(address or given.address, given.key, given.ca)
+    return RamoleClient(found.address, key=found.key, ca_file=found.ca, retries=0)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
