@@ -9,6 +9,7 @@ from ramole.cli._login import Login
 from ramole.cli._output import prepare_streams
 from ramole.cli.adapters import adapters_app, upload
 from ramole.cli.bench import bench_app
+from ramole.cli.chat import chat
 from ramole.cli.evaluate import evaluate
 from ramole.cli.keys import keys_app
 from ramole.cli.login import login, logout, whoami
@@ -20,6 +21,7 @@ from ramole.cli.zoo import zoo_app
 
 app = typer.Typer(
     help="Plain prompt in, the right LoRA adapters found, mixed and applied, in one heterogeneous batch.",
+    epilog="Exit codes: 0 done; 1 failed, a line on stderr says why; 2 the command line is wrong; 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -40,7 +42,7 @@ def prepare(
     access.set(Login(address, key, ca))
 
 
-for command in (serve, demo, generate, route, upload, login, logout, whoami, evaluate, reindex):
+for command in (serve, demo, generate, chat, route, upload, login, logout, whoami, evaluate, reindex):
     app.command()(command)
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(zoo_app, name="zoo")

@@ -7,8 +7,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from threading import Lock, Timer
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -19,7 +20,7 @@ from ramole.cli._output import complain, progress
 from ramole.core.errors import RamoleError
 
 if TYPE_CHECKING:
-    from ramole.client import RamoleClient
+    from ramole.client import RamoleClient, SyncRamoleClient
 
 T = TypeVar("T")
 
@@ -34,15 +35,28 @@ Address = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 DEFAULT_ADDRESS = ""
 """Of a command: what else says it, see `resolve_login`."""
+_LONG_S = 2.0
 
 
-def connect(address: str = DEFAULT_ADDRESS) -> RamoleClient:
+def connect(address: str) -> RamoleClient:
     """A client of the server that the command line, the environment or the login names; it tries nothing twice."""
     from ramole.client import RamoleClient
 
-    given = access.get()
-    found = resolve_login(address or given.address, given.key, given.ca)
+    found = _resolved(address)
     return RamoleClient(found.address, key=found.key, ca_file=found.ca, retries=0)
+
+
+def connect_sync(address: str) -> SyncRamoleClient:
+    """The same, for commands that talk with a person."""
+    from ramole.client import SyncRamoleClient
+
+    found = _resolved(address)
+    return SyncRamoleClient(found.address, key=found.key, ca_file=found.ca, retries=0)
+
+
+def _resolved(address: str) -> Login:
+    given = access.get()
+    return resolve_login(address or given.address, given.key, given.ca)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -88,3 +102,33 @@ def bar(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
     with progress(BarColumn(), TimeElapsedColumn()) as display:
         task = display.add_task(what, total=total)
         yield lambda: display.advance(task)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Callable[[], None]]:
+    """Says on a terminal's stderr what is waited for, when that takes long. What it gives ends it before the block."""
+    from rich.progress import SpinnerColumn, TimeElapsedColumn
+
+    with ExitStack() as shown:
+        lock = Lock()
+        is_over = False
+
+        def show() -> None:
+            with lock:
+                if not is_over:
+                    shown.enter_context(progress(SpinnerColumn(), TimeElapsedColumn())).add_task(what, total=None)
+
+        def end() -> None:
+            nonlocal is_over
+            with lock:
+                is_over = True
+            shown.close()
+
+        timer = Timer(_LONG_S, show)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield end
+        finally:
+            timer.cancel()
+            end()
