@@ -383,7 +383,8 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
         self.num_running += 1
         try:
             await self.begin("Execute")
-            words = [f"w{token}" for token in request.prompt_token_ids] or request.prompt.split()
+            text = request.prompt or " ".join(turn.content for turn in request.messages)
+            words = [f"w{token}" for token in request.prompt_token_ids] or text.split()
             for i, word in enumerate(words):
                 chunk = common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0])
                 yield executor_pb2.ExecuteResponse(chunk=chunk)

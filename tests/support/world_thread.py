@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -14,13 +15,17 @@ T = TypeVar("T")
 
 
 class WorldThread:
-    """A started world; touch it through `run` only, or between calls."""
+    """A started world; touch it through `run` only, or between calls.
 
-    def __init__(self) -> None:
+    Args:
+        data_dir: of the gateway, which holds its keys; None = it knows none.
+    """
+
+    def __init__(self, data_dir: Path | None = None) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.world = self.run(self._start())
+        self.world = self.run(self._start(data_dir))
 
     @property
     def address(self) -> str:
@@ -51,8 +56,10 @@ class WorldThread:
         self._thread.join()
         self._loop.close()
 
-    async def _start(self) -> World:
+    async def _start(self, data_dir: Path | None) -> World:
         world = World()
+        if data_dir is not None:
+            world.settings = world.settings.model_copy(update={"data_dir": data_dir})
         world.give("a", "b", "c")
         await world.start_neighbours()
         await world.start_gateway()
@@ -68,9 +75,9 @@ class WorldThread:
 
 
 @contextmanager
-def world_thread() -> Iterator[WorldThread]:
+def world_thread(data_dir: Path | None = None) -> Iterator[WorldThread]:
     """Started, and stopped on the way out."""
-    thread = WorldThread()
+    thread = WorldThread(data_dir)
     try:
         yield thread
     finally:

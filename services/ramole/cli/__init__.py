@@ -4,12 +4,15 @@ from typing import Annotated
 
 import typer
 
-from ramole.cli._common import Access, access
+from ramole.cli._common import access
+from ramole.cli._login import Login
 from ramole.cli._output import prepare_streams
 from ramole.cli.adapters import adapters_app, upload
 from ramole.cli.bench import bench_app
+from ramole.cli.chat import chat
 from ramole.cli.evaluate import evaluate
 from ramole.cli.keys import keys_app
+from ramole.cli.login import login, logout, whoami
 from ramole.cli.prompts import generate, route
 from ramole.cli.reindex import reindex
 from ramole.cli.system import demo, serve
@@ -18,6 +21,7 @@ from ramole.cli.zoo import zoo_app
 
 app = typer.Typer(
     help="Plain prompt in, the right LoRA adapters found, mixed and applied, in one heterogeneous batch.",
+    epilog="Exit codes: 0 done; 1 failed, a line on stderr says why; 2 the command line is wrong; 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -25,6 +29,9 @@ app = typer.Typer(
 
 @app.callback()
 def prepare(
+    address: Annotated[
+        str, typer.Option(help="Public port of the server.", envvar="RAMOLE_ADDRESS", show_default=False)
+    ] = "",
     key: Annotated[str, typer.Option(help="API key of the server.", envvar="RAMOLE_KEY", show_default=False)] = "",
     ca: Annotated[
         str, typer.Option(help="CA of the server's certificate, a PEM file; given, TLS is used.", envvar="RAMOLE_CA")
@@ -32,10 +39,10 @@ def prepare(
 ) -> None:
     """Before every command."""
     prepare_streams()
-    access.set(Access(key, ca))
+    access.set(Login(address, key, ca))
 
 
-for command in (serve, demo, generate, route, upload, evaluate, reindex):
+for command in (serve, demo, generate, chat, route, upload, login, logout, whoami, evaluate, reindex):
     app.command()(command)
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(zoo_app, name="zoo")

@@ -7,46 +7,56 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from threading import Lock, Timer
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from ramole.cli._checks import check_environment
+from ramole.cli._login import Login, resolve_login
 from ramole.cli._output import complain, progress
 from ramole.core.errors import RamoleError
 
 if TYPE_CHECKING:
-    from ramole.client import RamoleClient
+    from ramole.client import RamoleClient, SyncRamoleClient
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """What every command that calls a server needs besides its address."""
-
-    key: str = ""
-    ca_file: str = ""
+access: ContextVar[Login] = ContextVar("access", default=Login())  # noqa: B039  # frozen
+"""What stands before the command, or in the environment."""
 
 
-access: ContextVar[Access] = ContextVar("access", default=Access())  # noqa: B039  # frozen
-"""Of the command that runs."""
-
-
-Address = Annotated[str, typer.Option(help="Public port of the server.", envvar="RAMOLE_ADDRESS")]
+Address = Annotated[
+    str, typer.Option(help="Public port of the server; default: as before the command, else as logged in.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_ADDRESS = ""
+"""Of a command: what else says it, see `resolve_login`."""
+_LONG_S = 2.0
 
 
 def connect(address: str) -> RamoleClient:
-    """A client of the server at `address`, with the key and the CA that the command line was given."""
+    """A client of the server that the command line, the environment or the login names; it tries nothing twice."""
     from ramole.client import RamoleClient
 
+    found = _resolved(address)
+    return RamoleClient(found.address, key=found.key, ca_file=found.ca, retries=0)
+
+
+def connect_sync(address: str) -> SyncRamoleClient:
+    """The same, for commands that talk with a person."""
+    from ramole.client import SyncRamoleClient
+
+    found = _resolved(address)
+    return SyncRamoleClient(found.address, key=found.key, ca_file=found.ca, retries=0)
+
+
+def _resolved(address: str) -> Login:
     given = access.get()
-    return RamoleClient(address, key=given.key, ca_file=given.ca_file)
+    return resolve_login(address or given.address, given.key, given.ca)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -92,3 +102,33 @@ def bar(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
     with progress(BarColumn(), TimeElapsedColumn()) as display:
         task = display.add_task(what, total=total)
         yield lambda: display.advance(task)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Callable[[], None]]:
+    """Says on a terminal's stderr what is waited for, when that takes long. What it gives ends it before the block."""
+    from rich.progress import SpinnerColumn, TimeElapsedColumn
+
+    with ExitStack() as shown:
+        lock = Lock()
+        is_over = False
+
+        def show() -> None:
+            with lock:
+                if not is_over:
+                    shown.enter_context(progress(SpinnerColumn(), TimeElapsedColumn())).add_task(what, total=None)
+
+        def end() -> None:
+            nonlocal is_over
+            with lock:
+                is_over = True
+            shown.close()
+
+        timer = Timer(_LONG_S, show)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield end
+        finally:
+            timer.cancel()
+            end()

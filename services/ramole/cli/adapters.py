@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, bar, connect, run
+from ramole.cli._completion import complete_adapter
 from ramole.cli._output import add_row, note, say, say_json, show_table, table_of
 from ramole.core.samples import KEYS, Samples, SamplesFormat, read_samples
 
@@ -16,7 +17,9 @@ adapters_app = typer.Typer(help="The repository.")
 
 _PREVIEW_CHARS = 120
 
-Adapter = Annotated[str, typer.Argument(help="name, tenant/name or tenant/name@version.")]
+Adapter = Annotated[
+    str, typer.Argument(help="name, tenant/name or tenant/name@version.", autocompletion=complete_adapter)
+]
 Comment = Annotated[str, typer.Option(help="Why; kept in the history.")]
 Expected = Annotated[
     int | None, typer.Option("--expected-version", help="Only if this is the latest version of the name.", min=0)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, connect, run
+from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, connect, run, waiting
+from ramole.cli._completion import complete_adapter
 from ramole.cli._output import note, say, say_json, say_piece
+from ramole.cli._why import show_why
 from ramole.core.composition import PRESETS, Composition
 from ramole.core.errors import InvalidInput
 
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 def generate(
     prompt: Annotated[str, typer.Argument(help="Plain prompt.")],
     adapter: Annotated[
-        list[str] | None, typer.Option(help="Use this adapter instead of retrieval; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            help="Use this adapter instead of retrieval; may be given several times.", autocompletion=complete_adapter
+        ),
     ] = None,
     preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "",
     k: Annotated[int | None, typer.Option(help="Adapters to retrieve; 0 = the base model alone.")] = None,
@@ -30,11 +35,12 @@ def generate(
     tag: Annotated[
         list[str] | None, typer.Option(help="Retrieve only adapters with this tag; given several times, with all.")
     ] = None,
+    why: Annotated[bool, typer.Option("--why", help="Then show what the answer was made of.")] = False,
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Answer a prompt, streaming; then say which adapters answered."""
-    from ramole.client import Chunk, Usage
+    from ramole.client import Chunk, Routing, Usage
     from ramole.core.sampling import Sampling
 
     async def main() -> None:
@@ -48,20 +54,28 @@ def generate(
                 sampling=Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed, stop=tuple(stop or ())),
                 tags=tag or (),
             )
-            async for event in events:
-                if isinstance(event, Chunk):
-                    text += event.text
-                    if not as_json:
-                        say_piece(event.text)
-                elif isinstance(event, Usage):
-                    used = [
-                        {"adapter": str(a.ref), "similarity": a.similarity, "mean_weight": a.mean_weight}
-                        for a in event.adapters
-                    ]
+            with waiting("waiting for the answer") as has_come:
+                async for event in events:
+                    if isinstance(event, Chunk):
+                        has_come()
+                        text += event.text
+                        if not as_json:
+                            say_piece(event.text)
+                    elif isinstance(event, Routing):
+                        routing = event
+                    elif isinstance(event, Usage):
+                        usage = event
+                        used = [
+                            {"adapter": str(a.ref), "similarity": a.similarity, "mean_weight": a.mean_weight}
+                            for a in event.adapters
+                        ]
         if as_json:
             say_json({"text": text, "adapters": used})
             return
         say("")
+        if why:
+            show_why(routing, usage)
+            return
         for a in used:
             note(f"  {a['adapter']}  similarity {a['similarity']:.2f}  weight {a['mean_weight']:.2f}")
 

@@ -74,6 +74,9 @@ class RamoleClient:
         ca_file: PEM file with the CA of the server's certificate; '' = no TLS.
         retries: tries of one call after the first; 0 = each error is raised at once.
 
+    Attributes:
+        address: as given.
+
     Raises:
         InvalidInput: the address is none, or there are less than 0 retries.
         OSError: the file cannot be read.
@@ -88,8 +91,8 @@ class RamoleClient:
         ca_file: str | Path = "",
         retries: int = 2,
     ) -> None:
-        self._picker = StaticPicker(check_address(address))
-        _check_retries(retries)
+        self.address = check_address(address)
+        _check_retries(retries)  # before a channel is made
         credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes()) if ca_file else None
         self._channels = Channels(through_proxy=True, credentials=credentials)
         self._key = key
@@ -98,7 +101,7 @@ class RamoleClient:
     def _set_options(self, timeout_s: float | None, retries: int) -> None:
         self._timeout_s, self._retries = timeout_s, _check_retries(retries)
         remote: PublicRemote[GatewayAsyncStub] = PublicRemote(
-            GatewayStub, self._picker, self._channels, key=self._key, retries=retries
+            GatewayStub, StaticPicker(self.address), self._channels, key=self._key, retries=retries
         )
         self._gateway = remote.stub
 
