@@ -351,7 +351,11 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
 
 
 class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
-    """Answers with the prompt, word by word."""
+    """Answers with the prompt, word by word.
+
+    Attributes:
+        endless: said again and again, until nobody listens or it is changed; '' = it is not.
+    """
 
     name = "executor"
     full_name = "ramole.v1.Executor"
@@ -361,6 +365,7 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
         self.requests: list[executor_pb2.ExecuteRequest] = []
         self.evicted: list[executor_pb2.EvictRequest] = []
         self.num_running = 0
+        self.endless = ""
         self.finish_reason: int = common_pb2.FINISH_REASON_LENGTH
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -373,6 +378,8 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
         self.num_running += 1
         try:
             await self.begin("Execute")
+            while self.endless:
+                yield executor_pb2.ExecuteResponse(chunk=common_pb2.TokenChunk(text=self.endless, token_ids=[1]))
             words = request.prompt.split()
             for i, word in enumerate(words):
                 chunk = common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0])
