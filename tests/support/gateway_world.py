@@ -361,7 +361,11 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
 
 
 class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
-    """Answers with the prompt, word by word; token i of a prompt says ``w<i>``, and there are 100 of them."""
+    """Answers with the prompt, word by word; token i of a prompt says ``w<i>``, and there are 100 of them.
+
+    Attributes:
+        endless: said again and again, until nobody listens or it is changed; '' = it is not.
+    """
 
     name = "executor"
     full_name = "ramole.v1.Executor"
@@ -371,6 +375,7 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
         self.requests: list[executor_pb2.ExecuteRequest] = []
         self.evicted: list[executor_pb2.EvictRequest] = []
         self.num_running = 0
+        self.endless = ""
         self.finish_reason: int = common_pb2.FINISH_REASON_LENGTH
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -383,6 +388,8 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
         self.num_running += 1
         try:
             await self.begin("Execute")
+            while self.endless:
+                yield executor_pb2.ExecuteResponse(chunk=common_pb2.TokenChunk(text=self.endless, token_ids=[1]))
             text = request.prompt or " ".join(turn.content for turn in request.messages)
             words = [f"w{token}" for token in request.prompt_token_ids] or text.split()
             for i, word in enumerate(words):

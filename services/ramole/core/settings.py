@@ -108,6 +108,7 @@ class ServerSettings(_Section):
         gt=0,
         description="how long a client may send nothing into an open stream, or read nothing from it",
     )
+    max_connections: int = Field(default=4096, ge=1, description="open at once; further ones are closed")
     grace_s: float = Field(default=8.0, ge=0, description="how long a stopping server lets calls finish")
 
 
@@ -183,6 +184,9 @@ class HttpSettings(_Section):
     host: Host = "127.0.0.1"
     port: int | None = Field(default=8000, ge=0, le=65535, description="0 = any free port; null = no HTTP")
     max_body_bytes: int = Field(default=4 * 2**20, ge=1, description="of any body but an upload's")
+    max_head_bytes: int = Field(default=32 * 2**10, ge=256, description="of request line and headers")
+    max_headers: int = Field(default=100, ge=1)
+    max_connections: int = Field(default=2048, ge=1, description="open at once")
 
 
 class ServiceSettings(_Section):

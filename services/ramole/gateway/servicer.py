@@ -20,6 +20,7 @@ from ramole.gateway.backends import Backends
 from ramole.gateway.codec import describe_to_pb, order_from_pb, routing_to_pb, whole_to_pb
 from ramole.gateway.finisher import Finisher
 from ramole.gateway.http.app import make_app
+from ramole.gateway.http.connection import ConnectionLimits
 from ramole.gateway.http.edge import Edge
 from ramole.gateway.http.management import ManagementRoutes
 from ramole.gateway.http.models import Models
@@ -106,7 +107,13 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
             has_docs=self._settings.shows_itself(is_open=self._is_open),
         )
         tls = ServerTls(self._settings.tls) if self._settings.tls.is_on else None
-        self._http = HttpServer(app, options.host, options.port, tls)
+        limits = ConnectionLimits(
+            max_connections=options.max_connections,
+            max_head_bytes=options.max_head_bytes,
+            max_headers=options.max_headers,
+            idle_s=self._settings.server.idle_s,
+        )
+        self._http = HttpServer(app, options.host, options.port, limits, tls)
         await self._http.start()
 
     @property

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import grpc
 
 from ramole.transport.poller import keep_poller
 from ramole.transport.proxy import proxy_option, proxy_remedy
-from ramole.transport.trust import Trust
+
+if TYPE_CHECKING:  # clients have no settings
+    from ramole.transport.trust import Trust
 
 _OPTIONS = (
     # Each server says what it takes; an answer of vectors can be larger than any question.

@@ -12,7 +12,7 @@ from typing import Any, Never, TypeAlias, cast
 import grpc
 
 from ramole.core.call import REQUEST_ID_KEY
-from ramole.core.errors import DeadlineExceeded, RamoleError
+from ramole.core.errors import Cancelled, DeadlineExceeded, RamoleError
 from ramole.transport.call_bracket import CallBracket
 from ramole.transport.call_limit import Kind
 from ramole.transport.errors import to_status
@@ -158,11 +158,15 @@ def _rewrapped(
 
 
 async def _written(context: Context, messages: AsyncIterator[Any], idle_s: float) -> None:
-    """Raises DeadlineExceeded when the client does not read, so that its stream takes nothing any more."""
+    """Raises DeadlineExceeded when the client does not read, so that its stream takes nothing any more; Cancelled when
+    it has gone."""
     unread = DeadlineExceeded(
         f"the client read nothing for {idle_s:g} s", field="server.idle_s", remedy="read the stream as it comes"
     )
     with StallGuard(idle_s, unread) as guard:
         async for message in messages:
             with guard.waiting():
-                await context.write(message)
+                try:
+                    await context.write(message)
+                except grpc.aio.InternalError as error:  # all that the library says of a stream that has ended
+                    raise Cancelled("the client has gone away") from error

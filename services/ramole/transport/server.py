@@ -33,9 +33,15 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # Clients ping as they like, many each 10 s or a bit less: a ping costs less than the connection that it saves.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 0),
-    ("grpc.http2.max_ping_strikes", 0),
+    # Clients ping as they like, many each 10 s or a bit less: a ping costs less than the connection that it saves. Who
+    # sends nothing but pings, a hundred of them without pause, is told to calm down and disconnected.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 100),
+    # Connections that nobody uses make room for others. Clients open another when they need one.
+    ("grpc.max_connection_idle_ms", 15 * 60_000),
+    # Of one call's metadata: above the first a call is refused by chance, above the second for sure.
+    ("grpc.max_metadata_size", 16 * 2**10),
+    ("grpc.absolute_max_metadata_size", 32 * 2**10),
 )
 
 
@@ -144,6 +150,8 @@ class GrpcServer:
             ("grpc.max_receive_message_length", self._service.max_message_bytes),
             # Of one connection. Calls without a request yet, and refused ones, hold no place, but some memory.
             ("grpc.max_concurrent_streams", 2 * self._limit.num_places),
+            ("grpc.max_allowed_incoming_connections", self._settings.max_connections),
+            ("grpc.server_handshake_timeout_ms", int(1000 * self._settings.idle_s)),
         )
         server = grpc.aio.server(interceptors=[interceptor], options=(*limits, *_OPTIONS))
         self._service.register(server)

@@ -1,9 +1,10 @@
-"""A client may ping as often as it likes. Spoken frame by frame, as no gRPC library pings that often."""
+"""A client may ping as often as any library lets it, and is stopped when it does nothing else. Spoken frame by frame, as no gRPC library pings that often."""
 
 from __future__ import annotations
 
 import asyncio
 import struct
+from contextlib import suppress
 from typing import Any
 
 from support.probe_service import CALLS, ProbeService
@@ -43,3 +44,20 @@ async def test_a_client_that_pings_without_pause_and_without_calls_keeps_its_con
         writer.close()
         await writer.wait_closed()
     assert await CALLS["unary"][0](net.peers(server.address)) == "x"
+
+
+async def test_a_flood_of_pings_ends_its_connection_and_no_other(net: Any) -> None:
+    server = await net.serve(ProbeService())
+    peers = net.peers(server.address)
+    assert await CALLS["unary"][0](peers) == "x"
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(PREFACE + frame(SETTINGS) + b"".join(frame(PING, i.to_bytes(8, "big")) for i in range(1000)))
+    farewell = b""
+    async with asyncio.timeout(10):
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                kind, _, payload = await read_frame(reader)
+                farewell = payload if kind == GOAWAY else farewell
+    assert b"too_many_pings" in farewell
+    writer.close()
+    assert await CALLS["unary"][0](peers) == "x"

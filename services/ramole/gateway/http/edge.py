@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ramole.core.call import REQUEST_ID_KEY
 from ramole.core.errors import Cancelled, DeadlineExceeded, InvalidInput, LimitExceeded, RamoleError
 from ramole.gateway.http.answers import event
+from ramole.gateway.http.connection import PEER
 from ramole.gateway.http.errors import body_of, headers_of, status_of
 from ramole.transport.call_bracket import CallBracket
 from ramole.transport.call_limit import Kind
@@ -202,7 +203,7 @@ class Edge:
             try:
                 await exchange.fail(error)
             except RamoleError:  # nobody listens
-                return
+                request.scope["extensions"][PEER]["hang_up"]()
 
 
 class _Bracketed(Response):
@@ -253,7 +254,7 @@ def _gone() -> Cancelled:
 def _peer_of(request: Request) -> Peer:
     client = request.client
     address = f"{client.host}:{client.port}" if client else "unknown"
-    return Peer(address, metadata=dict(request.headers))  # uvicorn does not tell the names of a certificate
+    return Peer(address, request.scope["extensions"][PEER]["names"], dict(request.headers))
 
 
 def _timeout_of(request: Request) -> float | None:

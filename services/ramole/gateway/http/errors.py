@@ -45,9 +45,12 @@ _REPEATED = {408, 409, 429}
 
 
 def status_of(error: RamoleError) -> int:
-    """The HTTP status of an error. What is over a limit and stays so is too large, not too early."""
+    """The HTTP status of an error. What is over a limit and stays so is too large, not too early; what the client takes
+    too long to send is not our slowness."""
     if isinstance(error, LimitExceeded) and error.retry_after_s is None:
-        return 413
+        return 431 if error.field == "headers" else 413
+    if isinstance(error, DeadlineExceeded) and error.field in ("headers", "body"):
+        return 408
     return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
 
 

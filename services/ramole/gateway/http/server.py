@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from ramole.core.address import join_address
 from ramole.core.errors import WrongState
+from ramole.gateway.http.connection import Connection, ConnectionLimits
 from ramole.transport.tls import ServerTls
 
 _BACKLOG = 1024
@@ -24,10 +26,14 @@ class HttpServer:
     Args:
         app: what to serve.
         host, port: where; port 0 = any free one.
+        limits: of its connections.
         tls: absent = plain HTTP.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int, tls: ServerTls | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, limits: ConnectionLimits, tls: ServerTls | None = None
+    ) -> None:
+        self._limits = limits
         self._app = app
         self._host = host
         self._port = port
@@ -47,6 +53,8 @@ class HttpServer:
         tls = self._tls
         config = uvicorn.Config(
             self._app,
+            http=partial(Connection, limits=self._limits),  # type: ignore[arg-type]  # whatever makes a protocol
+            ws="none",
             log_config=None,
             access_log=False,  # the bracket writes one line for each call
             server_header=False,
