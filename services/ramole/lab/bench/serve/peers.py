@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from ramole.gateway.http.answers import DONE, CompletionWriter, GrowingChoice, event
+from ramole.gateway.http.connection import ConnectionLimits
 from ramole.gateway.http.server import HttpServer
 from ramole.v1 import common_pb2, gateway_pb2
 
@@ -47,6 +48,9 @@ async def _generate(
         yield gateway_pb2.GenerateResponse(chunk=_CHUNK)
 
 
+_LIMITS = ConnectionLimits(max_connections=1024, max_head_bytes=2**16, max_headers=100, idle_s=30.0)
+
+
 class FastApiPeer:
     """A FastAPI application below uvicorn. `address` is empty."""
 
@@ -55,7 +59,7 @@ class FastApiPeer:
     def __init__(self) -> None:
         app = FastAPI()
         app.post("/v1/completions")(_complete)
-        self._server = HttpServer(app, "127.0.0.1", 0)
+        self._server = HttpServer(app, "127.0.0.1", 0, _LIMITS)
 
     @property
     def http_address(self) -> str:
