@@ -61,6 +61,11 @@ class Order:
                 remedy="name the adapters that the weights belong to",
             )
 
+        if self.tags and (self.named or self.composition.k == 0):
+            raise InvalidInput(
+                "tags, and nothing is retrieved", field="tags", remedy="leave them out, or let adapters be retrieved"
+            )
+
     @classmethod
     def of(
         cls,
@@ -101,8 +106,6 @@ class Order:
             NamedAdapter(access.named(name, field=f"adapters[{index}].adapter"), weight, scale)
             for index, (name, weight, scale) in enumerate(adapters)
         )
-        if tags and named:
-            raise InvalidInput("adapters and tags", field="tags", remedy="name adapters, or filter what is retrieved")
         return cls(prompt, named, composition, sampling, may_fall_back, tuple(messages), query, check_tags(tags))
 
     @property

@@ -156,6 +156,7 @@ ALONE = {
     "messages": "GenerateRequest",
     "page_size": "ListAdaptersRequest",
     "comment": "DeleteAdapterRequest",
+    "tags": "GenerateRequest",
 }
 
 
