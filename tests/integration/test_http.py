@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,6 +17,7 @@ from openai import AsyncOpenAI
 
 from ramole.client.client import RamoleClient
 from ramole.core.sampling import Sampling
+from ramole.core.settings import AdapterSettings
 from ramole.zoo.catalog import Zoo
 from support.local_system import local_system
 
@@ -34,10 +36,13 @@ async def system(tmp_path_factory: pytest.TempPathFactory, zoo: Zoo) -> AsyncIte
     base = tmp_path_factory.mktemp("base") / "chat"
     shutil.copytree(zoo.base_path, base)
     (base / "chat_template.jinja").write_text(TEMPLATE)
-    async with local_system(tmp_path_factory.mktemp("http"), base_model=str(base), base_id=zoo.base_id) as system:
+    sources = AdapterSettings(sources=(f"file://{zoo.adapters[0].path.parent}",))
+    async with local_system(
+        tmp_path_factory.mktemp("http"), base_model=str(base), base_id=zoo.base_id, adapters=sources
+    ) as system:
         async with RamoleClient(system.address) as client:
             for adapter in zoo.adapters[:4]:
-                await client.upload(adapter.path, adapter.samples, adapter=adapter.name)
+                await client.upload(adapter.path, adapter.samples, adapter=adapter.name, tags=["zoo", adapter.name])
         yield system
 
 
@@ -236,7 +241,10 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
     (COMPLETION, {"ramole": {"preset": "best"}}, "ramole.preset"),
     (COMPLETION, {"ramole": {"k": 9}}, "ramole.k"),
-    (COMPLETION, {"ramole": {"tags": ["x"]}}, "ramole.tags"),
+    (COMPLETION, {"ramole": {"tags": "x"}}, "ramole.tags"),
+    (COMPLETION, {"ramole": {"tags": ["x", "X"]}}, "ramole.tags[1]"),
+    (COMPLETION, {"model": "a", "ramole": {"tags": ["x"]}}, "ramole.tags"),
+    (COMPLETION, {"model": "ramole/zoo-base", "ramole": {"tags": ["x"]}}, "ramole.tags"),
     (COMPLETION, {"ramole": {"adapters": [{"adapter": "a", "weight": 1e9}]}}, "ramole.adapters[0].weight"),
     (COMPLETION, {"model": "a", "ramole": {"adapters": [{"adapter": "b"}]}}, "ramole.adapters"),
     (COMPLETION, {"model": "a b"}, "model"),
@@ -271,6 +279,35 @@ async def test_odd_bodies_and_paths_get_the_same_shape(http: httpx.AsyncClient) 
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "x-request-timeout")
     answer = await http.post(COMPLETION, json={"model": "auto", "prompt": "x"}, headers={"x-request-timeout": "0.0001"})
     assert answer.status_code == 504
+
+
+async def test_an_answer_comes_from_adapters_with_the_tags(ai: AsyncOpenAI, zoo: Zoo) -> None:
+    wanted, other = zoo.adapters[1], zoo.adapters[2]
+    for tags, found in (([wanted.name], [wanted.name]), (["zoo", other.name], [other.name]), (["nobody"], [])):
+        answer = await ai.completions.create(
+            model="auto", prompt=zoo.adapters[0].prompts[0].prompt, extra_body={"ramole": {"tags": tags}}, **GREEDY
+        )
+        [report] = answer.model_extra["ramole"]  # type: ignore[index]
+        assert [each["adapter"]["name"] for each in report["routing"].get("adapters", [])] == found
+        assert "doubt" not in report["routing"]
+
+
+async def test_what_a_script_for_vllm_loads_is_a_model(ai: AsyncOpenAI, http: httpx.AsyncClient, zoo: Zoo) -> None:
+    adapter = zoo.adapters[5]
+    prompt = adapter.prompts[0].prompt
+    done = await http.post("/v1/load_lora_adapter", json={"lora_name": "vllms", "lora_path": str(adapter.path)})
+    assert (done.status_code, done.text) == (200, "Success: LoRA adapter 'vllms' added successfully.")
+    assert "default/vllms" in [model.id async for model in ai.models.list()]
+    named = await ai.completions.create(model="vllms", prompt=prompt, **GREEDY)
+    base = await ai.completions.create(model=zoo.base_id, prompt=prompt, **GREEDY)
+    found = await ai.completions.create(model="auto", prompt=prompt, **GREEDY)
+    assert named.choices[0].text != base.choices[0].text
+    [report] = found.model_extra["ramole"]  # type: ignore[index]
+    assert "vllms" not in [each["adapter"]["name"] for each in report["routing"]["adapters"]]
+    done = await http.post("/v1/unload_lora_adapter", json={"lora_name": "vllms"})
+    assert done.text == "Success: LoRA adapter 'vllms' removed successfully."
+    with pytest.raises(openai.NotFoundError):
+        await ai.completions.create(model="vllms", prompt=prompt, **GREEDY)
 
 
 async def test_models_are_what_one_may_ask_for(ai: AsyncOpenAI, http: httpx.AsyncClient, zoo: Zoo) -> None:
@@ -314,6 +351,19 @@ async def test_the_synchronous_client_and_what_stands_beside_it(system: Any, htt
     page = (await http.get("/openapi.json")).json()
     assert {"CompletionBody", "ChatBody", "Extension"} <= page["components"]["schemas"].keys()
     assert {COMPLETION, CHAT, "/v1/models"} <= page["paths"].keys()
+    for path, methods in page["paths"].items():
+        for described in methods.values():
+            named = {each["name"] for each in described.get("parameters", []) if each["in"] == "path"}
+            assert named == set(re.findall(r"{(\w+)", path)), path
+    upload = page["paths"]["/v1/adapters"]["post"]["requestBody"]["content"]
+    assert upload["multipart/form-data"]["schema"]["required"] == ["header", "config", "weights"]
+    asked = {each["name"]: each["in"] for each in page["paths"]["/v1/adapters"]["get"]["parameters"]}
+    assert asked == dict.fromkeys(
+        ("base_model", "tenant", "name_prefix", "latest_only", "tags", "without_samples", "page_size", "page_token"),
+        "query",
+    )
+    refs = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(page))
+    assert set(refs) <= page["components"]["schemas"].keys()
     assert (await http.get("/docs")).status_code == 200
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 
 from ramole.core.call import ADMIN, PUBLISHER, Principal
 from ramole.core.errors import RamoleError
-from ramole.core.settings import ServerSettings
+from ramole.core.settings import HttpSettings, ServerSettings, Settings
 from ramole.gateway.servicer import GatewayService
 from ramole.transport.errors import from_rpc_error
 from ramole.transport.identity import principal_to_metadata
@@ -26,8 +27,20 @@ ANN, BOB = (Principal(tenant, name, frozenset({PUBLISHER})) for tenant, name in 
 EVE = Principal("ops", "eve", frozenset({ADMIN}))
 
 
+def with_http(settings: Settings, **options: Any) -> Settings:
+    """The same with an HTTP port, any free one."""
+    gateway = settings.gateway.model_copy(update={"http": HttpSettings(port=0, **options)})
+    return settings.model_copy(update={"gateway": gateway})
+
+
 class TenantWorld(RealWorld):
-    """Believes whoever asks."""
+    """Believes whoever asks.
+
+    Attributes:
+        http: client of its HTTP port.
+    """
+
+    http: httpx.AsyncClient
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -39,8 +52,12 @@ class TenantWorld(RealWorld):
 
     async def start(self) -> None:
         """Everything."""
+        self.settings = with_http(self.settings)
         await self.start_neighbours()
         await self.start_gateway()
+        self.http = await self._stack.enter_async_context(
+            httpx.AsyncClient(base_url=f"http://{self.servers['gateway'].http_address}", timeout=30)
+        )
         channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(self.servers["gateway"].address))
         self._stub = GatewayStub(channel)
 

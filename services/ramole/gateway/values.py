@@ -66,6 +66,11 @@ class Order:
                 remedy="name the adapters that the weights belong to",
             )
 
+        if self.tags and (self.named or self.composition.k == 0):
+            raise InvalidInput(
+                "tags, and nothing is retrieved", field="tags", remedy="leave them out, or let adapters be retrieved"
+            )
+
     @classmethod
     def of(
         cls,

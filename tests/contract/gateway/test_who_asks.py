@@ -1,4 +1,5 @@
-"""Two tenants and an operator ask every RPC of the public service, on a real store and a real index."""
+"""Two tenants and an operator ask every RPC of the public service, and every route that does the same over HTTP, on a
+real store and a real index."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import pytest
 from ramole.core.call import Principal
 from ramole.core.errors import AlreadyExists, Conflict, NotFound, PermissionDenied, RamoleError
 from ramole.v1 import common_pb2, gateway_pb2
+from support.http_world import ROUTES, HttpTenantWorld
 from support.tenant_world import ANN, BOB, EVE, RPCS, TenantWorld, names, upload
 
 Request = Callable[[str], Any]
@@ -21,10 +23,10 @@ HIDDEN = ("a/hidden", "a/hidden@1", "a/hidden@2", "a/mixed", "a/mixed@1", "a/mix
 """From tenant b."""
 
 
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[TenantWorld]:
+@pytest.fixture(params=[TenantWorld, HttpTenantWorld], ids=["grpc", "http"])
+async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[TenantWorld]:
     """A private adapter, a public one, and one whose public version has a private one after it; and one of tenant b."""
-    world = TenantWorld(tmp_path)
+    world: TenantWorld = request.param(tmp_path)
     await world.start()
     await world.give("a/hidden", 0)
     await world.give("a/shared", 1, is_public=True)
@@ -259,7 +261,15 @@ CHECKS: dict[str, Callable[[TenantWorld], Awaitable[None]]] = {
 }
 
 
-@pytest.mark.parametrize("rpc", sorted(RPCS))
+BOTH_PORTS = [(TenantWorld, rpc) for rpc in sorted(RPCS)] + [(HttpTenantWorld, rpc) for rpc in sorted(ROUTES)]
+
+
+@pytest.mark.parametrize(
+    ("world", "rpc"),
+    BOTH_PORTS,
+    ids=[f"{rpc}-{'http' if kind is HttpTenantWorld else 'grpc'}" for kind, rpc in BOTH_PORTS],
+    indirect=["world"],
+)
 async def test_an_rpc_keeps_tenants_apart(world: TenantWorld, rpc: str) -> None:
     await CHECKS[rpc](world)
 

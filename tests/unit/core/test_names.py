@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ramole.core.errors import InvalidInput
-from ramole.core.names import AdapterName, check_digest
+from ramole.core.names import AdapterName, check_digest, check_tags
 
 parts = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
 
@@ -83,3 +83,26 @@ def test_a_digest_is_64_hex_digits(text: str) -> None:
     with pytest.raises(InvalidInput):
         check_digest(text)
     assert check_digest("0a" * 32)
+
+
+TAGS = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
+
+
+@given(st.lists(TAGS, max_size=16))
+def test_tags_are_sorted_and_each_is_there_once(tags: list[str]) -> None:
+    assert check_tags(tags) == tuple(sorted(set(tags)))
+
+
+@given(st.lists(TAGS, min_size=17, max_size=40, unique=True))
+def test_seventeen_tags_are_too_many(tags: list[str]) -> None:
+    with pytest.raises(InvalidInput, match="given") as refused:
+        check_tags(tags, field="header.tags")
+    assert refused.value.field == "header.tags"
+
+
+@pytest.mark.parametrize("tag", ["", "A", "-a", ".a", "_a", "a b", "a\n", "é", "a" * 65, "a/b", "a,b", "\u0661"])
+def test_what_is_no_tag_is_named(tag: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        check_tags(["fine", tag], field="header.tags")
+    assert refused.value.field == "header.tags[1]"
+    assert refused.value.remedy

@@ -125,7 +125,10 @@ class _Form:
 
     def _end(self) -> None:
         if self._part == HEADER:
-            self._messages.append(header_of(parse(UploadHead, bytes(self._piece))))
+            try:
+                self._messages.append(header_of(parse(UploadHead, bytes(self._piece))))
+            except InvalidInput as error:
+                raise error.at(HEADER if error.field == "body" else f"{HEADER}.{error.field}") from None
             self._piece.clear()
         elif self._piece:
             self._flush()
