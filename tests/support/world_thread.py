@@ -19,17 +19,23 @@ class WorldThread:
 
     Args:
         data_dir: of the gateway, which holds its keys; None = it knows none.
+        gateway: settings of it to replace.
     """
 
-    def __init__(self, data_dir: Path | None = None) -> None:
+    def __init__(self, data_dir: Path | None = None, **gateway: Any) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.world = self.run(self._start(data_dir))
+        self.world = self.run(self._start(data_dir, gateway))
 
     @property
     def address(self) -> str:
         return self.world.servers["gateway"].address
+
+    @property
+    def url(self) -> str:
+        """What OpenAI's clients call the base URL, if there is HTTP."""
+        return f"http://{self.world.servers['gateway'].http_address}/v1"
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine in the world's loop."""
@@ -56,10 +62,11 @@ class WorldThread:
         self._thread.join()
         self._loop.close()
 
-    async def _start(self, data_dir: Path | None) -> World:
+    async def _start(self, data_dir: Path | None, gateway: dict[str, Any]) -> World:
         world = World()
-        if data_dir is not None:
-            world.settings = world.settings.model_copy(update={"data_dir": data_dir})
+        changed: dict[str, Any] = {"gateway": world.settings.gateway.model_copy(update=gateway)}
+        changed |= {} if data_dir is None else {"data_dir": data_dir}
+        world.settings = world.settings.model_copy(update=changed)
         world.give("a", "b", "c")
         await world.start_neighbours()
         await world.start_gateway()
@@ -75,9 +82,9 @@ class WorldThread:
 
 
 @contextmanager
-def world_thread(data_dir: Path | None = None) -> Iterator[WorldThread]:
+def world_thread(data_dir: Path | None = None, **gateway: Any) -> Iterator[WorldThread]:
     """Started, and stopped on the way out."""
-    thread = WorldThread(data_dir)
+    thread = WorldThread(data_dir, **gateway)
     try:
         yield thread
     finally:
