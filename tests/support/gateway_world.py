@@ -393,7 +393,7 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
             text = request.prompt or " ".join(turn.content for turn in request.messages)
             words = [f"w{token}" for token in request.prompt_token_ids] or text.split()
             for i, word in enumerate(words):
-                chunk = common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0])
+                chunk = common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0], token_bytes=[word.encode()])
                 yield executor_pb2.ExecuteResponse(chunk=chunk)
                 await self.begin("step")
             yield executor_pb2.ExecuteResponse(

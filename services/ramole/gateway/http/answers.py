@@ -67,7 +67,8 @@ class GrowingChoice:
         """Adds a piece, and gives it as an answer of its own."""
         scores: list[TokenScore] = []
         for i, logprob in enumerate(chunk.logprobs):
-            said, top = chunk.token_bytes[i], chunk.top_tokens[i] if chunk.top_tokens else TopTokens()
+            said = chunk.token_bytes[i] if chunk.token_bytes else b""  # an executor before an update tells none
+            top = chunk.top_tokens[i] if chunk.top_tokens else TopTokens()
             likeliest = dict(zip(top.token_bytes, top.logprobs, strict=True))
             scores.append(TokenScore(said, logprob, self._num_read, likeliest))
             self._num_read += len(self._reader.decode(said))
