@@ -46,7 +46,7 @@ async def test_the_commands_run(page: Path, server: ServerProcess, tmp_path: Pat
         subprocess.run,
         ["bash", "-e", "-x", "-c", script],
         cwd=tmp_path,
-        env=os.environ | {"PATH": path, "RAMOLE_ADDRESS": server.address},
+        env=os.environ | {"PATH": path, "RAMOLE_ADDRESS": server.address, "XDG_CONFIG_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=240,

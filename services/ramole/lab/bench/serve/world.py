@@ -32,7 +32,7 @@ class World:
 
     def client(self, tenant: str = OWNER) -> RamoleClient:
         """A new connection."""
-        return RamoleClient(self.server.address, timeout_s=_TIMEOUT_S, key=self.keys[tenant])
+        return RamoleClient(self.server.address, timeout_s=_TIMEOUT_S, key=self.keys[tenant], retries=0)
 
 
 async def start_world(folder: Path, adapters: Sequence[ZooAdapter]) -> World:
