@@ -47,7 +47,7 @@ _MAX_REMEDY_BYTES = 300
 _MAX_FIELD_BYTES = 120
 
 
-_CODES: dict[type[RamoleError], grpc.StatusCode] = {
+CODES: dict[type[RamoleError], grpc.StatusCode] = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
     AdapterRefused: grpc.StatusCode.INVALID_ARGUMENT,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
@@ -67,12 +67,12 @@ _CODES: dict[type[RamoleError], grpc.StatusCode] = {
 }
 
 
-_BY_REASON = {kind.reason(): kind for kind in _CODES}
-_BY_CODE = {code: kind for kind, code in reversed(_CODES.items())}
+_BY_REASON = {kind.reason(): kind for kind in CODES}
+_BY_CODE = {code: kind for kind, code in reversed(CODES.items())}
 
 
 def _known(error: RamoleError) -> type[RamoleError]:
-    return next((kind for kind in type(error).__mro__ if kind in _CODES), Internal)
+    return next((kind for kind in type(error).__mro__ if kind in CODES), Internal)
 
 
 def _clip(text: str, max_bytes: int) -> str:
@@ -85,7 +85,7 @@ def _clip(text: str, max_bytes: int) -> str:
 
 def code_name(error: RamoleError) -> str:
     """The status code of `error`, as metrics and the access log call it: ``NOT_FOUND``."""
-    return _CODES[_known(error)].name
+    return CODES[_known(error)].name
 
 
 def to_status(error: RamoleError, request_id: str) -> grpc.Status:
@@ -109,7 +109,7 @@ def to_status(error: RamoleError, request_id: str) -> grpc.Status:
         delay = Duration()
         delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
         details.append(_packed(RetryInfo(retry_delay=delay)))
-    code: int = _CODES[error.problem if isinstance(error, ExpertUnavailable) else kind].value[0]
+    code: int = CODES[error.problem if isinstance(error, ExpertUnavailable) else kind].value[0]
     status: grpc.Status = rpc_status.to_status(Status(code=code, message=str(shown), details=details))
     trailers = (*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
     return status._replace(trailing_metadata=trailers)  # type: ignore[attr-defined, no-any-return]

@@ -1,4 +1,5 @@
-"""A client may ping as often as any library lets it, and is stopped when it does nothing else. Spoken frame by frame, as no gRPC library pings that often."""
+"""Pings as often as any library makes them are fine; who does nothing else is stopped. Spoken frame by frame, as no
+gRPC library pings that often."""
 
 from __future__ import annotations
 
