@@ -44,8 +44,9 @@ fmt: $(STAMP) ## format and fix
 	$(BIN)/ruff format .
 
 MINUTES ?= 5
-fuzz: $(STAMP) ## odd requests against a real server for MINUTES=5, beside bystanders who must not notice
-	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/fuzz
+INPUTS ?= 100000
+fuzz: $(STAMP) ## odd requests to a real server for MINUTES=5, beside bystanders; INPUTS=100000 of any kind to both ports
+	FUZZ_MINUTES=$(MINUTES) FUZZ_INPUTS=$(INPUTS) $(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/fuzz
 
 test-slow: $(STAMP) ## tests that take minutes
 	$(BIN)/python -m pytest -m slow

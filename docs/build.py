@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import reference
+import statuses
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "build" / "site-source"
@@ -37,6 +38,7 @@ def assemble() -> None:
     made = {
         "reference/api.md": reference.api_page(),
         "reference/settings.md": reference.settings_page(),
+        "reference/errors.md": statuses.statuses_page(),
         "reference/cli.md": reference.cli_page(),
         "adr/index.md": reference.adr_page(ROOT / "docs" / "adr"),
     }

@@ -15,21 +15,13 @@ from ramole.core.settings import HttpSettings, PublicServerSettings
 from support.gateway_world import World
 
 
-class FrontDoor(World):
-    """A world whose gateway has both ports.
+class BothPorts(World):
+    """A world whose gateway has both ports."""
 
-    Args:
-        server, http, gateway: settings that differ from those of `World`.
-    """
-
-    def __init__(
-        self,
-        *,
-        server: Mapping[str, Any] | None = None,
-        http: Mapping[str, Any] | None = None,
-        **gateway: Any,
+    def open_both(
+        self, *, server: Mapping[str, Any] | None = None, http: Mapping[str, Any] | None = None, **gateway: Any
     ) -> None:
-        super().__init__()
+        """Before the start; with settings that differ from those of `World`."""
         ports = {
             "server": PublicServerSettings(**{"port": 0, **(server or {})}),
             "http": HttpSettings(**{"port": 0, **(http or {})}),
@@ -57,10 +49,15 @@ class FrontDoor(World):
         return httpx.AsyncClient(**{"base_url": f"http://{self.http_address}", "timeout": 30, **options})
 
 
+class FrontDoor(BothPorts):
+    """Among neighbours that answer anything."""
+
+
 @asynccontextmanager
 async def front_door(**settings: Any) -> AsyncIterator[FrontDoor]:
-    """Everything started, with two adapters; see `FrontDoor`."""
-    door = FrontDoor(**settings)
+    """Everything started, with two adapters; see `BothPorts.open_both`."""
+    door = FrontDoor()
+    door.open_both(**settings)
     try:
         await door.start_neighbours()
         door.give("one", "two")

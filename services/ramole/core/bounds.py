@@ -6,7 +6,6 @@ way through the formulas. So each has a smallest magnitude beside its ends.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,7 +41,8 @@ class Number:
         An end that is no binary fraction arrives rounded to a float32: it counts as the end.
         """
         slack = 0 if self.is_whole else _ROUNDING
-        if not (math.isfinite(value) and self.low - slack * abs(self.low) <= value <= self.high + slack * self.high):
+        # Whole numbers of any size can be compared, but not asked whether they are finite.
+        if not self.low - slack * abs(self.low) <= value <= self.high + slack * self.high:
             return False
         return value == 0 or abs(value) >= self.tiniest * (1 - slack)
 
@@ -134,7 +134,7 @@ def check_number(field: str, value: float, *, at: str = "") -> None:
     bound = NUMBERS[field]
     if not bound.holds(value):
         name = field.rpartition(".")[2]
-        raise InvalidInput(f"{name} = {value}", field=at or field, remedy=f"use {bound.phrase}")
+        raise InvalidInput(f"{name} = {str(value)[:40]}", field=at or field, remedy=f"use {bound.phrase}")
 
 
 def check_text(field: str, value: str) -> None:

@@ -47,7 +47,7 @@ _MAX_REMEDY_BYTES = 300
 _MAX_FIELD_BYTES = 120
 
 
-_CODES: dict[type[RamoleError], grpc.StatusCode] = {
+CODES: dict[type[RamoleError], grpc.StatusCode] = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
     AdapterRefused: grpc.StatusCode.INVALID_ARGUMENT,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
@@ -67,13 +67,13 @@ _CODES: dict[type[RamoleError], grpc.StatusCode] = {
 }
 
 
-_BY_REASON = {kind.reason(): kind for kind in _CODES}
-_BY_CODE = {code: kind for kind, code in reversed(_CODES.items())}
+_BY_REASON = {kind.reason(): kind for kind in CODES}
+_BY_CODE = {code: kind for kind, code in reversed(CODES.items())}
 
 
 def kind_of(error: RamoleError) -> type[RamoleError]:
     """The class by which an error goes over the wire."""
-    return next((kind for kind in type(error).__mro__ if kind in _CODES), Internal)
+    return next((kind for kind in type(error).__mro__ if kind in CODES), Internal)
 
 
 def kind_named(reason: str, code: grpc.StatusCode) -> type[RamoleError]:
@@ -83,7 +83,7 @@ def kind_named(reason: str, code: grpc.StatusCode) -> type[RamoleError]:
 
 def code_of(error: RamoleError) -> grpc.StatusCode:
     """The status code of an error; that of an expert is its problem's own."""
-    return _CODES[error.problem if isinstance(error, ExpertUnavailable) else kind_of(error)]
+    return CODES[error.problem if isinstance(error, ExpertUnavailable) else kind_of(error)]
 
 
 def shown(error: RamoleError) -> RamoleError:
@@ -105,7 +105,7 @@ def _clip(text: str, max_bytes: int) -> str:
 
 def code_name(error: RamoleError) -> str:
     """The status code of `error`, as metrics and the access log call it: ``NOT_FOUND``."""
-    return _CODES[kind_of(error)].name
+    return CODES[kind_of(error)].name
 
 
 def to_status(error: RamoleError, request_id: str) -> grpc.Status:
