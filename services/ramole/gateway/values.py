@@ -120,8 +120,6 @@ class Order:
             NamedAdapter(access.named(name, field=f"adapters[{index}].adapter"), weight, scale)
             for index, (name, weight, scale) in enumerate(adapters)
         )
-        if tags and named:
-            raise InvalidInput("adapters and tags", field="tags", remedy="name adapters, or filter what is retrieved")
         return cls(
             prompt,
             named,

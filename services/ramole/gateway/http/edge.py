@@ -101,19 +101,22 @@ class Exchange:
     async def tell_text(self, text: str) -> None:
         """The whole answer, as plain text."""
         raw = text.encode()
-        await self._begin(200, _TEXT, length=len(raw))
-        await self._write(raw, is_last=True)
+        with self._guarded() as guard, guard.waiting():
+            await self._begin(200, _TEXT, length=len(raw))
+            await self._write(raw, is_last=True)
 
     async def tell_bytes(self, parts: AsyncGenerator[bytes], kind: str, length: int) -> None:
         """The answer as bytes; where the parts fail, it ends before its length."""
         async with aclosing(parts):
             is_first = True
-            async for data in parts:
-                if is_first:
-                    await self._begin(200, kind.encode("latin-1"), length=length)
-                    is_first = False
-                await self._write(data)
-        await self._write(b"", is_last=True)
+            with self._guarded() as guard:
+                async for data in parts:
+                    with guard.waiting():
+                        if is_first:
+                            await self._begin(200, kind.encode("latin-1"), length=length)
+                            is_first = False
+                        await self._write(data)
+        await self._finish(b"")
 
     async def tell_events(self, events: AsyncGenerator[bytes]) -> None:
         """The answer as server-sent events; the status is told with the first of them, so that what fails before has
