@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import stat
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from ramole.app.services import SERVICES
 from ramole.core.address import is_loopback
 from ramole.core.errors import WrongState
+from ramole.core.private_files import open_mode, write_private
 from ramole.core.settings import Settings
 from ramole.transport.trust import Trust
 
@@ -56,20 +55,9 @@ def check_hosts(settings: Settings) -> None:
 def _own(path: Path) -> bytes:
     """The secret of a system on one machine; made once, whoever comes first."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # its owner's alone
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(secrets.token_hex(32))
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(draft, path)
-        except FileExistsError:
-            pass
-        finally:
-            os.unlink(draft)
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        with suppress(FileExistsError):
+            write_private(path, secrets.token_hex(32), replaces=False)
+    if mode := open_mode(path):
         raise WrongState(
             f"others can read {path}: its mode is {mode:o}",
             field=_FIELD,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 import tomllib
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from tempfile import mkstemp
 
 from ramole.core.errors import WrongState
+from ramole.core.private_files import open_mode, write_private
 from ramole.core.texts import visible
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -78,7 +76,7 @@ def read_login() -> Login:
         if not isinstance(value, str):
             raise WrongState(f"{name} is not a text", field=where, remedy=f'write {name} = "..."')
     login = Login(**values)
-    if login.key and stat.S_IMODE(path.stat().st_mode) & 0o077:
+    if login.key and open_mode(path):
         raise WrongState("others may read the key in it", field=where, remedy=f"chmod 600 {where}")
     return Login(login.address, login.key, str(Path(login.ca).expanduser()) if login.ca else "")
 
@@ -88,19 +86,8 @@ def write_login(login: Login) -> Path:
     import tomli_w
 
     path = login_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
     values = {field.name: getattr(login, field.name) for field in fields(Login)}
-    descriptor, draft = mkstemp(dir=path.parent, prefix=".ramole-")  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            tomli_w.dump({name: value for name, value in values.items() if value}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(draft).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(draft).unlink()
-        raise
+    write_private(path, tomli_w.dumps({name: value for name, value in values.items() if value}))
     return path
 
 

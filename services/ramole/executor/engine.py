@@ -320,8 +320,8 @@ class Engine:
             self._fail(sequence, sampled)
             return
         sequence.tokens.append(sampled.token)
-        sequence.last_token_s = self._clock()
-        sequence.first_token_s = sequence.first_token_s or sequence.last_token_s
+        now = sequence.last_token_s = self._clock()
+        sequence.first_token_s = now if sequence.first_token_s is None else sequence.first_token_s
         if sampled.token in self._eos:
             sequence.finish_reason = FinishReason.STOP
         elif len(sequence.tokens) >= sequence.max_tokens:

@@ -117,7 +117,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         composition = composition_from_pb(request.composition, Composition())
         worker = self._ready()
         digests = [expert.digest for expert in experts]
-        tiers = await asyncio.to_thread(self._tiers, digests)
+        tiers = [self._tier(digest) for digest in digests]
         self._prefetch(digests)
         tokens = TokenIds(request.prompt_token_ids)
         prompt = tokens or messages_from_pb(request.messages) or request.prompt
@@ -170,18 +170,13 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
             await self._source.drop(digest)
             self._host.drop(digest)
 
-    def _tiers(self, digests: Iterable[str]) -> list[Tier]:
-        """The nearest place that has each of them."""
-        return [
-            Tier.DEVICE
-            if self._engine is not None and self._engine.holds(digest)
-            else Tier.HOST
-            if digest in self._host
-            else Tier.DISK
-            if self._disk.path(digest) is not None
-            else Tier.STORE
-            for digest in digests
-        ]
+    def _tier(self, digest: str) -> Tier:
+        """The nearest place that has an adapter."""
+        if self._engine is not None and self._engine.holds(digest):
+            return Tier.DEVICE
+        if digest in self._host:
+            return Tier.HOST
+        return Tier.STORE if self._disk.path(digest) is None else Tier.DISK
 
     def _prefetch(self, digests: Iterable[str]) -> None:
         """Brings adapters closer while their request is read, tokenised and queued. Failures are met again there."""

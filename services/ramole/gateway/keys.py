@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ramole.core.call import ADMIN, PUBLISHER, ROLES, USER, Principal
 from ramole.core.errors import Corrupt, InvalidInput, NotFound
 from ramole.core.names import check_tenant
+from ramole.core.private_files import write_private
 
 PREFIX = "rml-"
 
@@ -167,12 +167,7 @@ class KeyFile:
             fcntl.flock(lock, fcntl.LOCK_EX)
             keys = list(self.all())
             yield keys
-            draft = self._path.with_suffix(".part")
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-                file.write(_File(keys=tuple(keys)).model_dump_json(indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._path)
+            write_private(self._path, _File(keys=tuple(keys)).model_dump_json(indent=1) + "\n")
 
 
 def _digest(secret: str) -> str:

@@ -137,36 +137,8 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
 
     async def Generate(
         self, request: gateway_pb2.GenerateRequest, context: Context
-    ) -> AsyncIterator[gateway_pb2.GenerateResponse]:
+    ) -> AsyncGenerator[gateway_pb2.GenerateResponse]:
         """Streams one answer."""
-        async with aclosing(self._generate(request)) as events:
-            async for event in events:
-                yield event
-
-    async def Complete(self, request: gateway_pb2.CompleteRequest, context: Context) -> gateway_pb2.CompleteResponse:
-        """One answer in one piece."""
-        async with aclosing(self._generate(request.request)) as events:
-            return whole_to_pb([event async for event in events])
-
-    async def GenerateBatch(
-        self, request: gateway_pb2.GenerateBatchRequest, context: Context
-    ) -> AsyncIterator[gateway_pb2.GenerateBatchResponse]:
-        """Streams several answers, which run together; what fails, fails alone."""
-        check_count("requests", len(request.requests))
-        if not request.requests:
-            raise InvalidInput("no requests", field="requests", remedy=f"give 1 to {COUNTS['requests'].high}")
-        async with aclosing(each_alone([self._generate(each) for each in request.requests])) as events:
-            async for index, event in events:
-                if isinstance(event, RamoleError):
-                    yield gateway_pb2.GenerateBatchResponse(index=index, failure=failure_to_pb(event))
-                elif event.HasField("routing"):
-                    yield gateway_pb2.GenerateBatchResponse(index=index, routing=event.routing)
-                elif event.HasField("chunk"):
-                    yield gateway_pb2.GenerateBatchResponse(index=index, chunk=event.chunk)
-                else:
-                    yield gateway_pb2.GenerateBatchResponse(index=index, usage=event.usage)
-
-    async def _generate(self, request: gateway_pb2.GenerateRequest) -> AsyncGenerator[gateway_pb2.GenerateResponse]:
         if request.base_model not in ("", self._base_id):
             raise WrongState(
                 f"{request.base_model!r} is not served here", field="base_model", remedy=f"leave it or {self._base_id}"
@@ -182,6 +154,29 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
                     yield gateway_pb2.GenerateResponse(chunk=event)
                 else:
                     yield gateway_pb2.GenerateResponse(usage=event)
+
+    async def Complete(self, request: gateway_pb2.CompleteRequest, context: Context) -> gateway_pb2.CompleteResponse:
+        """One answer in one piece."""
+        async with aclosing(self.Generate(request.request, context)) as events:
+            return whole_to_pb([event async for event in events])
+
+    async def GenerateBatch(
+        self, request: gateway_pb2.GenerateBatchRequest, context: Context
+    ) -> AsyncIterator[gateway_pb2.GenerateBatchResponse]:
+        """Streams several answers, which run together; what fails, fails alone."""
+        check_count("requests", len(request.requests))
+        if not request.requests:
+            raise InvalidInput("no requests", field="requests", remedy=f"give 1 to {COUNTS['requests'].high}")
+        async with aclosing(each_alone([self.Generate(each, context) for each in request.requests])) as events:
+            async for index, event in events:
+                if isinstance(event, RamoleError):
+                    yield gateway_pb2.GenerateBatchResponse(index=index, failure=failure_to_pb(event))
+                elif event.HasField("routing"):
+                    yield gateway_pb2.GenerateBatchResponse(index=index, routing=event.routing)
+                elif event.HasField("chunk"):
+                    yield gateway_pb2.GenerateBatchResponse(index=index, chunk=event.chunk)
+                else:
+                    yield gateway_pb2.GenerateBatchResponse(index=index, usage=event.usage)
 
     async def Route(self, request: gateway_pb2.RouteRequest, context: Context) -> gateway_pb2.RouteResponse:
         """What Generate would use."""

@@ -18,9 +18,14 @@ Json = dict[str, Any]
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # `dumps` makes a new encoder each time
 
 
+def as_bytes(data: Any) -> bytes:
+    """JSON on the wire."""
+    return _encode(data).encode()
+
+
 def event(data: Json) -> bytes:
     """One server-sent event."""
-    return b"data: " + _encode(data).encode() + b"\n\n"
+    return b"data: " + as_bytes(data) + b"\n\n"
 
 
 def _text_reader() -> codecs.IncrementalDecoder:

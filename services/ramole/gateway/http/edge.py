@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -15,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ramole.core.call import REQUEST_ID_KEY
 from ramole.core.errors import Cancelled, DeadlineExceeded, InvalidInput, LimitExceeded, RamoleError
-from ramole.gateway.http.answers import event
+from ramole.gateway.http.answers import as_bytes, event
 from ramole.gateway.http.connection import PEER
 from ramole.gateway.http.errors import body_of, headers_of, status_of
 from ramole.transport.call_bracket import CallBracket
@@ -25,6 +24,9 @@ from ramole.transport.stall import StallGuard
 
 TIMEOUT_KEY = "x-request-timeout"
 """Header: seconds that the client waits for the whole answer. OpenAI's clients send none."""
+
+ADAPTERS_KEY = "x-ramole-adapters"
+"""Header of answers: the versions that were used."""
 
 _JSON = b"application/json"
 _TEXT = b"text/plain; charset=utf-8"
@@ -93,7 +95,7 @@ class Exchange:
 
     async def tell(self, data: Any, status: int = 200) -> None:
         """The whole answer, as JSON."""
-        raw = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+        raw = as_bytes(data)
         with self._guarded() as guard, guard.waiting():
             await self._begin(status, _JSON, length=len(raw))
             await self._write(raw, is_last=True)

@@ -12,7 +12,7 @@ from ramole.core import access
 from ramole.core.errors import RamoleError
 from ramole.gateway.http.answers import event
 from ramole.gateway.http.bodies import Body, parse
-from ramole.gateway.http.edge import Exchange, while_connected
+from ramole.gateway.http.edge import ADAPTERS_KEY, Exchange, while_connected
 from ramole.gateway.http.messages import as_json
 from ramole.gateway.http.queries import (
     DeleteQuery,
@@ -29,6 +29,7 @@ from ramole.gateway.http.queries import (
 from ramole.gateway.http.upload_form import FORM, header_of, upload_messages
 from ramole.gateway.management import Management
 from ramole.observability.export import Exposition, as_text
+from ramole.transport.values import ref_from_pb
 from ramole.v1.gateway_pb2 import (
     DeleteAdapterRequest,
     DescribeResponse,
@@ -163,8 +164,8 @@ class ManagementRoutes:
         async with aclosing(self._management.download(request)) as parts:
             async for part in parts:
                 if part.HasField("header"):
-                    ref = part.header.adapter
-                    exchange.headers["x-ramole-adapters"] = f"{ref.tenant}/{ref.name}@{ref.version}"
+                    ref = ref_from_pb(part.header.adapter)
+                    exchange.headers[ADAPTERS_KEY] = str(ref)
                     exchange.headers["etag"] = f'"{ref.digest}"'
                 yield part
 

@@ -18,7 +18,7 @@ from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.codec import routing_to_pb
 from ramole.gateway.http.answers import DONE, AnswerWriter, ChatWriter, CompletionWriter, GrowingChoice, Json, event
 from ramole.gateway.http.bodies import MAX_ANSWERS, ChatBody, CompletionBody, of_body, parse
-from ramole.gateway.http.edge import Exchange, while_connected
+from ramole.gateway.http.edge import ADAPTERS_KEY, Exchange, while_connected
 from ramole.gateway.http.messages import as_json
 from ramole.gateway.together import together
 from ramole.gateway.values import Order, Routing
@@ -28,8 +28,6 @@ from ramole.v1.gateway_pb2 import UsageReport
 
 AUTO = "auto"
 """The model that stands for: find the adapters that fit."""
-
-ADAPTERS_KEY = "x-ramole-adapters"
 
 _BARE = Composition(Weighting.UNIFORM, k=0)
 
