@@ -89,7 +89,7 @@ def test_all_of_very_many_rows_are_listed(server: Any) -> None:
     index = VectorIndex.open(server.uri)
     add(index, "first")
     client = MilvusClient(server.uri, timeout=60, dedicated=True)
-    entity = {"base_model": "base", "tenant": "acme", "is_public": True, "version": 1, "digest": "0" * 64}
+    entity = {"base_model": "base", "tenant": "acme", "is_public": True, "version": 1, "digest": "0" * 64, "tags": []}
     keys = [f"n{i}" for i in range(17_000)]
     for start in range(0, len(keys), 4250):
         client.upsert(

@@ -22,7 +22,7 @@ DEVICE_HITS: Key = ("ramole_tier_requests_total", (("result", "hit"), ("service"
 STORE_LOADS: Key = ("ramole_tier_load_seconds_count", (("service", "executor"), ("tier", "store")))
 ANSWERS: Key = (
     "ramole_rpc_calls_total",
-    (("code", "OK"), ("method", "/ramole.v1.Gateway/Generate"), ("service", "gateway")),
+    (("code", "OK"), ("method", "/ramole.v1.Gateway/Complete"), ("service", "gateway")),
 )
 
 
