@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from ramole.adapters.audit import AuditLog
+from ramole.adapters.audit import open_audit
 from ramole.adapters.codec import header_from_pb, page_token, position_from_token, record_to_pb, version_to_pb
 from ramole.adapters.content_reader import ContentReader
 from ramole.adapters.housekeeping import Housekeeping
@@ -68,7 +68,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
     def __init__(self, settings: Settings, base: BaseShapes | None = None) -> None:
         self._settings = settings
         self._base = base
-        self._audit = AuditLog(settings.data_dir / "audit.jsonl")
+        self._audit = open_audit(settings)
         self._reserve = Reserve(settings.data_dir)
         self._machine = machine_id()
         self._opened: _Opened | None = None

@@ -29,7 +29,8 @@ _log = logging.getLogger(__name__)
 
 
 async def start(settings: Settings) -> System:
-    """Runs all five services on a private Ray Serve instance, each as an application of its own.
+    """Runs all five services on Ray Serve, each as an application of its own: on the Ray of ``ray.address``, or on a
+    private one.
 
     Raises:
         RamoleError: they cannot start; nothing is left running then.
@@ -38,10 +39,15 @@ async def start(settings: Settings) -> System:
         from ramole.app.cluster import RaySystem
         from ramole.app.preflight import preflight
         from ramole.app.services import check_replicas
+        from ramole.app.trust import check_hosts
 
         settings = resolve(settings)
-        check_replicas(settings, "machine")
-        await asyncio.to_thread(preflight, settings, metrics_host=_ALL_INTERFACES)
+        if settings.ray.address:  # what its nodes have, and which ports are free there, is not known here
+            check_replicas(settings, "cluster")
+            check_hosts(settings)
+        else:
+            check_replicas(settings, "machine")
+            await asyncio.to_thread(preflight, settings, metrics_host=_ALL_INTERFACES)
         system = RaySystem()
         await system.start(settings)
         return system

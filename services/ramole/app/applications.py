@@ -31,7 +31,13 @@ def application(spec: ServiceSpec, settings: Settings) -> serve.Application:
     section = spec.section(settings)
     options = deployment_options(spec.name, section.server, has_fixed_port=bool(spec.fixed_ports(settings)))
     options["num_replicas"] = section.replicas  # or, one day, an autoscaling policy of the table
-    options["ray_actor_options"] = {"num_cpus": spec.num_cpus} | ({"num_gpus": 1} if spec.needs_gpu(settings) else {})
+    resources = spec.resources(settings)
+    options["ray_actor_options"] = {
+        "num_cpus": resources.num_cpus,
+        "num_gpus": resources.num_gpus,
+        "memory": resources.memory_bytes,
+        "resources": resources.custom,
+    }
     if spec.request_router:
         options["request_router_config"] = RequestRouterConfig(
             request_router_class=spec.request_router, request_routing_stats_period_s=_ROUTING_STATS_PERIOD_S

@@ -1,47 +1,38 @@
-"""All five services on a private Ray Serve instance, each as an application of its own."""
+"""All five services on a Ray, each as a Serve application of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
-import sys
 from contextlib import suppress
-from pathlib import Path
 
-from ramole.app.preflight import check_device
+from ramole.app.ray_instances import PrivateRay, RayInstance, RunningRay
 from ramole.app.ray_thread import RayThread
-from ramole.app.replica_logs import ReplicaLogs
-from ramole.app.scratch import MARK, Scratch
 from ramole.app.services import PUBLIC, SERVICES
 from ramole.core import errors
 from ramole.core.address import join_address
-from ramole.core.errors import RamoleError, Unavailable, WrongState
+from ramole.core.errors import RamoleError, Unavailable
 from ramole.core.settings import Settings
 from ramole.transport.picker import ServePicker
 
 _POLL_S = 0.25
 _OURS = re.compile(rf"^{re.escape(errors.__name__)}\.(\w+): ", re.MULTILINE)
 
-_log = logging.getLogger(__name__)
-
 
 class RaySystem:
-    """One private Ray instance on this machine with five Serve applications.
+    """Five Serve applications, on a Ray instance of their own or on one that runs already.
 
-    Ray's processes, ports and files are its own: any number of instances run side by side, and none is ever attached
-    to or stopped but this one. Only one can live in a process.
+    Any number of private instances run side by side, and none is ever attached to or stopped but this one. Of one that
+    runs already only our applications are touched. Only one system can live in a process.
     """
 
     def __init__(self) -> None:
         self._address = self._http_address = ""
-        self._scratch: Scratch | None = None
         self._ray = RayThread()
-        self._logs: ReplicaLogs | None = None
-        self._following: asyncio.Task[None] | None = None
+        self._instance: RayInstance | None = None
         self._stop_s = 0.0
-        self._has_served = False
+        self._has_deployed = self._has_served = False
         self._lock = asyncio.Lock()
 
     @property
@@ -55,17 +46,16 @@ class RaySystem:
         return self._http_address
 
     async def start(self, settings: Settings) -> None:
-        """Starts Ray and all applications; returns when the gateway serves. Takes half a minute on two cores.
+        """Starts all applications; returns when the gateway serves. Takes half a minute on two cores.
 
         Raises:
             RamoleError: a service cannot start, as soon as the first has failed for good; nothing is left running then.
         """
         self._stop_s = settings.ray.stop_s
-        self._scratch = scratch = Scratch.make()  # at once: a cancelled start must know its folder
+        self._instance = instance = (RunningRay if settings.ray.address else PrivateRay)(self._ray)
         try:
-            await self._ray.run(lambda: _start_ray(settings, scratch.path))
-            self._logs = ReplicaLogs(scratch.path / "session_latest" / "logs", sys.stderr)
-            self._following = asyncio.create_task(self._logs.follow())
+            await instance.start(settings)
+            self._has_deployed = True
             await self._ray.run(lambda: _deploy(settings))
             await self._until_running()
             self._address = await _gateway_address()
@@ -84,56 +74,14 @@ class RaySystem:
             await asyncio.sleep(_POLL_S)
 
     async def stop(self) -> None:
-        """Drains the applications, then ends every process of this Ray instance and removes its files.
-
-        What does not end in time is killed.
-        """
+        """Drains and ends the applications, and the instance if it is ours."""
         async with self._lock:
-            if self._scratch is None:
+            instance, self._instance = self._instance, None
+            if instance is None:
                 return
-            scratch, self._scratch = self._scratch, None
-            try:
-                async with asyncio.timeout(self._stop_s):
-                    await self._ray.run(lambda: _stop_ray(drains=self._has_served))
-            except TimeoutError:
-                _log.warning("Ray has not stopped within %s s and is killed", self._stop_s)
-            except Exception:  # whatever it was, nothing of it may be left
-                _log.exception("Ray has not stopped in order and is killed")
-            finally:
-                if self._following is not None:
-                    self._following.cancel()
-                if self._logs is not None:
-                    self._logs.copy()
-                await asyncio.to_thread(scratch.remove)
-
-
-def _start_ray(settings: Settings, folder: Path) -> None:
-    os.environ.update(
-        {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": str(settings.ray.niceness), MARK: str(folder)}
-    )
-    import ray
-
-    if ray.is_initialized():
-        raise WrongState("this process is attached to a Ray instance already", remedy="use another process")
-    ray.init(
-        address="local",
-        _temp_dir=str(folder),
-        num_cpus=settings.ray.num_cpus,
-        include_dashboard=False,
-        object_store_memory=settings.ray.object_store_bytes,
-        _metrics_export_port=settings.metrics.port or None,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    # Serve would wait for a GPU for ever. A replica sees one.
-    num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    check_device(settings.executor.device, min(1, num_gpus))
-    if SERVICES["executor"].needs_gpu(settings) and settings.executor.replicas > num_gpus:
-        raise WrongState(
-            f"{settings.executor.replicas} replicas need a GPU each; this machine has {num_gpus}",
-            field="executor.replicas",
-            remedy=f"set it to at most {num_gpus}",
-        )
+            # Of a private instance that never served there is nothing to drain: it ends at once.
+            is_there = self._has_deployed if instance.outlives_us else self._has_served
+            await instance.stop(_delete if is_there else lambda: None, self._stop_s)
 
 
 def _deploy(settings: Settings) -> None:
@@ -190,17 +138,12 @@ async def _gateway_address() -> str:
         return address
 
 
-def _stop_ray(*, drains: bool) -> None:
-    import ray
+def _delete() -> None:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
-    try:
-        if drains and ray.is_initialized():
-            # The gateway first, and not serve.shutdown(): it kills the controller under its own open calls, and Ray
-            # prints an error for each of them.
-            with suppress(RayServeException):  # Serve itself had not come up
-                for name in reversed(SERVICES):
-                    serve.delete(name)
-    finally:
-        ray.shutdown()
+    # The gateway first, and not serve.shutdown(): it kills the controller under its own open calls, and Ray prints an
+    # error for each of them.
+    with suppress(RayServeException):  # Serve itself had not come up
+        for name in reversed(SERVICES):
+            serve.delete(name)

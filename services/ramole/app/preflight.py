@@ -105,9 +105,10 @@ def _check_models(settings: Settings) -> None:
             _check_files(f"{section}.retriever", Path(retriever), "retriever.json")
     if settings.executor.router:
         _check_files("executor.router", Path(settings.executor.router), *FILES)
-    ca_file = settings.retrieval.ca_file
-    if ca_file and not Path(ca_file).is_file():
-        raise WrongState(f"there is no file {ca_file}", field="retrieval.ca_file", remedy="name a PEM file")
+    for field, what in (("ca_file", "a PEM file"), ("token_file", "a file with user:password or an API key")):
+        name = getattr(settings.retrieval, field)
+        if name and not Path(name).is_file():
+            raise WrongState(f"there is no file {name}", field=f"retrieval.{field}", remedy=f"name {what}")
 
 
 def check_model(field: str, path_or_id: str, *files: str) -> None:

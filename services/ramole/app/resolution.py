@@ -50,7 +50,9 @@ def resolve(settings: Settings) -> Settings:
     )
     retrieval = settings.retrieval
     uri = retrieval.uri if "://" in retrieval.uri or not retrieval.uri else str(Path(retrieval.uri).absolute())
-    changes["retrieval"] = retrieval.model_copy(update={"ca_file": _absolute(retrieval.ca_file), "uri": uri})
+    changes["retrieval"] = retrieval.model_copy(
+        update={"ca_file": _absolute(retrieval.ca_file), "token_file": _absolute(retrieval.token_file), "uri": uri}
+    )
     internal, tls = settings.internal, settings.internal.tls
     changes["internal"] = internal.model_copy(
         update={
@@ -88,7 +90,11 @@ def _check_names(settings: Settings, base_id: str) -> None:
     for tenant in settings.executor.tenant_weights:
         check_tenant(tenant, field="executor.tenant_weights")
     uris = [("adapters.sources", source) for source in settings.adapters.sources]
-    for field, uri in (*uris, ("adapters.store_uri", settings.adapters.store_uri)):
+    for field, uri in (
+        *uris,
+        ("adapters.store_uri", settings.adapters.store_uri),
+        ("adapters.audit_uri", settings.adapters.audit_uri),
+    ):
         if uri and not (uri.partition("://")[1] and uri.partition("://")[0]):
             raise WrongState(f"{uri[:160]!r} is not a URI", field=field, remedy="for example s3://bucket/folder")
     if "://" in settings.retrieval.uri and not _is_server(settings.retrieval.uri):

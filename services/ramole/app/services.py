@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any, Literal
 
 from ramole.core.errors import WrongState
-from ramole.core.settings import ServiceSettings, Settings
+from ramole.core.settings import ResourceSettings, ServiceSettings, Settings
 from ramole.gateway.identity import EdgeIdentity
 from ramole.transport.peers import Peers
 from ramole.transport.server import GrpcServer
@@ -50,7 +50,6 @@ class ServiceSpec:
         needs_peers: whether it calls the other services.
         is_public: whether it is the edge: what its callers say of themselves is not believed.
         default_timeout_s: deadline of calls whose client set none; None = no limit.
-        num_cpus: that Ray sets aside for a replica: the services bring their own thread limits.
         needs_gpu: whether a replica needs a GPU.
         request_router: ``module:Class`` that ranks its replicas on Ray; '' = Serve's own.
     """
@@ -61,7 +60,6 @@ class ServiceSpec:
     needs_peers: bool = False
     is_public: bool = False
     default_timeout_s: Callable[[Settings], float | None] = lambda _: None
-    num_cpus: float = 0.1
     needs_gpu: Callable[[Settings], bool] = lambda _: False
     request_router: str = ""
 
@@ -69,6 +67,13 @@ class ServiceSpec:
         """Its part of the settings."""
         section: ServiceSettings = getattr(settings, self.name)
         return section
+
+    def resources(self, settings: Settings) -> ResourceSettings:
+        """What Ray sets aside for each replica, with a number of GPUs."""
+        resources = self.section(settings).resources
+        if resources.num_gpus is None:
+            return resources.model_copy(update={"num_gpus": float(self.needs_gpu(settings))})
+        return resources
 
     def fixed_ports(self, settings: Settings) -> dict[str, int]:
         """The ports that one replica of each machine can listen on, by their settings."""
@@ -174,6 +179,12 @@ def check_replicas(settings: Settings, place: Literal["process", "machine", "clu
     """
     for spec in SERVICES.values():
         section, scaling = spec.section(settings), spec.scaling(settings)
+        if spec.needs_gpu(settings) and spec.resources(settings).num_gpus == 0:
+            raise WrongState(
+                "Ray hides the GPUs of its node from a replica that asks for none",
+                field=f"{spec.name}.resources.num_gpus",
+                remedy="leave it out, or give the part of a GPU that a replica takes",
+            )
         field = f"{spec.name}.replicas"
         if section.replicas == 1:
             continue

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ramole.cli._common import AsJson, bar, leave, run
+from ramole.cli._common import AsJson, bar, leave, run, told
 from ramole.cli._extras import needing
 from ramole.cli._output import say, say_json, say_piece, show_table
 
@@ -42,6 +42,9 @@ async def _system(settings: Settings, *, local: bool) -> AsyncIterator[System]:
 @needing("serve")
 def serve(
     local: Annotated[bool, typer.Option("--local", help="All services in this process, without Ray.")] = False,
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="A Ray that runs, auto = this machine's; else a private one.")
+    ] = "",
 ) -> None:
     """Run the system until it is told to stop (Ctrl-C or SIGTERM).
 
@@ -49,6 +52,9 @@ def serve(
     """
     from ramole.app import load_settings, resolve, start, start_local
     from ramole.app import run as run_until_stopped
+
+    if local and address:
+        raise typer.BadParameter("--local needs no Ray", param_hint="--address")
 
     async def main() -> None:
         with ExitStack() as until_ready:
@@ -59,13 +65,32 @@ def serve(
                 http = f", HTTP on {system.http_address}" if system.http_address else ""
                 say(f"ramole serves {settings.base_id} on {system.address}{http}")
 
-            settings = resolve(load_settings())
+            settings = resolve(load_settings(**({"ray": {"address": address}} if address else {})))
             await run_until_stopped(start_local if local else start, settings, is_ready)
 
     run(main)
     # A start that was cut off goes on in Ray's thread, and at Ray's own exit, and would write into the folder that has
     # just been removed.
     leave()
+
+
+@needing("serve")
+def serve_config(
+    rayservice: Annotated[
+        str, typer.Option(metavar="NAME", help="As a patch of the RayService of this name, for Kustomize.")
+    ] = "",
+) -> None:
+    """Write the configuration by which `serve deploy` or KubeRay runs the system on a cluster, as YAML.
+
+    Settings come from the YAML file that RAMOLE_CONFIG names and from RAMOLE_* variables.
+    """
+    from ramole.app import load_settings
+    from ramole.app.serve_config import as_yaml, rayservice_patch
+    from ramole.app.serve_config import serve_config as write_serve_config
+
+    with told():
+        config = write_serve_config(load_settings())
+        say_piece(as_yaml(rayservice_patch(rayservice, config) if rayservice else config))
 
 
 @needing("serve")

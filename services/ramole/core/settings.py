@@ -189,11 +189,23 @@ class HttpSettings(_Section):
     max_connections: int = Field(default=2048, ge=1, description="open at once")
 
 
+class ResourceSettings(_Section):
+    """What Ray sets aside on a node for each replica, and so where it runs. Nothing holds a replica to it."""
+
+    num_cpus: float = Field(default=0.1, ge=0, description="logical ones; the services limit their own threads")
+    num_gpus: float | None = Field(default=None, ge=0, description="null = 1 for an executor on CUDA, else 0")
+    memory_bytes: int = Field(default=0, ge=0, description="0 = not counted")
+    custom: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="resources by which nodes are told apart, as `ray start --resources` names them"
+    )
+
+
 class ServiceSettings(_Section):
     """What every service has."""
 
     server: ServerSettings = ServerSettings()
     replicas: int = Field(default=1, ge=1, description="on Ray; of a service with one writer there is one")
+    resources: ResourceSettings = ResourceSettings()
 
 
 class GatewaySettings(ServiceSettings):
@@ -267,6 +279,7 @@ class RetrievalSettings(ServiceSettings):
 
     uri: PathOrName = ""
     token: str = Field(default="", description="user:password or API key of the server", repr=False)
+    token_file: PathOrName = Field(default="", description="a file that holds it instead, e.g. of a Kubernetes Secret")
     ca_file: PathOrName = Field(
         default="", description="PEM file of the authority behind an https server; '' = the system's"
     )
@@ -278,6 +291,12 @@ class RetrievalSettings(ServiceSettings):
     index: Literal["flat", "hnsw"] = Field(
         default="flat", description="exact, or a graph for 100 000 rows of one base model; `ramole reindex` applies it"
     )
+
+    @model_validator(mode="after")
+    def _has_one_token(self) -> Self:
+        if self.token and self.token_file:
+            raise ValueError("give token or token_file, not both")
+        return self
 
 
 class QuotaSettings(_Section):
@@ -299,6 +318,11 @@ class AdapterSettings(ServiceSettings):
     store_uri: str = Field(default="", description="fsspec URI of the store, e.g. s3://bucket/prefix; '' = in data_dir")
     store_options: dict[str, Any] = Field(
         default={}, description="arguments of its file system, e.g. endpoint_url", repr=False
+    )
+    audit_uri: str = Field(
+        default="",
+        description="fsspec URI of a folder for the audit log, one object for each action, opened with store_options; "
+        "'' = audit.jsonl in data_dir",
     )
     max_relative_norm: float = Field(
         default=10.0,
@@ -373,12 +397,16 @@ class ExecutorSettings(ServiceSettings):
 
 
 class RaySettings(_Section):
-    """The private Ray instance of `ramole serve`; an own cluster has settings of its own."""
+    """The Ray of `ramole serve`."""
 
-    niceness: int = Field(default=0, ge=0, le=19, description="of the replicas; Ray's own default is 15")
-    num_cpus: int = Field(
-        default=8, ge=1, description="logical ones, of which each replica takes a tenth: it limits its own threads"
+    address: str = Field(
+        default="",
+        pattern=r"^(auto|[^:/\s]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5})?$",
+        description="host:port of a Ray that runs, 'auto' = the one of this machine; '' = a private one, for which the "
+        "others of these settings are",
     )
+    niceness: int = Field(default=0, ge=0, le=19, description="of the replicas; Ray's own default is 15")
+    num_cpus: int = Field(default=8, ge=1, description="logical ones, of which a replica takes its resources.num_cpus")
     object_store_bytes: int = Field(
         default=100 * 2**20, ge=75 * 2**20, description="of Ray's shared memory, which no call passes through"
     )

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import copy_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from ramole.core.errors import RamoleError, Unavailable
-from ramole.core.settings import Settings
+from ramole.core.errors import RamoleError, Unavailable, WrongState
+from ramole.core.settings import RetrievalSettings, Settings
 from ramole.retrieval.values import IndexEntry, Row
 from ramole.tiers.reserve import Reserve
 from ramole.transport.service import Service
@@ -221,6 +222,19 @@ def _generations_to_pb(generations: Iterable[IndexGeneration]) -> list[retrieval
     return [retrieval_pb2.Generation(number=each.number, encoder_id=each.encoder_id) for each in generations]
 
 
+def _token(options: RetrievalSettings) -> str:
+    if not options.token_file:
+        return options.token
+    try:
+        return Path(options.token_file).read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise WrongState(
+            f"{options.token_file} cannot be read",
+            field="retrieval.token_file",
+            remedy="name a file that the service can read",
+        ) from error
+
+
 def _open(settings: Settings) -> VectorIndex:
     """Opens the index that the settings name. Blocks; loads pymilvus."""
     from ramole.retrieval.generations import IndexType
@@ -229,7 +243,7 @@ def _open(settings: Settings) -> VectorIndex:
     options = settings.retrieval
     return VectorIndex.open(
         options.uri or str(settings.data_dir / "index.db"),
-        token=options.token,
+        token=_token(options),
         ca_file=options.ca_file,
         timeout_s=options.timeout_s,
         best_of={"mean": 0, "max": 1, "best": options.best_of}[options.scoring],

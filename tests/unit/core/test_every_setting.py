@@ -18,7 +18,7 @@ from ramole.core.settings import Settings
 
 LEAVES = [(key, field) for key, field in fields() if section_of(field) is None]
 SECTIONS = [(key, field) for key, field in fields() if section_of(field) is not None]
-TEXTS = {"device": "cuda:1", "host": "::1"}
+TEXTS = {"device": "cuda:1", "host": "::1", "address": "auto"}
 
 
 def another_value(key: Key, field: FieldInfo) -> Any:
@@ -27,7 +27,7 @@ def another_value(key: Key, field: FieldInfo) -> Any:
     if typing.get_origin(kind) is typing.Literal:
         return next(value for value in typing.get_args(kind) if value != default)
     if default is None:
-        default = next((of() for of in (bool, int) if of in typing.get_args(kind)), None)
+        default = next((of() for of in (bool, int, float) if of in typing.get_args(kind)), None)
     if isinstance(default, int):
         return not default if isinstance(default, bool) else default + 1
     match default:

@@ -53,8 +53,18 @@ def open_files(uri: str, options: Mapping[str, Any], *, folder: Path, scratch: P
     Raises:
         WrongState: the URI's file system is not installed, or the URI is malformed.
     """
-    if not uri:
-        return LocalFiles(folder, scratch)
+    return open_remote(uri, options, field="adapters.store_uri") if uri else LocalFiles(folder, scratch)
+
+
+def open_remote(uri: str, options: Mapping[str, Any], *, field: str) -> Files:
+    """The files below a URI of any fsspec file system but this machine's own.
+
+    Args:
+        field: the setting that holds the URI.
+
+    Raises:
+        WrongState: as `open_files`.
+    """
     import fsspec
 
     try:
@@ -62,11 +72,9 @@ def open_files(uri: str, options: Mapping[str, Any], *, folder: Path, scratch: P
     except (ImportError, ValueError) as error:
         raise WrongState(
             f"{uri[:160]!r} cannot be opened: {error}",
-            field="adapters.store_uri",
+            field=field,
             remedy="install the package of its file system, e.g. ramole[s3] for s3://",
         ) from error
     if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
-        raise WrongState(
-            f"{uri[:160]!r} is a local folder", field="adapters.store_uri", remedy="leave it empty and set data_dir"
-        )
+        raise WrongState(f"{uri[:160]!r} is a local folder", field=field, remedy="leave it empty and set data_dir")
     return RemoteFiles(fs, root)

@@ -1,0 +1,181 @@
+"""The Ray that the services run on: a private one, or one that runs already."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from ramole.app.preflight import check_device
+from ramole.app.ray_thread import RayThread
+from ramole.app.replica_logs import ReplicaLogs
+from ramole.app.scratch import MARK, Scratch
+from ramole.app.services import SERVICES
+from ramole.core.errors import Unavailable, WrongState
+from ramole.core.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+class RayInstance(Protocol):
+    """A Ray that this process is attached to between `start` and `stop`."""
+
+    outlives_us: bool
+    """Whether it goes on running after `stop`, and what runs on it as well."""
+
+    async def start(self, settings: Settings) -> None:
+        """Raises RamoleError: it does not run, or cannot run these services."""
+
+    async def stop(self, cleanup: Callable[[], None], limit_s: float) -> None:
+        """Leaves it. Never raises.
+
+        Args:
+            cleanup: run on Ray's thread before.
+            limit_s: how long that may take.
+        """
+
+
+class PrivateRay:
+    """One of our own on this machine: its processes, ports and files are nobody else's.
+
+    Args:
+        thread: on which all of Ray's calls are made.
+    """
+
+    outlives_us = False
+
+    def __init__(self, thread: RayThread) -> None:
+        self._thread = thread
+        self._scratch = Scratch.make()  # at once: a cancelled start must know its folder
+        self._logs: ReplicaLogs | None = None
+        self._following: asyncio.Task[None] | None = None
+
+    async def start(self, settings: Settings) -> None:
+        """See `RayInstance`. From then on what replicas log of trouble is on standard error."""
+        await self._thread.run(lambda: _start(settings, self._scratch.path))
+        self._logs = ReplicaLogs(self._scratch.path / "session_latest" / "logs", sys.stderr)
+        self._following = asyncio.create_task(self._logs.follow())
+
+    async def stop(self, cleanup: Callable[[], None], limit_s: float) -> None:
+        """See `RayInstance`. Ends every process of it and removes its files; what does not end in time is killed."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._thread.run(lambda: _leave(cleanup))
+        except TimeoutError:
+            _log.warning("Ray has not stopped within %s s and is killed", limit_s)
+        except Exception:  # whatever it was, nothing of it may be left
+            _log.exception("Ray has not stopped in order and is killed")
+        finally:
+            if self._following is not None:
+                self._following.cancel()
+            if self._logs is not None:
+                self._logs.copy()
+            await asyncio.to_thread(self._scratch.remove)
+
+
+class RunningRay:
+    """One that somebody else has started, on this machine or as a cluster. It keeps its own logs and metrics.
+
+    Args:
+        thread: on which all of Ray's calls are made.
+    """
+
+    outlives_us = True
+
+    def __init__(self, thread: RayThread) -> None:
+        self._thread = thread
+
+    async def start(self, settings: Settings) -> None:
+        """See `RayInstance`."""
+        await self._thread.run(lambda: _attach(settings.ray.address))
+
+    async def stop(self, cleanup: Callable[[], None], limit_s: float) -> None:
+        """See `RayInstance`."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._thread.run(lambda: _leave(cleanup))
+        except TimeoutError:
+            _log.warning("the applications have not ended within %s s; `serve status` there shows them", limit_s)
+        except Exception:
+            _log.exception("the applications may still run; `serve status` there shows them")
+
+
+def _start(settings: Settings, folder: Path) -> None:
+    os.environ.update(
+        {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": str(settings.ray.niceness), MARK: str(folder)}
+    )
+    import ray
+
+    _check_detached()
+    ray.init(
+        address="local",
+        _temp_dir=str(folder),
+        num_cpus=settings.ray.num_cpus,
+        # Those of a cluster tell its nodes apart; here all of them are this machine.
+        resources=_custom_resources(settings),
+        include_dashboard=False,
+        object_store_memory=settings.ray.object_store_bytes,
+        _metrics_export_port=settings.metrics.port or None,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    # Serve would wait for a GPU for ever. A replica sees one.
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    check_device(settings.executor.device, min(1, num_gpus))
+    if SERVICES["executor"].needs_gpu(settings) and settings.executor.replicas > num_gpus:
+        raise WrongState(
+            f"{settings.executor.replicas} replicas need a GPU each; this machine has {num_gpus}",
+            field="executor.replicas",
+            remedy=f"set it to at most {num_gpus}",
+        )
+
+
+def _custom_resources(settings: Settings) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for spec in SERVICES.values():
+        section = spec.section(settings)
+        for name, amount in section.resources.custom.items():
+            total[name] = total.get(name, 0.0) + amount * section.replicas
+    return total
+
+
+def _attach(address: str) -> None:
+    import ray
+    from ray import serve
+
+    _check_detached()
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise Unavailable(
+            f"there is no Ray to attach to at {address!r}: {why}", remedy="start one with `ray start --head`"
+        ) from error
+    taken = sorted(set(serve.status().applications) & set(SERVICES))
+    if taken:
+        raise WrongState(
+            f"applications with the names of our services run there: {', '.join(taken)}",
+            field="ray.address",
+            remedy="end them; or to change a system that runs, `serve deploy` what `ramole serve-config` writes",
+        )
+
+
+def _check_detached() -> None:
+    import ray
+
+    if ray.is_initialized():
+        raise WrongState("this process is attached to a Ray instance already", remedy="use another process")
+
+
+def _leave(cleanup: Callable[[], None]) -> None:
+    import ray
+
+    try:
+        if ray.is_initialized():
+            cleanup()
+    finally:
+        ray.shutdown()
