@@ -43,6 +43,14 @@ fmt: $(STAMP) ## format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+k8s: $(STAMP) ## the Serve configurations of k8s/overlays/, from their settings.yaml
+	@for overlay in k8s/overlays/*/; do \
+	  RAMOLE_CONFIG=$${overlay}settings.yaml $(BIN)/ramole serve-config --rayservice ramole > $${overlay}serve-config.yaml || exit 1; \
+	done
+
+check-k8s: $(STAMP) ## that k8s/ is valid and fits the code; without a cluster
+	@$(BIN)/python -m pytest -q --durations=0 --durations-min=60 -p no:warnings tests/k8s | grep -v '^\(\.\|$$\)'; exit $${PIPESTATUS[0]}
+
 MINUTES ?= 5
 INPUTS ?= 100000
 fuzz: $(STAMP) ## odd requests to a real server for MINUTES=5, beside bystanders; INPUTS=100000 of any kind to both ports
@@ -73,4 +81,4 @@ protos-released: $(STAMP) ## remember protos/ as released: what protos-check let
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help install demo test check docs fmt fuzz test-slow test-gpu protos protos-check protos-released clean
+.PHONY: help install demo test check check-k8s k8s docs fmt fuzz test-slow test-gpu protos protos-check protos-released clean

@@ -71,10 +71,10 @@ def as_yaml(value: dict[str, Any]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes no aliases, and a text of several lines as a block."""
+    """Writes a text of several lines as a block, and what all applications share once."""
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    def generate_anchor(self, node: yaml.Node) -> str:
+        return "settings"
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
