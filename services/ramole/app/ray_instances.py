@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from ramole.app.scratch import MARK, Scratch
 from ramole.app.services import SERVICES
 from ramole.core.errors import Unavailable, WrongState
 from ramole.core.settings import Settings
+
+_CONNECT_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -149,8 +152,11 @@ def _attach(address: str) -> None:
 
     _check_detached()
     try:
+        if address != "auto":  # Ray itself would try for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
         raise Unavailable(
             f"there is no Ray to attach to at {address!r}: {why}", remedy="start one with `ray start --head`"
