@@ -124,7 +124,7 @@ def test_the_configuration_of_an_overlay_serves(
             assert told.status_code == 200, told.text
             assert told.json()["choices"][0]["text"] == answer.text
             routed = http.post("/v1/completions", json={"model": "auto", "prompt": prompt}, timeout=60)
-            assert routed.json()["ramole"][0]["adapters"], routed.text
+            assert routed.json()["ramole"][0]["usage"]["adapters"], routed.text
     finally:
         cluster.apply({"applications": []})
     assert cluster.is_alive
