@@ -116,6 +116,13 @@ class CanaryNet:
         logging.getLogger().addHandler(self._handler)
         logging.getLogger(ROOT_LOGGER).setLevel("INFO")  # as `setup_logging` does
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """What pytest shows of a failed test stays short: a line for each call would fill pages."""
+        shown: Any = session.config.pluginmanager.get_plugin("logging-plugin")
+        for handler in (shown.caplog_handler, shown.report_handler):
+            handler.setLevel("WARNING")
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
