@@ -126,7 +126,8 @@ async def cancels_unread(door: EngineDoor, model: str) -> Leave:
     call = GatewayStub(channel).Complete(gateway_pb2.CompleteRequest(request=generating(model)))
 
     async def leave() -> None:
-        await channel.close()  # with the call in it
+        await channel.close()
+        assert call.done()
 
     return leave
 
@@ -171,7 +172,7 @@ WAYS: dict[Way, int] = {
 
 async def until(condition: Callable[[dict[str, int]], bool], door: EngineDoor) -> dict[str, int]:
     async with asyncio.timeout(60):
-        while not condition(held := await door.held()):
+        while not condition(held := await door.held()):  # noqa: ASYNC110  # no event tells
             await asyncio.sleep(0.02)
     return held
 
