@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ramole.transport.poller import keep_poller
+from support.canary import CanaryNet
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
@@ -23,8 +24,9 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     keep_poller()
+    config.pluginmanager.register(CanaryNet(), "canary-net")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -13,7 +13,6 @@ import asyncio
 import json
 import os
 import random
-import re
 import sys
 import time
 from collections import Counter
@@ -28,12 +27,11 @@ import pytest
 
 from fuzz.odd_inputs import mutated, odd_body, odd_headers, odd_message, odd_path
 from ramole.gateway.servicer import GatewayService
-from ramole.v1 import embedding_pb2, gateway_pb2
+from ramole.v1 import gateway_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayServicer
-from support.front_door import BothPorts, Wire
-from support.gateway_world import BASE, Context
-from support.index_world import Encoders
-from support.real_world import RealWorld
+from support.front_door import Wire
+from support.gateway_world import BASE
+from support.real_door import RealDoor
 from support.tenant_world import upload
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "0")) or 4000
@@ -50,25 +48,9 @@ METHODS = [
 NOT_OURS = {"INTERNAL", "UNKNOWN", "DATA_LOSS"}
 
 
-class AnyText(Encoders):
-    """Takes texts without a number as well."""
-
-    async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
-        texts = [text if re.search(r"n\d+$", text, re.ASCII) else "n63" for text in request.texts]
-        return await super().Embed(embedding_pb2.EmbedRequest(texts=texts, encoder_id=request.encoder_id), context)
-
-
-class Door(BothPorts, RealWorld):
-    """Both ports before a real store and a real index."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.embedding = AnyText(self.log)
-
-
 @pytest.fixture
-async def door(tmp_path: Path) -> AsyncIterator[Door]:
-    door = Door(tmp_path)
+async def door(tmp_path: Path) -> AsyncIterator[RealDoor]:
+    door = RealDoor(tmp_path)
     door.open_both(server={"idle_s": 2.0}, http={"max_connections": 64})
     try:
         await door.start_neighbours()
@@ -93,7 +75,7 @@ class Seen:
         return self.counts.total()
 
 
-async def fuzz_http(door: Door, r: random.Random, seen: Seen, is_done: Any) -> None:
+async def fuzz_http(door: RealDoor, r: random.Random, seen: Seen, is_done: Any) -> None:
     """One client over connections that it keeps while the server does."""
     async with door.http() as http:
         page = (await http.get("/openapi.json")).json()
@@ -194,7 +176,7 @@ def _check(status: int, told: bytes, request: bytes) -> None:
                              "rate_limit_error", "server_error"), error  # fmt: skip
 
 
-async def fuzz_grpc(door: Door, r: random.Random, seen: Seen, is_done: Any) -> None:
+async def fuzz_grpc(door: RealDoor, r: random.Random, seen: Seen, is_done: Any) -> None:
     """One client that calls everything."""
     async with grpc.aio.insecure_channel(door.grpc_address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         while not is_done():
@@ -224,7 +206,7 @@ async def fuzz_grpc(door: Door, r: random.Random, seen: Seen, is_done: Any) -> N
             assert code != "DEADLINE_EXCEEDED", f"it hangs on {method.name} {parts!r}"
 
 
-async def test_nothing_that_is_sent_is_too_odd(door: Door, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_nothing_that_is_sent_is_too_odd(door: RealDoor, capsys: pytest.CaptureFixture[str]) -> None:
     seen, process = Seen(), psutil.Process()
     before, told_at = process.memory_info().rss, time.monotonic()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from ramole.lora.weights import AdapterWeights, LoraPair
 from ramole.mixture.step import Layout
 
 
-def tiny_llama(seed: int = 0) -> torch.nn.Module:
+def tiny_llama(seed: int = 0, max_len: int = 128) -> torch.nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -26,7 +27,7 @@ def tiny_llama(seed: int = 0) -> torch.nn.Module:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=128,
+        max_position_embeddings=max_len,
         initializer_range=0.3,
     )
     return LlamaForCausalLM(config).eval()
@@ -45,6 +46,20 @@ def random_adapter(model: torch.nn.Module, seed: int, rank: int, targets: tuple[
 
 def random_router(model: torch.nn.Module, rank: int = 4) -> AdapterWeights:
     return random_adapter(model, 999, rank, ("_proj",))
+
+
+class Words:
+    """A tokenizer of 97 one-character tokens, in the shape that TextCodec expects."""
+
+    def __init__(self) -> None:
+        from tokenizers import Tokenizer, decoders, models
+
+        vocab = {chr(0x4E00 + i): i for i in range(97)}
+        self.backend_tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=chr(0x4E00)))
+        self.backend_tokenizer.decoder = decoders.Fuse()
+
+    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+        return {"input_ids": [3 + ord(c) % 90 for c in text]}
 
 
 @dataclass

@@ -186,3 +186,19 @@ class Internal(RamoleError):
 def own_fault(error: Exception, message: str) -> RamoleError:
     """What the caller hears of an exception in the work for one request; the log hears the rest, through the cause."""
     return error if isinstance(error, RamoleError) else Internal(message).because(error)
+
+
+_OF_MACHINES = (RamoleError, OSError, RuntimeError, MemoryError, ImportError, ArithmeticError)
+
+
+def told(error: BaseException) -> str:
+    """What a log or a message may say of an exception: its class and, unless it may quote what users sent, its text.
+
+    Errors of data quote data: a `KeyError` its key, pydantic and protobuf the value that does not fit, a template
+    whatever it was given. Those of the machine, of torch and of files do not, and are what an operator needs.
+    """
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ in ("builtins", __name__) else f"{kind.__module__}.{kind.__qualname__}"
+    if not isinstance(error, _OF_MACHINES):
+        return f"{name} (its text may quote a request, and is left out)"
+    return f"{name}: {error}"

@@ -30,6 +30,7 @@ from ramole.core.errors import (
     Unavailable,
     WrongState,
     own_fault,
+    told,
 )
 from ramole.executor.fair_queue import BYTES_PER_TOKEN
 from ramole.executor.runner import ModelRunner
@@ -413,4 +414,4 @@ def _failure(load: Future[AdapterWeights]) -> RamoleError | None:
     error = load.exception()
     if error is None or isinstance(error, RamoleError):
         return error
-    return WrongState(f"an adapter could not be loaded: {error}", field="adapters")
+    return WrongState(f"an adapter could not be loaded: {told(error)}", field="adapters")

@@ -175,17 +175,29 @@ class TextCodec:
                     field=f"messages[{index}].content",
                     remedy="leave it out, or set executor.parse_special_tokens",
                 )
-        turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            text = self._rendered(messages)
         except Exception as error:  # templates raise what they like
             raise InvalidInput(
-                f"the base model's chat template refuses it: {str(error)[:200]}",
+                f"the base model's chat template refuses it{self._why_refused(messages)}",
                 field="messages",
                 remedy="change the order or the roles",
             ) from error
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+    def _rendered(self, messages: Ordered[Message]) -> str:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return text
+
+    def _why_refused(self, messages: Ordered[Message]) -> str:
+        """What the template says of the same turns without what was said in them, which it might quote."""
+        try:
+            self._rendered([Message(message.role, "x") for message in messages])
+        except Exception as error:
+            return f": {str(error)[:200]}"
+        return ""
 
     def stream(self, sampling: Sampling) -> TextStream:
         """A decoder for one answer. Raises InvalidInput for a stop token that does not exist."""

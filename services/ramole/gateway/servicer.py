@@ -30,6 +30,7 @@ from ramole.gateway.http.vllm import VllmRoutes
 from ramole.gateway.identity import keys_path
 from ramole.gateway.keys import KeyFile
 from ramole.gateway.management import Management
+from ramole.gateway.readiness import Readiness
 from ramole.gateway.removals import Removals
 from ramole.gateway.routing import AdapterChooser
 from ramole.gateway.tenant_limits import TenantLimits
@@ -72,6 +73,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self._chooser = AdapterChooser(self._backends, base_id=self._base_id, timeout_s=settings.retrieval.timeout_s)
         limits = TenantLimits(self._settings.limits, self._settings.tenant_limits)
         self._answers = AnswerFlow(self._backends, self._chooser, limits)
+        self._readiness = Readiness(peers)
         self._finisher = Finisher()
         self._upkeep = Upkeep(self._backends, patience_s=self._settings.index_patience_s)
         uploads = Uploads(self._backends, self._finisher, self._upkeep)
@@ -96,13 +98,18 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
             return
         exposition = Exposition()
         exposition.add(self.name, self.registry)
+
+        async def check_ready() -> None:
+            bracket.check_open()
+            await self.check_ready()
+
         app = make_app(
             Edge(bracket, max_body_bytes=options.max_body_bytes, idle_s=self._settings.server.idle_s),
             OpenAi(self._answers, self._settings, self._base_id),
             Models(self._backends, self._base_id),
             ManagementRoutes(self._management, self._describe, exposition, max_header_bytes=options.max_body_bytes),
             VllmRoutes(self._management),
-            check_ready=self.check_ready,
+            check_ready=check_ready,
             version=version("ramole"),
             has_docs=self._settings.shows_itself(is_open=self._is_open),
         )
@@ -121,19 +128,25 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         """``host:port`` of the HTTP port; '' while there is none."""
         return self._http.address if self._http is not None else ""
 
+    def begin_drain(self) -> None:
+        """HTTP connections are not kept any more."""
+        if self._http is not None:
+            self._http.begin_drain()
+
     async def drain(self, grace_s: float) -> None:
-        """Lets HTTP calls end."""
+        """Ends HTTP."""
         if self._http is not None:
             await self._http.stop(grace_s)
 
     async def close(self) -> None:
         """Lets uploads and removals that have begun run to their end."""
+        await self._readiness.close()
         await self._finisher.close()
         await self._upkeep.close()
 
     async def check_ready(self) -> None:
-        """Raises Unavailable while no executor serves: this gateway is well, but no prompt would be answered here."""
-        await self._backends.executor.check_any_serves("ramole.v1.Executor")
+        """Raises Unavailable, which names what is missing, while this gateway is well and a prompt finds no answer."""
+        await self._readiness.check()
 
     async def Generate(
         self, request: gateway_pb2.GenerateRequest, context: Context

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
 from datetime import UTC, datetime
 from typing import TextIO
 
 from ramole.core.call import entered_call
+from ramole.core.errors import told
 from ramole.core.texts import visible_json
 
 ROOT_LOGGER = "ramole"
@@ -15,7 +17,7 @@ ACCESS_LOGGER = "ramole.access"
 
 
 class JsonLines(logging.Formatter):
-    """Formats a record with its message, its `extra={"fields": {...}}` and its traceback.
+    """Formats a record with its message, its `extra={"fields": {...}}` and its traceback, which quotes no request.
 
     A line that is written while this task works for a call carries the request id by itself.
     """
@@ -34,8 +36,8 @@ class JsonLines(logging.Formatter):
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
             line.update(fields)
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            line["traceback"] = "".join(_trace(record.exc_info[1], set())).rstrip()
         return visible_json(json.dumps(line, ensure_ascii=False, default=str))
 
 
@@ -54,3 +56,17 @@ def setup_logging(stream: TextIO, level: str = "INFO", access_level: str = "INFO
     logger.setLevel(level)
     logger.propagate = False
     logging.getLogger(ACCESS_LOGGER).setLevel(access_level)
+
+
+def _trace(error: BaseException, seen: set[int]) -> list[str]:
+    """As Python writes it, what it came from first, but of each exception only what may be told."""
+    seen.add(id(error))
+    lines: list[str] = []
+    came_from = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if came_from is not None and id(came_from) not in seen:
+        lines += [*_trace(came_from, seen), "\nwhich led to:\n\n"]
+    lines += ["Traceback (most recent call last):\n", *traceback.format_tb(error.__traceback__), f"{told(error)}\n"]
+    for inner in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        if id(inner) not in seen:
+            lines += ["\nwith:\n\n", *_trace(inner, seen)]
+    return lines

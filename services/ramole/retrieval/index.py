@@ -53,6 +53,9 @@ class VectorIndex:
         best_of: what an adapter scores: 0 = cosine of the mean sample, j = mean over its j nearest samples.
         index_type: of generations that are made from now on.
         lite: the embedded server that `client` talks to, if there is one.
+
+    Attributes:
+        has_failed: whether Milvus did, the last time that it was asked.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class VectorIndex:
         self._loaded: set[IndexGeneration] = set()
         self._seen_at = 0.0
         self._has_warned = False
+        self.has_failed = False
         # Milvus Lite has no write lock of its own.
         self._writing = threading.Lock()
 
@@ -328,7 +332,9 @@ class VectorIndex:
         """
         try:
             yield
+            self.has_failed = False
         except (MilvusException, grpc.RpcError) as error:
+            self.has_failed = True
             self._live = None
             self._loaded.clear()
             _log.warning("Milvus failed: %s", error)

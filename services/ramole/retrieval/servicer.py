@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -31,6 +32,8 @@ T = TypeVar("T")
 _NUM_READERS = 8
 """Searches that run at once."""
 _OPENING_PAUSE_S = 1.0
+_PROBE_S = 2.0
+"""How long an index that nobody asks may have gone unnoticed."""
 _CALIBRATION_PAUSE_S, _FAILED_PAUSE_S = 5.0, 30.0
 
 _log = logging.getLogger(__name__)
@@ -53,6 +56,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="retrieval-write")
         self._keeping: asyncio.Task[None] | None = None
         self._outage = Unavailable("the vector index is not open", remedy="retry in a moment")
+        self._probed_s = float("-inf")
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds this servicer to a server."""
@@ -78,6 +82,13 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
         if self._index is not None:
             await asyncio.to_thread(self._index.close)
             self._index = None
+
+    async def check_ready(self) -> None:
+        """Raises Unavailable while the index does not answer: this replica is well, but finds nothing."""
+        index, now = self._ready(), time.monotonic()
+        if index.has_failed or now - self._probed_s >= _PROBE_S:
+            await self._run(self._readers, index.generations)
+            self._probed_s = now
 
     async def Search(
         self, request: retrieval_pb2.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 
 from ramole.core.call import ANONYMOUS, REQUEST_ID_KEY, CallContext, call_scope
@@ -19,6 +19,7 @@ from ramole.observability.metrics import RpcMetrics
 from ramole.transport.call_limit import CallLimit, Kind
 from ramole.transport.errors import code_of
 from ramole.transport.identity import Identify, Peer
+from ramole.transport.running import RunningCalls
 
 # Work ends by its own time limits at the deadline, and says what it waited for. What has not ended by then is cut off.
 _LAST_WORD_S = 1.0
@@ -49,6 +50,9 @@ class CallBracket:
         metrics: receives count, latency and calls in flight.
         identify: finds out who asks.
         default_timeout_s: deadline of calls whose client set none; None = no limit.
+
+    Attributes:
+        running: the calls inside, but for those that are answered even if the server is closed.
     """
 
     def __init__(
@@ -58,6 +62,11 @@ class CallBracket:
         self._metrics = metrics
         self._identify = identify
         self._default_timeout_s = default_timeout_s
+        self.running = RunningCalls()
+
+    def check_open(self) -> None:
+        """Raises Unavailable while the server starts or drains."""
+        self._limit.check_open()
 
     def begin(self, peer: Peer, timeout_s: float | None, *, has_default: bool = True) -> CallContext:
         """The context of a call that has just come in.
@@ -96,7 +105,8 @@ class CallBracket:
                 principal = ANONYMOUS if even_if_closed else self._identify(peer)
                 self._limit.enter(kind, peer.address, even_if_closed=even_if_closed)
                 try:
-                    with call_scope(replace(call, principal=principal)):
+                    counted = nullcontext() if even_if_closed else self.running.counted()
+                    with call_scope(replace(call, principal=principal)), counted:
                         async with _ended(call):
                             yield
                 finally:

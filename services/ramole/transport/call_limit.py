@@ -56,6 +56,11 @@ class CallLimit:
         """Calls of all classes that may run at once."""
         return sum(self._limits.values())
 
+    def check_open(self) -> None:
+        """Raises Unavailable when the server is closed."""
+        if not self.is_open:
+            raise Unavailable("the server is starting or stopping", remedy="retry with back-off")
+
     def enter(self, kind: Kind, peer: str, *, even_if_closed: bool = False) -> None:
         """Counts a call in.
 
@@ -67,8 +72,8 @@ class CallLimit:
             Unavailable: the server is closed.
             LimitExceeded: all places of the class are taken, or the peer holds its share of them.
         """
-        if not (self.is_open or even_if_closed):
-            raise Unavailable("the server is starting or stopping", remedy="retry with back-off")
+        if not even_if_closed:
+            self.check_open()
         held, limit = self._held[kind], self._limits[kind]
         if held >= limit:
             raise LimitExceeded(

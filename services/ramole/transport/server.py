@@ -18,6 +18,7 @@ from ramole.transport.call_limit import CallLimit
 from ramole.transport.identity import Identify, told_principal
 from ramole.transport.interceptors import ServerInterceptor
 from ramole.transport.poller import keep_poller
+from ramole.transport.running import LAST_WORD_S
 from ramole.transport.service import Service
 from ramole.transport.tls import ServerTls
 
@@ -82,6 +83,7 @@ class GrpcServer:
         self._port = 0
         self._stopping: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._why_not = ""
 
     @property
     def address(self) -> str:
@@ -137,7 +139,7 @@ class GrpcServer:
         return {**self._service.routing_stats(), "load": self.load()}
 
     async def start(self) -> None:
-        """Binds the port, then starts the service. Health turns SERVING at the very end.
+        """Binds the port, then starts the service. Health turns SERVING at the very end, once the service is ready.
 
         Raises:
             WrongState: the port is taken.
@@ -170,11 +172,13 @@ class GrpcServer:
             await self.stop()
             raise
         self._limit.is_open = True
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        self._watching = asyncio.create_task(self._watch())
+        shown = await self._judge()
+        await self._set_health(shown)
+        self._watching = asyncio.create_task(self._watch(shown))
 
     async def stop(self) -> None:
-        """Drains: refuses new calls, lets running ones finish within the grace period, then closes the service.
+        """Drains: refuses new calls, lets running ones finish within the grace period, breaks off the rest with
+        UNAVAILABLE, then closes the service.
 
         Safe to call more than once and from several tasks; all of them wait for the one drain.
         """
@@ -187,19 +191,21 @@ class GrpcServer:
         if self._watching is not None:
             self._watching.cancel()
         await self._health.enter_graceful_shutdown()
-        grace_s = self._settings.grace_s
+        self._service.begin_drain()
         if self._server is not None:
-            await asyncio.gather(self._server.stop(grace_s), self._service.drain(grace_s))
+            grace_s = self._settings.grace_s
+            # Clients are told at once to open no more calls here. Who only watches our health is not waited for.
+            stopping = asyncio.create_task(self._server.stop(grace_s + 2 * LAST_WORD_S))
+            await self._bracket.running.end(grace_s)
+            await asyncio.gather(self._server.stop(LAST_WORD_S), stopping, self._service.drain(LAST_WORD_S))
         await self._service.close()
 
-    async def _watch(self) -> None:
+    async def _watch(self, shown: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         """Health tells what the service says of itself, at any time."""
-        shown = health_pb2.HealthCheckResponse.SERVING
         while True:
             await asyncio.sleep(_WATCH_S)
             now = await self._judge()
             if now != shown:
-                _log.warning("health of %s: %s", self.name, health_pb2.HealthCheckResponse.ServingStatus.Name(now))
                 await self._set_health(now)
                 shown = now
 
@@ -207,8 +213,14 @@ class GrpcServer:
         try:
             self.check_health()
             await self._service.check_ready()
-        except RamoleError:
+        except RamoleError as error:
+            if not self._why_not:
+                _log.warning("%s is not ready: %s", self.name, error)
+            self._why_not = str(error)
             return health_pb2.HealthCheckResponse.NOT_SERVING
+        if self._why_not:
+            _log.warning("%s is ready again; it was not: %s", self.name, self._why_not)
+            self._why_not = ""
         return health_pb2.HealthCheckResponse.SERVING
 
     def _bind(self, server: grpc.aio.Server) -> int:

@@ -50,8 +50,11 @@ class Service(ABC):
         """``host:port`` where it answers HTTP; '' = it does not."""
         return ""
 
+    def begin_drain(self) -> None:  # noqa: B027
+        """The server takes no more calls: those who come there hear so, and are not kept."""
+
     async def drain(self, grace_s: float) -> None:  # noqa: B027
-        """Takes no more calls there, and lets those that run end within `grace_s`."""
+        """Stops listening there. Its calls have ended; their last words have `grace_s` to arrive."""
 
     @abstractmethod
     async def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,6 +28,7 @@ from ramole.core.errors import (
     WrongState,
 )
 from ramole.core.names import AdapterName, AdapterRef
+from support.canary import CANARY, check_silent, overheard
 
 New = Callable[..., NewAdapter]
 
@@ -225,6 +227,19 @@ def test_records_in_memory_are_as_those_on_disk(store: Store, place: Any, new: N
         assert store.with_samples(store.get(name("math"))) == record
         store.save_catalog()
     store.close()
+
+
+def test_what_is_said_of_a_damaged_manifest_quotes_none_of_its_samples(store: Store, place: Any, new: New) -> None:
+    publish(store, new("math", "a"))
+    manifest = "manifests/default/math/1.json"
+    raw = json.loads(place.files.read(manifest))
+    place.files.write(manifest, json.dumps(raw | {"samples": [{CANARY: 1}, CANARY]}).encode())
+    with overheard() as heard:
+        again = reopened(store, place)
+    assert again.opened.num_unreadable == 1
+    assert f"{manifest} is unreadable" in heard.text()
+    check_silent(heard.text())
+    again.close()
 
 
 def test_an_unreadable_manifest_is_left_alone(store: Store, place: Any, new: New) -> None:

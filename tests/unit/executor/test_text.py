@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ramole.core.chat import Message
 from ramole.core.errors import InvalidInput
 from ramole.core.sampling import Sampling
 from ramole.executor.detokenizer import Detokenizer, Vocabulary
 from ramole.executor.text import TextCodec, TextStream
 from ramole.zoo.catalog import load_zoo
+from support.canary import CANARY, check_silent
 from support.hub_server import hub_server
 
 
@@ -123,3 +125,43 @@ def test_a_stop_token_that_does_not_exist_is_refused() -> None:
     with pytest.raises(InvalidInput) as refused:
         codec.stream(Sampling(stop_tokens=(5, 10**9)))
     assert refused.value.field == "sampling.stop_token_ids"
+
+
+class Chats:
+    """A tokenizer whose chat template refuses turns in its own way."""
+
+    backend_tokenizer = None
+    all_special_tokens = ("</s>",)
+
+    def __init__(self, template: str) -> None:
+        self.chat_template = template
+
+    def apply_chat_template(self, turns: list[dict[str, str]], **options: Any) -> str:
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def raise_exception(message: str) -> None:
+            raise TemplateError(message)
+
+        template = ImmutableSandboxedEnvironment().from_string(self.chat_template)
+        return template.render(messages=turns, raise_exception=raise_exception)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('no system role: ' ~ messages[0].role) }}", ": no system role: system"),
+        ("{{ raise_exception('odd: ' ~ messages[0].content) }}", ": odd: x"),
+        ("{% if messages[0].content != 'x' %}{{ raise_exception(messages[0].content) }}{% endif %}", ""),
+        ("{{ {}[messages[0].content].a }}", ": 'dict object' has no attribute 'x'"),
+    ],
+)
+def test_a_template_that_refuses_quotes_nothing_of_what_was_said(
+    template: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Vocabulary, "of", lambda tokenizer: None)
+    codec = TextCodec(Chats(template), ())
+    with pytest.raises(InvalidInput) as refused:
+        codec.encode_chat([Message("system", CANARY), Message("user", "hello")])
+    assert refused.value.message == f"the base model's chat template refuses it{said}"
+    check_silent(str(refused.value))

@@ -19,21 +19,7 @@ from ramole.core.sampling import Sampling
 from ramole.executor.sequence import FinishReason
 from ramole.executor.text import TextCodec, TextStream
 from ramole.executor.worker import Chunk, Done, EngineWorker, _gathered
-from support.engine_world import World, make_world
-
-
-class Words:
-    """A tokenizer of 97 one-character tokens, in the shape that TextCodec expects."""
-
-    def __init__(self) -> None:
-        from tokenizers import Tokenizer, decoders, models
-
-        vocab = {chr(0x4E00 + i): i for i in range(97)}
-        self.backend_tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=chr(0x4E00)))
-        self.backend_tokenizer.decoder = decoders.Fuse()
-
-    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
-        return {"input_ids": [3 + ord(c) % 90 for c in text]}
+from support.engine_world import Words, World, make_world
 
 
 @pytest.fixture

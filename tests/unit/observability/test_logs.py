@@ -25,15 +25,15 @@ def stream() -> Iterator[io.StringIO]:
 def test_a_record_is_one_line_of_json_whatever_it_holds(stream: io.StringIO) -> None:
     setup_logging(stream)
     try:
-        raise ValueError("two\nlines")
-    except ValueError:
+        raise RuntimeError("two\nlines")
+    except RuntimeError:
         logging.getLogger("ramole.x").exception("bad\n%s", "ü", extra={"fields": {"request_id": "r", "odd": object()}})
     (text,) = stream.getvalue().splitlines()
     line = json.loads(text)
     assert line["message"] == "bad\nü"
     assert line["request_id"] == "r"
     assert (line["level"], line["logger"]) == ("error", "ramole.x")
-    assert "ValueError: two\nlines" in line["traceback"]
+    assert "RuntimeError: two\nlines" in line["traceback"]
 
 
 async def test_a_line_carries_the_id_of_the_call_that_it_is_written_for(stream: io.StringIO) -> None:

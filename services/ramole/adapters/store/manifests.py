@@ -26,7 +26,7 @@ from ramole.adapters.store.records import (
     removal_from_raw,
     removal_to_raw,
 )
-from ramole.core.errors import Corrupt
+from ramole.core.errors import Corrupt, told
 from ramole.core.names import AdapterName, AdapterRef
 
 MAX_HISTORY = 100
@@ -97,7 +97,7 @@ class Manifests:
             try:
                 found.append(removal_from_raw(json.loads(data)))
             except DAMAGED as error:
-                _log.error("%s is unreadable: %r", key, error)
+                _log.error("%s is unreadable: %s", key, told(error))
         return sorted(found, key=lambda removal: removal.ref.version)
 
     def load(self) -> Loaded:
@@ -128,7 +128,7 @@ class Manifests:
                 records.append(_from_manifest(key, data))
             except DAMAGED as error:
                 num_unreadable += 1
-                _log.error("manifest %s is unreadable, its adapter is not served: %r", key, error)
+                _log.error("manifest %s is unreadable, its adapter is not served: %s", key, told(error))
         return Loaded(records, last_versions, len(missing), len(live & gone), num_unreadable)
 
     def save_catalog(self, records: Sequence[AdapterRecord]) -> None:
@@ -155,7 +155,7 @@ class Manifests:
         except FileNotFoundError:
             return {}
         except DAMAGED as error:
-            _log.warning("%s is unreadable and will be written anew: %r", _CATALOG, error)
+            _log.warning("%s is unreadable and will be written anew: %s", _CATALOG, told(error))
             return {}
         by_key = ((_key(record.ref, _LIVE), record) for record in records)
         return {key: record for key, record in by_key if key in wanted}

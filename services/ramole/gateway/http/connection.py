@@ -7,7 +7,7 @@ import ipaddress
 import json
 import logging
 from asyncio import TimerHandle, Transport
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -51,11 +51,16 @@ class ConnectionLimits:
 
 
 class Connection(HttpToolsProtocol):
-    """One connection."""
+    """One connection.
 
-    def __init__(self, *args: Any, limits: ConnectionLimits, **kwargs: Any) -> None:
+    Args:
+        is_draining: whether it should end with the answer to its next request.
+    """
+
+    def __init__(self, *args: Any, limits: ConnectionLimits, is_draining: Callable[[], bool], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
+        self._is_draining = is_draining
         self._names: tuple[str, ...] = ()
         self._is_in_head = self._is_in_message = False
         self._head_bytes = 0
@@ -166,6 +171,8 @@ class Connection(HttpToolsProtocol):
             )
             raise self._refusal
         super().on_headers_complete()
+        if self._is_draining() and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""

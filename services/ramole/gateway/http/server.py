@@ -40,6 +40,7 @@ class HttpServer:
         self._tls = tls
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._is_draining = False
 
     @property
     def address(self) -> str:
@@ -53,7 +54,7 @@ class HttpServer:
         tls = self._tls
         config = uvicorn.Config(
             self._app,
-            http=partial(Connection, limits=self._limits),  # type: ignore[arg-type]  # whatever makes a protocol
+            http=partial(Connection, limits=self._limits, is_draining=lambda: self._is_draining),  # type: ignore[arg-type]  # whatever makes a protocol
             ws="none",
             log_config=None,
             access_log=False,  # the bracket writes one line for each call
@@ -72,8 +73,14 @@ class HttpServer:
             await self._serving
             raise WrongState(f"cannot serve HTTP on {self.address}", field="gateway.http", remedy="see the log")
 
+    def begin_drain(self) -> None:
+        """Closes connections that nobody uses; each of the others ends with its next answer, new ones too."""
+        self._is_draining = True
+        for connection in list(self._server.server_state.connections) if self._server is not None else ():
+            connection.shutdown()
+
     async def stop(self, grace_s: float) -> None:
-        """Takes no new connections, lets running calls end within `grace_s`, then breaks them off."""
+        """Takes no new connections, lets what is sent arrive within `grace_s`, then breaks off."""
         if self._server is None or self._serving is None:
             return
         self._server.config.timeout_graceful_shutdown = grace_s  # type: ignore[assignment]  # an int by name only
