@@ -59,6 +59,9 @@ fuzz: $(STAMP) ## odd requests to a real server for MINUTES=5, beside bystanders
 test-slow: $(STAMP) ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+test-fault: $(STAMP) ## kills, stalls and cuts under load; a table, and build/fault-report.json
+	$(BIN)/python -m pytest -m fault --durations=0 --durations-min=120 -p no:warnings tests/fault
+
 test-gpu: $(STAMP) ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu && $(BIN)/python -m pytest tests/unit/mixture/test_forms.py -k triton
 
@@ -81,4 +84,4 @@ protos-released: $(STAMP) ## remember protos/ as released: what protos-check let
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help install demo test check check-k8s k8s docs fmt fuzz test-slow test-gpu protos protos-check protos-released clean
+.PHONY: help install demo test check check-k8s k8s docs fmt fuzz test-slow test-fault test-gpu protos protos-check protos-released clean

@@ -1,0 +1,1 @@
+"""Traffic whose every answer is checked, while somebody breaks the system."""

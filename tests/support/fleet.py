@@ -1,0 +1,101 @@
+"""`ramole serve` on Ray with two replicas of everything that may be two, and a hand on each of its processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import grpc
+import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from ramole.gateway.keys import KeyFile, Role
+from ramole.lab.chaos.traffic import Tenant
+from ramole.zoo.catalog import Zoo
+from support.server_process import ServerProcess
+from support.traffic_tasks import tasks_of
+
+START_S = 300
+
+
+class Fleet:
+    """The system, its tenants ``ann`` and ``bob``, and an operator's key.
+
+    Args:
+        folder: of its data.
+        env: more settings, as variables.
+    """
+
+    def __init__(self, folder: Path, zoo: Zoo, env: Mapping[str, str] | None = None, replicas: int = 2) -> None:
+        (folder / "data").mkdir(parents=True)
+        keys = KeyFile(folder / "data" / "keys.json")
+        half = len(zoo.adapters) // 2
+        self.tenants = tuple(
+            Tenant(name, keys.add(name, name, Role.PUBLISHER)[1], tasks_of(adapters))
+            for name, adapters in (("ann", zoo.adapters[:3]), ("bob", zoo.adapters[half : half + 3]))
+        )
+        self.admin_key = keys.add("ops", "ops", Role.ADMIN)[1]
+        self.server = ServerProcess(
+            folder / "data",
+            env={
+                "RAMOLE_GATEWAY__SERVER__PORT": "0",
+                "RAMOLE_GATEWAY__REPLICAS": str(replicas),
+                "RAMOLE_EMBEDDING__REPLICAS": str(replicas),
+                "RAMOLE_EXECUTOR__REPLICAS": str(replicas),
+                **(env or {}),
+            },
+        )
+        self.replicas = replicas
+
+    def wait_until_serving(self) -> Fleet:
+        """Returns when every replica runs and every gateway is SERVING."""
+        deadline = time.monotonic() + START_S
+        while True:
+            assert self.server.process.poll() is None, self.server.log[-4000:]
+            if len(self.processes("executor")) == self.replicas and len(self.gateways()) == self.replicas:
+                return self
+            assert time.monotonic() < deadline, self.server.log[-4000:]
+            time.sleep(0.5)
+
+    def processes(self, service: str) -> list[psutil.Process]:
+        """Of the replicas of a service."""
+        return [p for p in self.server.descendants() if _title(p).startswith(f"ray::ServeReplica:{service}:")]
+
+    def named(self, title: str) -> list[psutil.Process]:
+        """Processes whose command line holds a word, such as ``gcs_server``."""
+        return [p for p in self.server.descendants() if title in _title(p)]
+
+    def gateways(self) -> list[str]:
+        """``host:port`` of every gateway that is SERVING."""
+        found = []
+        for process in self.processes("gateway"):
+            try:
+                listening = [c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            except psutil.Error:
+                continue
+            found += [f"127.0.0.1:{port}" for port in listening if _serves(f"127.0.0.1:{port}")]
+        return found
+
+    def stop(self) -> list[psutil.Process]:
+        """Ends it; returns what outlived it."""
+        return self.server.stop()
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _serves(address: str) -> bool:
+    with grpc.insecure_channel(address) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service="ramole.v1.Gateway"),  # Ray's own servers answer too
+                timeout=3,
+            )
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
