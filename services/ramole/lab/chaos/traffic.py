@@ -7,11 +7,13 @@ import contextlib
 import itertools
 import random
 import secrets
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ramole.client import RamoleClient
 from ramole.core.errors import RamoleError
@@ -48,6 +50,17 @@ class Tenant:
     name: str
     key: str
     tasks: tuple[Task, ...]
+
+
+def write_variant(source: Path, target: Path, seed: str) -> None:
+    """The adapter of `source` with another content: a revocation is one of the content, under all of its names."""
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copy(source / "adapter_config.json", target)
+    tensors = load_file(source / "adapter_model.safetensors")
+    first = min(tensors)
+    tensors[first] = tensors[first] * tensors[first].dtype.type(1 + random.Random(seed).random() / 100)
+    save_file(tensors, target / "adapter_model.safetensors")
 
 
 class Traffic:
@@ -161,7 +174,9 @@ class Traffic:
             name = f"new-{self._run}-{number}"
             self._uploaded.append((tenant, task, name))
             client = self._clients[tenant.name]
-            await self._change("upload", tenant, name, client.upload(task.folder, task.samples, adapter=name))
+            with TemporaryDirectory() as folder:
+                await asyncio.to_thread(write_variant, task.folder, Path(folder), name)
+                await self._change("upload", tenant, name, client.upload(folder, task.samples, adapter=name))
             if number % 4 == 3:
                 tenant, _, old = self._random.choice(self._uploaded)
                 await self._change("revoke", tenant, old, self._clients[tenant.name].revoke(old, comment="chaos"))
