@@ -16,6 +16,8 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from support.canary import check_silent
+
 START_TIMEOUT_S = 240
 
 # Set in the child, before it becomes the server: the kernel asks it to stop when the tests end, however they end.
@@ -101,7 +103,7 @@ class ServerProcess:
         self.process.wait()
         _, alive = psutil.wait_procs(descendants, timeout=60)
         assert not alive, f"still running after the kill: {alive}"
-        self._log.close()
+        self._close_log()
 
     def stop(self) -> list[psutil.Process]:
         """SIGTERM; returns the descendants that outlived the server."""
@@ -113,5 +115,9 @@ class ServerProcess:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise AssertionError(f"ramole serve did not stop on SIGTERM:\n{self.log[-4000:]}") from None
         _, alive = psutil.wait_procs(descendants, timeout=30)
-        self._log.close()
+        self._close_log()
         return alive
+
+    def _close_log(self) -> None:
+        self._log.close()
+        check_silent(self.log)

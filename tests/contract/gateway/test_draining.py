@@ -1,4 +1,4 @@
-"""A gateway that stops: who runs ends whole on both ports, who comes hears it, and after the grace all have a status."""
+"""A gateway that stops: who runs ends whole on both ports, who comes hears it, and after the grace all get a status."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_who_runs_ends_whole_and_who_comes_is_refused() -> None:
         assert (await calls.unary).answer.text == "abc"
         async with asyncio.timeout(30):
             await stopping  # although somebody still watches its health
-        with pytest.raises(OSError, match="refused|Connect"):
+        with pytest.raises(ConnectionRefusedError):
             await Wire.to(door.http_port)
 
 
@@ -138,8 +138,7 @@ async def test_after_the_grace_the_rest_is_broken_off_with_a_status() -> None:
         assert (status, headers["retry-after"]) == (503, "1")
         assert "the server stops" in json.loads(body)["error"]["message"]
         with pytest.raises(grpc.aio.AioRpcError) as cut:
-            async for _ in calls.events:
-                continue
+            [event async for event in calls.events]
         with pytest.raises(grpc.aio.AioRpcError) as cut_whole:
             await calls.unary
         for each in (cut, cut_whole):
