@@ -79,7 +79,13 @@ def show_table(table: Table) -> None:
 
 @contextmanager
 def progress(*columns: ProgressColumn, is_transient: bool = True) -> Iterator[Progress]:
-    """A display on stderr of each task's description, then of `columns`; gone when it is done."""
+    """As `display_of`, shown in the block."""
+    with display_of(*columns, is_transient=is_transient) as display:
+        yield display
+
+
+def display_of(*columns: ProgressColumn, is_transient: bool = True) -> Progress:
+    """A display on stderr of each task's description, then of `columns`, once it is started; gone when it is done."""
     from rich.progress import Progress, TextColumn
 
     class Description(TextColumn):
@@ -89,5 +95,4 @@ def progress(*columns: ProgressColumn, is_transient: bool = True) -> Iterator[Pr
     console = Console(stderr=True)
     # In a file or a pipe, what is gone when it is done would leave an empty line.
     is_off = is_transient and not console.is_terminal
-    with Progress(Description(""), *columns, console=console, transient=is_transient, disable=is_off) as display:
-        yield display
+    return Progress(Description(""), *columns, console=console, transient=is_transient, disable=is_off)
