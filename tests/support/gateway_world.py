@@ -459,6 +459,10 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
             max_waiting=64,
             router="r",
             has_chat_template=True,
+            max_running=32,
+            ended=9,
+            tokens_out=90,
+            tiers=[common_pb2.TierStatus(tier=common_pb2.CACHE_TIER_DEVICE, adapters=1, bytes=100, hits=7, misses=3)],
         )
 
 

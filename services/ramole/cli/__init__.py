@@ -15,6 +15,7 @@ from ramole.cli.keys import keys_app
 from ramole.cli.login import login, logout, whoami
 from ramole.cli.prompts import generate, route
 from ramole.cli.reindex import reindex
+from ramole.cli.status import status
 from ramole.cli.system import demo, serve
 from ramole.cli.train import train_app
 from ramole.cli.zoo import zoo_app
@@ -42,7 +43,7 @@ def prepare(
     access.set(Login(address, key, ca))
 
 
-for command in (serve, demo, generate, chat, route, upload, login, logout, whoami, evaluate, reindex):
+for command in (serve, demo, generate, chat, route, upload, login, logout, whoami, status, evaluate, reindex):
     app.command()(command)
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(zoo_app, name="zoo")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -96,3 +96,28 @@ def display_of(*columns: ProgressColumn, is_transient: bool = True) -> Progress:
     # In a file or a pipe, what is gone when it is done would leave an empty line.
     is_off = is_transient and not console.is_terminal
     return Progress(Description(""), *columns, console=console, transient=is_transient, disable=is_off)
+
+
+@contextmanager
+def live_on_terminal(*, is_off: bool = False) -> Iterator[Callable[..., None]]:
+    """Gives what shows tables and lines in place of those before, on stdout; in a file or a pipe, behind them."""
+    from rich.console import Group
+    from rich.live import Live
+
+    if is_off or not sys.stdout.isatty():
+
+        def tell(*parts: Table | str) -> None:
+            for part in parts:
+                if isinstance(part, str):
+                    say(part)
+                else:
+                    show_table(part)
+
+        yield tell
+        return
+    with Live(auto_refresh=False, screen=False) as live:
+
+        def show(*parts: Table | str) -> None:
+            live.update(Group(*(Text(visible(p)) if isinstance(p, str) else p for p in parts)), refresh=True)
+
+        yield show

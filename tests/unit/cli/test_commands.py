@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,10 @@ import pytest
 from typer.testing import CliRunner
 
 from ramole.cli import app
+from ramole.cli.status import rates
+from ramole.client import SyncRamoleClient
 from ramole.core.composition import PRESETS
+from ramole.core.errors import Unavailable
 from ramole.transport.values import composition_from_pb
 from support.world_thread import WorldThread, world_thread
 
@@ -128,6 +134,55 @@ def test_both_ways_to_ask_take_the_same_options(world: WorldThread, command: str
     assert len(asked("--k", "0").experts) == 0
     line = ramole(*(("generate", "x") if command == "generate" else ("chat",)), "--preset", "best", code=1)
     assert line.startswith("error: --preset: no preset 'best'")
+
+
+def test_the_status_is_what_the_server_says(world: WorldThread) -> None:
+    found = of_json("status")
+    assert (found["running"], found["max_running"], found["waiting"], found["ended"]) == (1, 32, 0, 9)
+    assert found["tiers"] == [{"tier": "device", "adapters": 1, "num_bytes": 100, "hits": 7, "misses": 3}]
+    assert [service["name"] for service in found["services"]] == ["adapters", "embedding", "retrieval", "executor"]
+    assert "tokens_per_s" not in found, "one look shows no rate"
+    shown = ramole("status")
+    assert "1 of 32" in shown
+    assert "1 in 8 slots" in shown
+
+
+def test_watching_goes_on_when_the_server_does_not_answer(world: WorldThread) -> None:
+    world.world.executor.failures["GetStatus"] = [Unavailable("gone", retry_after_s=None)]
+    args = [str(Path(sys.executable).with_name("ramole")), "status", "--watch", "--every", "0.2", "--json"]
+    with subprocess.Popen(args, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first, second, third = (json.loads(process.stdout.readline()) for _ in range(3))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert "gone" in first["error"]
+    assert "tokens_per_s" not in second
+    assert third["tokens_per_s"] == third["requests_per_s"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ended", "tokens", "expected"),
+    [
+        (2.0, 4, 100, {"requests_per_s": 2.0, "tokens_per_s": 50.0}),
+        (2.0, -1, 100, None),
+        (2.0, 4, -5, None),
+        (0.0, 4, 100, None),
+    ],
+)
+def test_rates_are_told_only_where_both_looks_count_the_same(
+    world: WorldThread, seconds: float, ended: int, tokens: int, expected: dict[str, float] | None
+) -> None:
+    with SyncRamoleClient(world.address) as client:
+        before = client.describe()
+    assert before.time is not None
+    now = replace(
+        before,
+        time=before.time + timedelta(seconds=seconds),
+        ended=before.ended + ended,
+        tokens_out=before.tokens_out + tokens,
+    )
+    assert rates(now, before) == expected
+    assert rates(now, None) is None
 
 
 def test_an_upload_that_takes_long_shows_its_bytes_on_a_terminal_only(world: WorldThread, folder: Path) -> None:
