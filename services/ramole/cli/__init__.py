@@ -12,6 +12,7 @@ from ramole.cli.bench import bench_app
 from ramole.cli.chat import chat
 from ramole.cli.evaluate import evaluate
 from ramole.cli.keys import keys_app
+from ramole.cli.log_level import log_level
 from ramole.cli.login import login, logout, whoami
 from ramole.cli.prompts import generate, route
 from ramole.cli.reindex import reindex
@@ -45,6 +46,7 @@ def prepare(
 
 for command in (serve, demo, generate, chat, route, upload, login, logout, whoami, status, evaluate, reindex):
     app.command()(command)
+app.command("log-level")(log_level)
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(bench_app, name="bench")
