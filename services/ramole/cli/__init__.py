@@ -10,6 +10,7 @@ from ramole.cli._output import prepare_streams
 from ramole.cli.adapters import adapters_app, upload
 from ramole.cli.bench import bench_app
 from ramole.cli.chat import chat
+from ramole.cli.doctor import doctor
 from ramole.cli.evaluate import evaluate
 from ramole.cli.keys import keys_app
 from ramole.cli.log_level import log_level
@@ -44,7 +45,7 @@ def prepare(
     access.set(Login(address, key, ca))
 
 
-for command in (serve, demo, generate, chat, route, upload, login, logout, whoami, status, evaluate, reindex):
+for command in (serve, demo, generate, chat, route, upload, login, logout, whoami, status, doctor, evaluate, reindex):
     app.command()(command)
 app.command("log-level")(log_level)
 app.add_typer(adapters_app, name="adapters")

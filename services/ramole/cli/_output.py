@@ -121,3 +121,12 @@ def live_on_terminal(*, is_off: bool = False) -> Iterator[Callable[..., None]]:
             live.update(Group(*(Text(visible(p)) if isinstance(p, str) else p for p in parts)), refresh=True)
 
         yield show
+
+
+_STYLES = {"ok": "green", "warning": "yellow", "failed": "red"}
+
+
+def say_verdict(verdict: str, name: str, line: str) -> None:
+    """One line of a list of checks, on stdout."""
+    text = Text.assemble((f"{verdict:7}", _STYLES[verdict]), f"  {name:14}  {visible(line)}")
+    Console(width=None if sys.stdout.isatty() else _UNBROKEN).print(text, soft_wrap=True)
