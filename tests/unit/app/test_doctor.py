@@ -115,10 +115,14 @@ def test_a_store_with_a_broken_manifest(tmp_path: Path) -> None:
     manifest = tmp_path / "store" / "manifests" / "default" / "a" / "1.json"
     manifest.parent.mkdir(parents=True)
     manifest.write_text("{")
+    removed = [manifest.with_name(name) for name in ("2.json", "2.gone")]  # as a crash leaves it: a start finishes it
+    for path in removed:
+        path.write_text("{}")
     found = keeping.store(case_of(tmp_path))
     assert found.verdict is Verdict.WARNING
     assert "1 manifests cannot be read" in found.says
     assert manifest.read_text() == "{"
+    assert all(path.exists() for path in removed)
 
 
 DAY = timedelta(days=1)
