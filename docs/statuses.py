@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ramole.core import errors
 from ramole.core.errors import RamoleError
-from ramole.transport.errors import code_name
+from ramole.transport.errors import code_of
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,6 @@ def statuses_page() -> str:
         "|---|---|---|---|---|",
     ]
     for row in ROWS:
-        code = code_name(row.kind(""))
+        code = code_of(row.kind("")).name
         lines.append(f"| `{code}` | {row.http} | `{row.kind.reason()}` | {row.when} | {row.remedy} |")
     return "\n".join([*lines, ""])

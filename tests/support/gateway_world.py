@@ -46,7 +46,7 @@ from ramole.v1 import (
     retrieval_pb2_grpc,
 )
 from ramole.v1.gateway_pb2 import ListAdaptersResponse
-from ramole.v1.records_pb2 import AdapterRecord, AdmissionReport, HistoryEntry
+from ramole.v1.records_pb2 import AdapterRecord, AdmissionReport, HistoryEntry, UploadHeader
 
 BASE = "zoo/base"
 TRUST = Trust(b"known to the services alone")
@@ -104,6 +104,9 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
 
     Attributes:
         gone: reason and comment of versions that were removed.
+        headers: of all uploads.
+        weights: of every adapter, as the pieces that they are sent in.
+        num_fetching: streams of them that run.
     """
 
     name = "adapters"
@@ -117,6 +120,9 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         self.gone: list[HistoryEntry] = []
         self.last: Counter[tuple[str, str]] = Counter()
         self.callers: dict[str, Principal] = {}
+        self.headers: list[UploadHeader] = []
+        self.weights = [b"ab", b"cd"]
+        self.num_fetching = 0
 
     async def begin(self, method: str, *, is_logged: bool = True) -> None:
         self.callers[method] = current_call().principal
@@ -146,6 +152,7 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
         requests = [request async for request in request_iterator]
         await self.begin("Put")
         header = requests[0].upload.header
+        self.headers.append(header)
         answer = self.put(access.named_to_change(header.adapter, field="header.adapter"))
         self.records[key_of(answer.record.adapter)].is_public = answer.record.is_public = header.is_public
         return answer
@@ -194,10 +201,15 @@ class Adapters(Neighbour, adapters_pb2_grpc.AdaptersServicer):
     async def Fetch(
         self, request: adapters_pb2.FetchRequest, context: Context
     ) -> AsyncIterator[adapters_pb2.FetchResponse]:
-        await self.begin("Fetch")
-        yield adapters_pb2.FetchResponse(header=adapters_pb2.WeightsHeader(config_json=b"{}", size=4))
-        yield adapters_pb2.FetchResponse(data=b"ab")
-        yield adapters_pb2.FetchResponse(data=b"cd")
+        self.num_fetching += 1
+        try:
+            await self.begin("Fetch")
+            size = sum(map(len, self.weights))
+            yield adapters_pb2.FetchResponse(header=adapters_pb2.WeightsHeader(config_json=b"{}", size=size))
+            for data in self.weights:
+                yield adapters_pb2.FetchResponse(data=data)
+        finally:
+            self.num_fetching -= 1
 
     async def Publish(self, request: adapters_pb2.PublishRequest, context: Context) -> adapters_pb2.PublishResponse:
         await self.begin("Publish")
@@ -313,6 +325,7 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
         super().__init__(log)
         self.rows: dict[Key, common_pb2.AdapterRef] = {}
         self.public: set[Key] = set()
+        self.searches: list[retrieval_pb2.SearchRequest] = []
         self.generations = [retrieval_pb2.Generation(number=1, encoder_id="e")]
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -328,6 +341,7 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
         self.public = self.public - {key_of(ref)} | ({key_of(ref)} if is_public else set())
 
     async def Search(self, request: retrieval_pb2.SearchRequest, context: Context) -> retrieval_pb2.SearchResponse:
+        self.searches.append(request)
         await self.begin("Search")
         seen = [row for key, row in self.rows.items() if row.tenant == request.tenant or key in self.public]
         rows = sorted(seen, key=lambda row: (row.name, row.tenant))[: request.k]
@@ -445,6 +459,10 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
             max_waiting=64,
             router="r",
             has_chat_template=True,
+            max_running=32,
+            ended=9,
+            tokens_out=90,
+            tiers=[common_pb2.TierStatus(tier=common_pb2.CACHE_TIER_DEVICE, adapters=1, bytes=100, hits=7, misses=3)],
         )
 
 

@@ -41,12 +41,14 @@ class WorldThread:
         """The result of a coroutine in the world's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
-    def gate(self, method: str) -> None:
-        """Lets calls of a method wait until `open`."""
-        self.run(self._gate(method))
+    def gate(self, method: str, service: str = "executor") -> None:
+        """Lets calls of a method of a neighbour wait until `open`."""
+        self.run(self._gate(method, service))
 
-    def open(self, method: str) -> None:
-        self._loop.call_soon_threadsafe(self.world.executor.gates[method].set)
+    def open(self, method: str, service: str = "executor") -> None:
+        """For calls that wait, and all that come."""
+        gates: dict[str, asyncio.Event] = getattr(self.world, service).gates
+        self._loop.call_soon_threadsafe(gates[method].set)
 
     def until(self, method: str) -> None:
         """Until the executor has been called so."""
@@ -72,8 +74,8 @@ class WorldThread:
         await world.start_gateway()
         return world
 
-    async def _gate(self, method: str) -> None:
-        self.world.executor.gates[method] = asyncio.Event()
+    async def _gate(self, method: str, service: str) -> None:
+        getattr(self.world, service).gates[method] = asyncio.Event()
 
     async def _until_idle(self) -> None:
         async with asyncio.timeout(20):

@@ -9,10 +9,10 @@ import ray.util
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
+from ramole.app.logs import log_to
 from ramole.app.services import SERVICES, ServiceSpec
 from ramole.app.trust import trust_of
 from ramole.core.settings import Settings
-from ramole.observability.logs import setup_logging
 from ramole.transport.peers import Peers
 from ramole.transport.picker import ServePicker
 from ramole.transport.ray_metrics import RayMetrics
@@ -48,6 +48,6 @@ def application(spec: ServiceSpec, settings: Settings) -> serve.Application:
 
 def _server_of(name: str, settings: Settings) -> GrpcServer:
     """Runs in the replica, a process that belongs to it alone: its log lines go to standard error, which Ray keeps."""
-    setup_logging(sys.stderr)
+    log_to(sys.stderr, settings)
     trust = trust_of(settings)
     return SERVICES[name].server(settings, lambda: Peers(ServePicker, trust), trust)

@@ -35,7 +35,7 @@ def preflight(settings: Settings, *, metrics_host: str) -> None:
         WrongState: a file or folder is missing or cannot be written, or an address cannot be listened on.
         Unavailable: another server uses the data folder.
     """
-    _check_models(settings)
+    check_models(settings)
     if settings.gateway.tls.is_on:
         ServerTls(settings.gateway.tls)
     sweep()  # may free ports and the data folder
@@ -92,7 +92,8 @@ def check_device(device: str, num_gpus: int) -> None:
         )
 
 
-def _check_models(settings: Settings) -> None:
+def check_models(settings: Settings) -> None:
+    """That the files of every model, and that of an authority, are there. Raises WrongState."""
     check_model("base_model", settings.base_model, "config.json")
     encoders = [("embedding", settings.embedding.encoder, settings.embedding.retriever)]
     if settings.embedding.previous is not None:

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from ramole.app.logs import log_to
 from ramole.core.settings import Settings
-from ramole.observability.logs import setup_logging
 
 
 class System(Protocol):
@@ -34,9 +34,10 @@ async def run(
 
     Args:
         starter: `start` or `start_local`.
+        settings: resolved.
         on_ready: called once when the system serves.
     """
-    setup_logging(sys.stderr)
+    unfollow = log_to(sys.stderr, settings)
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -58,6 +59,7 @@ async def run(
         finally:
             await system.stop()
     finally:
+        unfollow()
         waiting.cancel()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)

@@ -29,9 +29,17 @@ def trust_of(settings: Settings) -> Trust:
     check_hosts(settings)
     internal = settings.internal
     tls = internal.tls if internal.tls.is_on else None
+    path = secret_path(settings)
     if internal.secret_file is not None:
         return Trust(_read(internal.secret_file), tls)
-    return Trust(b"", tls) if tls is not None else Trust(_own(settings.data_dir / "internal.key"))
+    return Trust(b"", tls) if path is None else Trust(_own(path))
+
+
+def secret_path(settings: Settings) -> Path | None:
+    """Where the secret is, or will be made; None = certificates are enough."""
+    if settings.internal.secret_file is not None:
+        return settings.internal.secret_file
+    return None if settings.internal.tls.is_on else settings.data_dir / "internal.key"
 
 
 def check_hosts(settings: Settings) -> None:

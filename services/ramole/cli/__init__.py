@@ -10,11 +10,14 @@ from ramole.cli._output import prepare_streams
 from ramole.cli.adapters import adapters_app, upload
 from ramole.cli.bench import bench_app
 from ramole.cli.chat import chat
+from ramole.cli.doctor import doctor
 from ramole.cli.evaluate import evaluate
 from ramole.cli.keys import keys_app
+from ramole.cli.log_level import log_level
 from ramole.cli.login import login, logout, whoami
 from ramole.cli.prompts import generate, route
 from ramole.cli.reindex import reindex
+from ramole.cli.status import status
 from ramole.cli.system import demo, serve, serve_config
 from ramole.cli.train import train_app
 from ramole.cli.zoo import zoo_app
@@ -42,8 +45,12 @@ def prepare(
     access.set(Login(address, key, ca))
 
 
-for command in (serve, serve_config, demo, generate, chat, route, upload, login, logout, whoami, evaluate, reindex):
+for command in (
+    *(serve, serve_config, demo, generate, chat, route, upload),
+    *(login, logout, whoami, status, doctor, evaluate, reindex),
+):
     app.command()(command)
+app.command("log-level")(log_level)
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(bench_app, name="bench")

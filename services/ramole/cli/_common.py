@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from threading import Lock, Timer
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -16,10 +16,12 @@ import typer
 
 from ramole.cli._checks import check_environment
 from ramole.cli._login import Login, resolve_login
-from ramole.cli._output import complain, progress
+from ramole.cli._output import complain, display_of, progress
 from ramole.core.errors import RamoleError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from ramole.client import RamoleClient, SyncRamoleClient
 
 T = TypeVar("T")
@@ -109,26 +111,54 @@ def waiting(what: str) -> Iterator[Callable[[], None]]:
     """Says on a terminal's stderr what is waited for, when that takes long. What it gives ends it before the block."""
     from rich.progress import SpinnerColumn, TimeElapsedColumn
 
-    with ExitStack() as shown:
-        lock = Lock()
-        is_over = False
+    display = display_of(SpinnerColumn(), TimeElapsedColumn())
+    display.add_task(what, total=None)
+    with _late(display) as end:
+        yield end
 
-        def show() -> None:
-            with lock:
-                if not is_over:
-                    shown.enter_context(progress(SpinnerColumn(), TimeElapsedColumn())).add_task(what, total=None)
 
-        def end() -> None:
-            nonlocal is_over
-            with lock:
-                is_over = True
-            shown.close()
+@contextmanager
+def sending(what: str, then: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes on a terminal's stderr, when it takes long; gone when it is done.
 
-        timer = Timer(_LONG_S, show)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield end
-        finally:
-            timer.cancel()
-            end()
+    Args:
+        what: goes on.
+        then: what is waited for when all bytes are on their way.
+    """
+    from rich.progress import BarColumn, DownloadColumn, TimeElapsedColumn, TransferSpeedColumn
+
+    display = display_of(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
+    task = display.add_task(what, total=None)
+
+    def told(done: int, total: int) -> None:
+        display.update(task, completed=done, total=total, description=what if done < total else then)
+
+    with _late(display):
+        yield told
+
+
+@contextmanager
+def _late(display: Progress) -> Iterator[Callable[[], None]]:
+    """Shows it when the block takes long. What it gives ends it before the block."""
+    lock = Lock()
+    is_over = False
+
+    def show() -> None:
+        with lock:
+            if not is_over:
+                display.start()
+
+    def end() -> None:
+        nonlocal is_over
+        with lock:
+            is_over = True
+        display.stop()
+
+    timer = Timer(_LONG_S, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield end
+    finally:
+        timer.cancel()
+        end()

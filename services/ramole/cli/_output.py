@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,13 @@ def show_table(table: Table) -> None:
 
 @contextmanager
 def progress(*columns: ProgressColumn, is_transient: bool = True) -> Iterator[Progress]:
-    """A display on stderr of each task's description, then of `columns`; gone when it is done."""
+    """As `display_of`, shown in the block."""
+    with display_of(*columns, is_transient=is_transient) as display:
+        yield display
+
+
+def display_of(*columns: ProgressColumn, is_transient: bool = True) -> Progress:
+    """A display on stderr of each task's description, then of `columns`, once it is started; gone when it is done."""
     from rich.progress import Progress, TextColumn
 
     class Description(TextColumn):
@@ -89,5 +95,38 @@ def progress(*columns: ProgressColumn, is_transient: bool = True) -> Iterator[Pr
     console = Console(stderr=True)
     # In a file or a pipe, what is gone when it is done would leave an empty line.
     is_off = is_transient and not console.is_terminal
-    with Progress(Description(""), *columns, console=console, transient=is_transient, disable=is_off) as display:
-        yield display
+    return Progress(Description(""), *columns, console=console, transient=is_transient, disable=is_off)
+
+
+@contextmanager
+def live_on_terminal(*, is_off: bool = False) -> Iterator[Callable[..., None]]:
+    """Gives what shows tables and lines in place of those before, on stdout; in a file or a pipe, behind them."""
+    from rich.console import Group
+    from rich.live import Live
+
+    if is_off or not sys.stdout.isatty():
+
+        def tell(*parts: Table | str) -> None:
+            for part in parts:
+                if isinstance(part, str):
+                    say(part)
+                else:
+                    show_table(part)
+
+        yield tell
+        return
+    with Live(auto_refresh=False, screen=False) as live:
+
+        def show(*parts: Table | str) -> None:
+            live.update(Group(*(Text(visible(p)) if isinstance(p, str) else p for p in parts)), refresh=True)
+
+        yield show
+
+
+_STYLES = {"ok": "green", "warning": "yellow", "failed": "red"}
+
+
+def say_verdict(verdict: str, name: str, line: str) -> None:
+    """One line of a list of checks, on stdout."""
+    text = Text.assemble((f"{verdict:7}", _STYLES[verdict]), f"  {name:14}  {visible(line)}")
+    Console(width=None if sys.stdout.isatty() else _UNBROKEN).print(text, soft_wrap=True)

@@ -9,11 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ramole.cli._asking import (
+    Adapters,
+    K,
+    MaxTokens,
+    Preset,
+    Seed,
+    Stop,
+    Tags,
+    Temperature,
+    check_preset,
+    composition_of,
+    needs_default,
+)
 from ramole.cli._common import DEFAULT_ADDRESS, Address, connect_sync, told, waiting
-from ramole.cli._completion import complete_adapter
 from ramole.cli._output import complain, note, say, say_piece
 from ramole.cli._why import show_why
 from ramole.core.chat import Message
+from ramole.core.composition import Composition
 from ramole.core.errors import InvalidInput, RamoleError
 from ramole.core.sampling import Sampling
 
@@ -32,13 +45,15 @@ _HELP = """\
 
 
 def chat(
-    adapter: Annotated[
-        list[str] | None,
-        typer.Option(help="Use this adapter instead of retrieval; may repeat.", autocompletion=complete_adapter),
-    ] = None,
+    adapter: Adapters = None,
+    preset: Preset = "",
+    k: K = None,
     system: Annotated[str, typer.Option(help="What the model is told first.")] = "",
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer at most; absent = what fits.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 = greedy.")] = 0.0,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = None,
+    stop: Stop = None,
+    tag: Tags = None,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Talk with the server; /help lists what can be asked about the answers.
@@ -46,7 +61,18 @@ def chat(
     From a pipe each line is one turn, and the first error ends it.
     """
     with told(), connect_sync(address) as client:
-        talk = Talk(client, adapter or [], system, Sampling(max_tokens=max_tokens, temperature=temperature))
+        check_preset(preset)
+        if adapter and tag:
+            raise InvalidInput("tags, and nothing is retrieved", field="--tag", remedy="leave out --tag or --adapter")
+        default = client.describe().default_composition if needs_default(preset, k) else None
+        talk = Talk(
+            client,
+            adapter or [],
+            system,
+            Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed, stop=tuple(stop or ())),
+            composition_of(preset, k, default),
+            tag or [],
+        )
         if not sys.stdin.isatty():
             for line in sys.stdin:
                 if not talk.take(line.strip()):
@@ -69,14 +95,26 @@ class Talk:
     Args:
         adapters: used for every answer; empty = retrieval chooses.
         system: what the model is told first; '' = nothing.
+        composition: None = the server's default.
+        tags: what retrieval looks among.
     """
 
-    def __init__(self, client: SyncRamoleClient, adapters: list[str], system: str, sampling: Sampling) -> None:
+    def __init__(
+        self,
+        client: SyncRamoleClient,
+        adapters: list[str],
+        system: str,
+        sampling: Sampling,
+        composition: Composition | None,
+        tags: list[str],
+    ) -> None:
         self._client = client
         self._adapters = adapters
         self._first = [Message("system", system)] if system else []
         self._said = list(self._first)
         self._sampling = sampling
+        self._composition = composition
+        self._tags = tags
         self._last: tuple[Routing, Usage] | None = None
         self._commands: dict[str, Callable[[list[str]], None]] = {
             "/adapters": self._list,
@@ -110,7 +148,13 @@ class Talk:
 
         asked = [*self._said, Message("user", line)]
         text = ""
-        events = self._client.generate(messages=asked, adapters=self._adapters, sampling=self._sampling)
+        events = self._client.generate(
+            messages=asked,
+            adapters=self._adapters,
+            composition=self._composition,
+            sampling=self._sampling,
+            tags=[] if self._adapters else self._tags,  # those of /use are not looked for
+        )
         with closing(events), waiting("waiting for the answer") as has_come:
             for event in events:
                 if isinstance(event, Chunk):

@@ -67,8 +67,13 @@ def list_(as_json: AsJson = False) -> None:
 
 @keys_app.command("remove")
 @needing("serve")
-def remove(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.")]) -> None:
+def remove(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.")], as_json: AsJson = False
+) -> None:
     """Make a key worthless, within half a second."""
     with told():
         key = _keys().remove(key_id)
+    if as_json:
+        say_json({"id": key.id, "name": key.name, "tenant": key.tenant, "role": key.role.value})
+        return
     say(f"removed key {key.id} of {key.name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ def login(
     address: Annotated[str, typer.Option(help="Public port of the server; asked for when it is absent.")] = "",
     key: Annotated[str, typer.Option(help="API key; better typed in when it is asked for.", show_default=False)] = "",
     ca: Annotated[str, typer.Option(help="CA of the server's certificate, a PEM file; given, TLS is used.")] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Try a server, and use it from now on: address, key and CA go to ramole.toml in ~/.config, for you only.
 
@@ -44,14 +45,20 @@ def login(
             made = Login(made.address, typed, made.ca)
             known = _describe_at(made)
         path = write_login(made)
+    if as_json:
+        say_json(_facts(made.address, known) | {"file": path})
+        return
     say(f"{_who(known)} at {made.address}, which serves {known.base_model}")
     note(f"kept in {path}; `ramole logout` removes it")
 
 
-def logout() -> None:
+def logout(as_json: AsJson = False) -> None:
     """Forget the server and the key that `ramole login` has kept."""
     with told():
         has_been = forget_login()
+    if as_json:
+        say_json({"file": login_path(), "is_removed": has_been})
+        return
     say(f"{login_path()} is {'removed' if has_been else 'not there'}")
 
 
@@ -66,18 +73,8 @@ def whoami(
             return client.address, await client.describe()
 
     where, known = run(main)
-    who = known.caller
     if as_json:
-        say_json(
-            {
-                "address": where,
-                "version": known.version,
-                "base_model": known.base_model,
-                "tenant": who.tenant,
-                "name": who.name,
-                "roles": who.roles,
-            }
-        )
+        say_json(_facts(where, known))
         return
     say(f"{_who(known)} at {where}, ramole {known.version}, which serves {known.base_model}")
 
@@ -93,6 +90,18 @@ def _describe_at(login: Login) -> Description:
             return await client.describe()
 
     return asyncio.run(main())
+
+
+def _facts(address: str, known: Description) -> dict[str, Any]:
+    who = known.caller
+    return {
+        "address": address,
+        "version": known.version,
+        "base_model": known.base_model,
+        "tenant": who.tenant,
+        "name": who.name,
+        "roles": who.roles,
+    }
 
 
 def _who(known: Description) -> str:

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ramole.cli._asking import (
+    Adapters,
+    K,
+    MaxTokens,
+    Preset,
+    Seed,
+    Stop,
+    Tags,
+    Temperature,
+    check_preset,
+    composition_of,
+    needs_default,
+)
 from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, connect, run, waiting
-from ramole.cli._completion import complete_adapter
 from ramole.cli._output import note, say, say_json, say_piece
 from ramole.cli._why import show_why
-from ramole.core.composition import PRESETS, Composition
-from ramole.core.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from ramole.client import RamoleClient
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="Plain prompt.")],
-    adapter: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Use this adapter instead of retrieval; may be given several times.", autocompletion=complete_adapter
-        ),
-    ] = None,
-    preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "",
-    k: Annotated[int | None, typer.Option(help="Adapters to retrieve; 0 = the base model alone.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens to generate at most; absent = as many as fit.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 = greedy.")] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="Of the random numbers; the same seed, the same answer.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Cut the answer before this text.")] = None,
-    tag: Annotated[
-        list[str] | None, typer.Option(help="Retrieve only adapters with this tag; given several times, with all.")
-    ] = None,
+    adapter: Adapters = None,
+    preset: Preset = "",
+    k: K = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = None,
+    stop: Stop = None,
+    tag: Tags = None,
     why: Annotated[bool, typer.Option("--why", help="Then show what the answer was made of.")] = False,
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
@@ -45,12 +44,13 @@ def generate(
 
     async def main() -> None:
         text, used = "", []
+        check_preset(preset)
         async with connect(address) as client:
-            composition = await _composition(client, preset, k)
+            default = (await client.describe()).default_composition if needs_default(preset, k) else None
             events = client.generate(
                 prompt,
                 adapters=adapter or (),
-                composition=composition,
+                composition=composition_of(preset, k, default),
                 sampling=Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed, stop=tuple(stop or ())),
                 tags=tag or (),
             )
@@ -82,22 +82,10 @@ def generate(
     run(main)
 
 
-async def _composition(client: RamoleClient, preset: str, k: int | None) -> Composition | None:
-    """What --preset and --k ask for; None = the server's default."""
-    if not preset and k is None:
-        return None
-    if preset and preset not in PRESETS:
-        raise InvalidInput(f"no preset {preset!r}", field="--preset", remedy=f"use one of {', '.join(PRESETS)}")
-    composition = PRESETS[preset] if preset else (await client.describe()).default_composition
-    return composition if k is None else replace(composition, k=k)
-
-
 def route(
     prompt: Annotated[str, typer.Argument(help="Plain prompt.")],
     k: Annotated[int, typer.Option(help="How many adapters; 0 = the server's default.")] = 0,
-    tag: Annotated[
-        list[str] | None, typer.Option(help="Retrieve only adapters with this tag; given several times, with all.")
-    ] = None,
+    tag: Tags = None,
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:

@@ -27,7 +27,7 @@ from ramole.client.codec import (
 from ramole.client.download import save_download
 from ramole.client.requests import Request, UseAdapter, request_to_pb
 from ramole.client.retries import PublicRemote, repeated
-from ramole.client.upload import check_folder, upload_header, upload_messages
+from ramole.client.upload import Progress, check_folder, upload_header, upload_messages
 from ramole.client.values import (
     AdapterRecord,
     Completion,
@@ -222,27 +222,32 @@ class RamoleClient:
     async def upload(
         self,
         folder: Path | str,
-        samples: Sequence[str],
+        samples: Sequence[str] = (),
         *,
         adapter: str = "",
         base_model: str = "",
         idempotency_key: str = "",
         expected_version: int | None = None,
         is_public: bool = False,
+        is_named_only: bool = False,
         tags: Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> Uploaded:
         """Uploads a PEFT LoRA folder, or has the server fetch one. On return the next fitting prompt uses it, durably.
 
         Args:
             folder: holds adapter_config.json and adapter_model.safetensors; or, with ``://`` in it, a URI that the
                 server fetches them from: ``hf://org/repo@revision``, or what its setting adapters.sources allows.
-            samples: typical inputs of the adapter; they place it in the retriever's space.
+            samples: typical inputs of the adapter; they place it in the retriever's space. None if it is only named.
             adapter: ``name`` or ``tenant/name``; empty = the name of the folder; needed with a URI.
             base_model: empty = as adapter_config.json says.
             idempotency_key: makes retries safe, and so has them made.
             expected_version: upload only if this is the latest version; 0 = the name must be new.
             is_public: whether other tenants may retrieve it.
+            is_named_only: it is never retrieved; only requests that name it use it.
             tags: what `generate`, `route` and `adapters` may filter by.
+            progress: called with the bytes that are on their way and those of the whole, again and again; from zero
+                again when the upload is tried again. Not for a URI. It must return at once.
 
         Raises:
             AdapterRefused: admission failed.
@@ -260,10 +265,11 @@ class RamoleClient:
             idempotency_key=idempotency_key,
             expected_version=expected_version,
             is_public=is_public,
+            is_named_only=is_named_only,
             tags=tags,
         )
         answer = await repeated(
-            lambda limit_s: self._gateway.UploadAdapter(upload_messages(path, header), timeout=limit_s),
+            lambda limit_s: self._gateway.UploadAdapter(upload_messages(path, header, progress), timeout=limit_s),
             self._retries if idempotency_key else 0,
             self._timeout_s,
         )

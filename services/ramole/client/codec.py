@@ -15,7 +15,9 @@ from ramole.client.values import (
     Route,
     RoutedAdapter,
     Routing,
+    ServiceStatus,
     StepSnapshot,
+    TierStatus,
     Usage,
     Version,
 )
@@ -176,6 +178,21 @@ def description_from_pb(message: gateway_pb2.DescribeResponse) -> Description:
         message.encoder_id,
         message.has_chat_template,
         Caller(message.caller.tenant, message.caller.name, tuple(message.caller.roles)),
+        message.time.ToDatetime(UTC) if message.HasField("time") else None,
+        message.max_running,
+        message.ended,
+        message.tokens_out,
+        tuple(
+            TierStatus(
+                names_of(common_pb2.CacheTier.DESCRIPTOR).get(each.tier, ""),
+                each.adapters,
+                each.bytes,
+                each.hits,
+                each.misses,
+            )
+            for each in message.tiers
+        ),
+        tuple(ServiceStatus(each.name, each.replicas, each.serving) for each in message.services),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Self
 from ramole.client.client import RamoleClient
 from ramole.client.loop_thread import LoopThread
 from ramole.client.requests import Request, UseAdapter
+from ramole.client.upload import Progress
 from ramole.client.values import (
     AdapterRecord,
     Completion,
@@ -155,16 +156,18 @@ class SyncRamoleClient:
     def upload(
         self,
         folder: Path | str,
-        samples: Sequence[str],
+        samples: Sequence[str] = (),
         *,
         adapter: str = "",
         base_model: str = "",
         idempotency_key: str = "",
         expected_version: int | None = None,
         is_public: bool = False,
+        is_named_only: bool = False,
         tags: Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> Uploaded:
-        """See `RamoleClient.upload`."""
+        """See `RamoleClient.upload`; `progress` is called in another thread."""
         return self._loop.run(
             self._client.upload(
                 folder,
@@ -174,7 +177,9 @@ class SyncRamoleClient:
                 idempotency_key=idempotency_key,
                 expected_version=expected_version,
                 is_public=is_public,
+                is_named_only=is_named_only,
                 tags=tags,
+                progress=progress,
             )
         )
 

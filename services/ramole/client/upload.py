@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from ramole.v1.gateway_pb2 import UploadAdapterRequest
 from ramole.v1.records_pb2 import FileChunk, UploadHeader
 
 CHUNK_BYTES = 2**20
+
+Progress = Callable[[int, int], None]
+"""Is told how many bytes of how many are on their way: as fast as the server takes them, give or take a buffer."""
 
 
 def check_folder(folder: Path) -> str:
@@ -43,16 +46,27 @@ async def upload_header(folder: Path | None, **fields: Any) -> UploadHeader:
     return message(UploadHeader, **fields, sha256={} if folder is None else await asyncio.to_thread(_hashes, folder))
 
 
-async def upload_messages(folder: Path | None, header: UploadHeader) -> AsyncIterator[UploadAdapterRequest]:
-    """The header, then both files in chunks unless there is no folder. Reads in threads, holds one chunk at a time."""
+async def upload_messages(
+    folder: Path | None, header: UploadHeader, progress: Progress | None = None
+) -> AsyncIterator[UploadAdapterRequest]:
+    """The header, then both files in chunks unless there is no folder. Reads in threads, holds one chunk at a time.
+
+    Args:
+        progress: is called in the event loop before the first chunk, and when a chunk has been taken.
+    """
     yield UploadAdapterRequest(header=header)
     if folder is None:
         return
+    told = progress or (lambda done, total: None)
+    done, total = 0, sum((folder / name).stat().st_size for name in FILES)
+    told(done, total)
     for name in FILES:
         file = await asyncio.to_thread((folder / name).open, "rb")
         try:
             while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
                 yield UploadAdapterRequest(chunk=FileChunk(file=name, data=data))
+                done += len(data)
+                told(done, total)
         finally:
             file.close()
 

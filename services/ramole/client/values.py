@@ -201,6 +201,32 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class TierStatus:
+    """One tier of the adapters' caches: ``device``, ``host`` or ``disk``, of all executors together.
+
+    Attributes:
+        adapters: in it now.
+        num_bytes: of these.
+        hits, misses: look-ups that it could and could not answer, since the executors' start.
+    """
+
+    tier: str
+    adapters: int
+    num_bytes: int
+    hits: int
+    misses: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """One service behind the gateway: its replicas, and how many of them say that they serve."""
+
+    name: str
+    replicas: int
+    serving: int
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """The served model and its load.
 
@@ -208,6 +234,11 @@ class Description:
         router: sha256 of the RouterLoRA; '' = none.
         encoder_id: of the index that serves; '' = nothing is indexed, or the index does not answer.
         has_chat_template: whether the base model answers conversations.
+        time: by the server's clock; None = of a server that does not tell it.
+        max_running: requests that can get tokens at once.
+        ended, tokens_out: requests that have ended, and tokens of answers, since the executors' start.
+        tiers: caches of adapters, the nearest to the device first.
+        services: those behind the gateway. This and the three before are told to operators only.
     """
 
     version: str
@@ -223,3 +254,9 @@ class Description:
     encoder_id: str
     has_chat_template: bool
     caller: Caller
+    time: datetime | None = None
+    max_running: int = 0
+    ended: int = 0
+    tokens_out: int = 0
+    tiers: tuple[TierStatus, ...] = ()
+    services: tuple[ServiceStatus, ...] = ()

@@ -362,6 +362,15 @@ class MetricsSettings(_Section):
     port: int = Field(default=0, ge=0, le=65535, description="of /metrics over HTTP; 0 = none")
 
 
+class LoggingSettings(_Section):
+    """What the server logs: JSON lines on standard error, of replicas on Ray in Ray's own files."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="of everything but calls; `ramole log-level` changes it while the server runs"
+    )
+    access: bool = Field(default=True, description="a line for each call")
+
+
 class ExecutorSettings(ServiceSettings):
     """The engine."""
 
@@ -433,6 +442,7 @@ class Settings(BaseSettings):
     executor: ExecutorSettings = ExecutorSettings()
     cache: CacheSettings = CacheSettings()
     metrics: MetricsSettings = MetricsSettings()
+    logging: LoggingSettings = LoggingSettings()
     internal: InternalSettings = InternalSettings()
     ray: RaySettings = RaySettings()
 

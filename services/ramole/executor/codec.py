@@ -9,7 +9,7 @@ from ramole.core.composition import Expert
 from ramole.core.names import check_digest
 from ramole.executor.engine import Engine
 from ramole.executor.worker import Done
-from ramole.observability.tiers import Tier
+from ramole.observability.tiers import Tier, TierCounts
 from ramole.transport.values import finish_to_pb
 from ramole.v1 import common_pb2, executor_pb2
 
@@ -85,4 +85,15 @@ def status_to_pb(engine: Engine, *, num_slots: int) -> executor_pb2.GetStatusRes
         running=engine.num_running,
         waiting=engine.num_waiting,
         fullest_step=fullest,
+    )
+
+
+def tier_status_to_pb(tier: Tier, counts: TierCounts) -> common_pb2.TierStatus:
+    """What a tier holds and has answered."""
+    return common_pb2.TierStatus(
+        tier=tier_to_pb(tier),
+        adapters=counts.num_entries,
+        bytes=counts.num_bytes,
+        hits=counts.hits,
+        misses=counts.misses,
     )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from ramole.core.answer import Chunk
 from ramole.core.composition import Composition
 from ramole.core.errors import Unavailable
 from ramole.core.settings import Settings
-from ramole.executor.codec import event_to_pb, expert_from_pb, status_to_pb
+from ramole.executor.codec import event_to_pb, expert_from_pb, status_to_pb, tier_status_to_pb
 from ramole.executor.engine import Engine
 from ramole.executor.loading import load_runner
 from ramole.executor.source import AdapterSource
@@ -47,6 +48,8 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         self._peers = peers
         self._worker: EngineWorker | None = None
         self._engine: Engine | None = None
+        self._tiers: dict[Tier, Callable[[], TierCounts]] = {}
+        self._num_ended = self._num_tokens = 0
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds this servicer to a server."""
@@ -88,9 +91,13 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
             max_waiting=options.max_waiting,
             tenant_weights=options.tenant_weights,
         )
-        metrics.watch(Tier.DEVICE, lambda: _slot_counts(engine))
-        metrics.watch(Tier.HOST, lambda: host.counts)
-        metrics.watch(Tier.DISK, lambda: disk.counts)
+        self._tiers = {
+            Tier.DEVICE: lambda: _slot_counts(engine),
+            Tier.HOST: lambda: host.counts,
+            Tier.DISK: lambda: disk.counts,
+        }
+        for tier, counts in self._tiers.items():
+            metrics.watch(tier, counts)
         worker.start(engine)
         self._worker = worker
 
@@ -124,8 +131,10 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         events = worker.generate(prompt, experts, composition, sampling_from_pb(request.sampling))
         try:
             async for event in events:
+                self._num_tokens += len(event.token_ids) if isinstance(event, Chunk) else 0
                 yield event_to_pb(event, tiers)
         finally:
+            self._num_ended += 1
             await events.aclose()
 
     async def Evict(
@@ -157,6 +166,8 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         status = await self._ready().ask(lambda engine: status_to_pb(engine, num_slots=options.num_slots))
         status.max_len, status.max_waiting = options.max_len, options.max_waiting
         status.router, status.has_chat_template = self._router, self._codec.has_chat_template
+        status.max_running, status.ended, status.tokens_out = options.max_rows, self._num_ended, self._num_tokens
+        status.tiers.extend(tier_status_to_pb(tier, counts()) for tier, counts in self._tiers.items())
         return status
 
     def _ready(self) -> EngineWorker:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from ramole.core.call import current_call
 from ramole.core.errors import Corrupt, NotFound
 from ramole.core.names import AdapterName, AdapterRef
+from ramole.transport.caller import Caller
 from ramole.transport.peers import Peers
 from ramole.transport.stubs import reading
 from ramole.transport.values import ref_from_pb, ref_to_pb
@@ -56,6 +57,20 @@ class Backends:
         self.adapters = peers.adapters.stub
         self.executor = peers.executor
         self._base_id = base_id
+        self._by_name: dict[str, Caller] = {
+            "adapters": peers.adapters,
+            "embedding": peers.embedding,
+            "retrieval": peers.retrieval,
+            "executor": peers.executor,
+        }
+
+    async def health(self, *, timeout_s: float) -> dict[str, list[bool]]:
+        """Of each service by its name: which of its replicas say in time that they serve."""
+        asked = (
+            remote.health(f"ramole.v1.{name.capitalize()}", timeout_s=timeout_s)
+            for name, remote in self._by_name.items()
+        )
+        return dict(zip(self._by_name, await asyncio.gather(*asked), strict=True))
 
     async def embed(
         self, texts: Sequence[str], encoder_id: str = "", *, timeout_s: float | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from ramole.core.bounds import COUNTS
 from ramole.core.call import Principal
@@ -19,7 +21,7 @@ from ramole.transport.values import (
     sampling_from_pb,
     sampling_to_pb,
 )
-from ramole.v1 import executor_pb2, gateway_pb2
+from ramole.v1 import common_pb2, executor_pb2, gateway_pb2
 
 
 def order_from_pb(message: gateway_pb2.GenerateRequest, settings: GatewaySettings) -> Order:
@@ -163,6 +165,8 @@ def describe_to_pb(
 ) -> gateway_pb2.DescribeResponse:
     """The load of all executor replicas together, and what all of them can do."""
     steps = [status.fullest_step for status in statuses]
+    time = Timestamp()
+    time.GetCurrentTime()
     return gateway_pb2.DescribeResponse(
         version=version,
         base_model=base_model,
@@ -185,4 +189,29 @@ def describe_to_pb(
         encoder_id=encoder_id,
         has_chat_template=bool(statuses) and all(status.has_chat_template for status in statuses),
         caller=gateway_pb2.Caller(tenant=caller.tenant, name=caller.name, roles=sorted(caller.roles)),
+        time=time,
+        max_running=sum(status.max_running for status in statuses),
+        ended=sum(status.ended for status in statuses),
+        tokens_out=sum(status.tokens_out for status in statuses),
+        tiers=_tiers([tier for status in statuses for tier in status.tiers]),
     )
+
+
+def services_to_pb(health: Mapping[str, Sequence[bool]]) -> list[gateway_pb2.ServiceStatus]:
+    """How many replicas of each service there are, and how many serve."""
+    return [
+        gateway_pb2.ServiceStatus(name=name, replicas=len(serving), serving=sum(serving))
+        for name, serving in health.items()
+    ]
+
+
+def _tiers(statuses: Sequence[common_pb2.TierStatus]) -> list[common_pb2.TierStatus]:
+    """Of all executors together, the nearest tier first."""
+    tiers: dict[int, common_pb2.TierStatus] = {}
+    for each in statuses:
+        one = tiers.setdefault(each.tier, common_pb2.TierStatus(tier=each.tier))
+        one.adapters += each.adapters
+        one.bytes += each.bytes
+        one.hits += each.hits
+        one.misses += each.misses
+    return [tiers[tier] for tier in sorted(tiers)]

@@ -17,7 +17,7 @@ from ramole.core.errors import InvalidInput, RamoleError, WrongState
 from ramole.core.settings import Settings
 from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.backends import Backends
-from ramole.gateway.codec import describe_to_pb, order_from_pb, routing_to_pb, whole_to_pb
+from ramole.gateway.codec import describe_to_pb, order_from_pb, routing_to_pb, services_to_pb, whole_to_pb
 from ramole.gateway.finisher import Finisher
 from ramole.gateway.http.app import make_app
 from ramole.gateway.http.connection import ConnectionLimits
@@ -48,7 +48,7 @@ from ramole.transport.tls import ServerTls
 from ramole.v1 import common_pb2, executor_pb2, gateway_pb2, gateway_pb2_grpc
 from ramole.v1.executor_pb2_grpc import ExecutorStub
 
-# How long a description waits for the index.
+# How long a description waits for the index, and for the health of services.
 _INDEX_S = 0.5
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -267,8 +267,13 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
             encoder_id=encoder_id,
             caller=current_call().principal,
         )
-        if not access.may_operate():
-            answer.ClearField("fullest_step")  # contents that other tenants use
+        if access.may_operate():
+            answer.services.extend(services_to_pb(await self._backends.health(timeout_s=_INDEX_S)))
+        else:
+            answer.ClearField("fullest_step")  # contents that other tenants use, and how much they do
+            answer.ClearField("ended")
+            answer.ClearField("tokens_out")
+            answer.ClearField("tiers")
         return answer
 
     async def _encoder_id(self) -> str:

@@ -158,11 +158,13 @@ class Caller:
                 await asyncio.gather(sending, return_exceptions=True)
 
     async def check_any_serves(self, service: str, *, timeout_s: float = 1.0) -> None:
-        """Asks all replicas for their health, by the name that the service has in protobuf.
+        """Raises Unavailable when no replica says in time that it serves. See `health`."""
+        if not any(await self.health(service, timeout_s=timeout_s)):
+            raise Unavailable(f"no replica of {self._part or service} serves", remedy="retry with back-off")
 
-        Raises:
-            Unavailable: none of them says in time that it serves.
-        """
+    async def health(self, service: str, *, timeout_s: float = 1.0) -> list[bool]:
+        """Asks all replicas for their health, by the name that the service has in protobuf: who says in time that it
+        serves. Empty when none is known."""
         from grpc_health.v1 import health_pb2, health_pb2_grpc  # only servers have it
 
         async def is_serving(address: str) -> bool:
@@ -176,10 +178,9 @@ class Caller:
         try:
             async with asyncio.timeout(timeout_s):
                 addresses = await self._picker.everyone()
-        except TimeoutError:
+        except (TimeoutError, Unavailable):
             addresses = ()
-        if not any(await asyncio.gather(*map(is_serving, addresses))):
-            raise Unavailable(f"no replica of {self._part or service} serves", remedy="retry with back-off")
+        return await asyncio.gather(*map(is_serving, addresses))
 
     async def everywhere(
         self, method: UnaryUnary[Request, Response], request: Request, *, timeout_s: float | None = None

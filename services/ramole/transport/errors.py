@@ -82,7 +82,7 @@ def kind_named(reason: str, code: grpc.StatusCode) -> type[RamoleError]:
 
 
 def code_of(error: RamoleError) -> grpc.StatusCode:
-    """The status code of an error; that of an expert is its problem's own."""
+    """The status code of an error on the wire, in the access log, in metrics; that of an expert is its problem's."""
     return CODES[error.problem if isinstance(error, ExpertUnavailable) else kind_of(error)]
 
 
@@ -101,11 +101,6 @@ def _clip(text: str, max_bytes: int) -> str:
     if len(raw) <= max_bytes:
         return raw.decode()
     return raw[: max_bytes - 3].decode("utf-8", "ignore") + "..."
-
-
-def code_name(error: RamoleError) -> str:
-    """The status code of `error`, as metrics and the access log call it: ``NOT_FOUND``."""
-    return CODES[kind_of(error)].name
 
 
 def to_status(error: RamoleError, request_id: str) -> grpc.Status:

@@ -544,3 +544,41 @@ class ChatMessage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
+
+@_typing.final
+class TierStatus(_message.Message):
+    """What one tier of the adapters' caches holds, and how often it had what was looked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    tier: Global___CacheTier.ValueType
+    """Which one."""
+    adapters: _builtins.int
+    """Adapters in it."""
+    bytes: _builtins.int
+    """Their size; on the device as they were read."""
+    hits: _builtins.int
+    """Look-ups that it answered since the start of its executor."""
+    misses: _builtins.int
+    """Look-ups that it could not answer."""
+    def __init__(
+        self,
+        *,
+        tier: Global___CacheTier.ValueType = ...,
+        adapters: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        misses: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "bytes", b"bytes", "hits", b"hits", "misses", b"misses", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TierStatus: _TypeAlias = TierStatus  # noqa: Y015

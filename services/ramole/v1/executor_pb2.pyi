@@ -363,6 +363,10 @@ class GetStatusResponse(_message.Message):
     MAX_WAITING_FIELD_NUMBER: _builtins.int
     ROUTER_FIELD_NUMBER: _builtins.int
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    TOKENS_OUT_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
     num_slots: _builtins.int
     """Adapters that fit on it."""
     running: _builtins.int
@@ -377,6 +381,12 @@ class GetStatusResponse(_message.Message):
     """sha256 of its RouterLoRA; empty = none."""
     has_chat_template: _builtins.bool
     """Whether its base model has a chat template."""
+    max_running: _builtins.int
+    """Sequences that its batch holds."""
+    ended: _builtins.int
+    """Sequences that have ended since its start."""
+    tokens_out: _builtins.int
+    """Tokens of answers since its start."""
     @_builtins.property
     def resident_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Digests of the adapters on its device."""
@@ -384,6 +394,10 @@ class GetStatusResponse(_message.Message):
     @_builtins.property
     def fullest_step(self) -> _common_pb2.StepSnapshot:
         """The step with the most unique adapters (then requests) since the start."""
+
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.TierStatus]:
+        """Its device, its host memory and its disk."""
 
     def __init__(
         self,
@@ -397,10 +411,14 @@ class GetStatusResponse(_message.Message):
         max_waiting: _builtins.int = ...,
         router: _builtins.str = ...,
         has_chat_template: _builtins.bool = ...,
+        max_running: _builtins.int = ...,
+        ended: _builtins.int = ...,
+        tokens_out: _builtins.int = ...,
+        tiers: _abc.Iterable[_common_pb2.TierStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fullest_step", b"fullest_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fullest_step", b"fullest_step", "has_chat_template", b"has_chat_template", "max_len", b"max_len", "max_waiting", b"max_waiting", "num_slots", b"num_slots", "resident_digests", b"resident_digests", "router", b"router", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "fullest_step", b"fullest_step", "has_chat_template", b"has_chat_template", "max_len", b"max_len", "max_running", b"max_running", "max_waiting", b"max_waiting", "num_slots", b"num_slots", "resident_digests", b"resident_digests", "router", b"router", "running", b"running", "tiers", b"tiers", "tokens_out", b"tokens_out", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

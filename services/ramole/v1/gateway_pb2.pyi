@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from ramole.v1 import common_pb2 as _common_pb2
@@ -1196,6 +1197,12 @@ class DescribeResponse(_message.Message):
     ENCODER_ID_FIELD_NUMBER: _builtins.int
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    TOKENS_OUT_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
+    SERVICES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Of the server."""
     base_model: _builtins.str
@@ -1214,6 +1221,14 @@ class DescribeResponse(_message.Message):
     """The encoder of the index that serves; empty = nothing is indexed, or the index does not answer."""
     has_chat_template: _builtins.bool
     """Whether the base model has a chat template: messages need one."""
+    max_running: _builtins.int
+    """Requests that can get tokens at once."""
+    ended: _builtins.int
+    """Requests that have ended since the executors' start. This and the following are told with the role `admin` only: they
+    are about every tenant.
+    """
+    tokens_out: _builtins.int
+    """Tokens of answers since the executors' start."""
     @_builtins.property
     def default_composition(self) -> _common_pb2.Composition:
         """The composition of requests that give none."""
@@ -1232,6 +1247,18 @@ class DescribeResponse(_message.Message):
     def caller(self) -> Global___Caller:
         """Who asks."""
 
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The clock of this gateway."""
+
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.TierStatus]:
+        """Device, host memory and disk of all executors together; a disk that several share counts once for each."""
+
+    @_builtins.property
+    def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceStatus]:
+        """The services behind the gateway."""
+
     def __init__(
         self,
         *,
@@ -1248,14 +1275,50 @@ class DescribeResponse(_message.Message):
         encoder_id: _builtins.str = ...,
         has_chat_template: _builtins.bool = ...,
         caller: Global___Caller | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        max_running: _builtins.int = ...,
+        ended: _builtins.int = ...,
+        tokens_out: _builtins.int = ...,
+        tiers: _abc.Iterable[_common_pb2.TierStatus] | None = ...,
+        services: _abc.Iterable[Global___ServiceStatus] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "default_composition", b"default_composition", "fullest_step", b"fullest_step", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "default_composition", b"default_composition", "fullest_step", b"fullest_step", "limits", b"limits", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "caller", b"caller", "default_composition", b"default_composition", "encoder_id", b"encoder_id", "fullest_step", b"fullest_step", "has_chat_template", b"has_chat_template", "limits", b"limits", "num_slots", b"num_slots", "resident_adapters", b"resident_adapters", "router", b"router", "running", b"running", "version", b"version", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "caller", b"caller", "default_composition", b"default_composition", "encoder_id", b"encoder_id", "ended", b"ended", "fullest_step", b"fullest_step", "has_chat_template", b"has_chat_template", "limits", b"limits", "max_running", b"max_running", "num_slots", b"num_slots", "resident_adapters", b"resident_adapters", "router", b"router", "running", b"running", "services", b"services", "tiers", b"tiers", "time", b"time", "tokens_out", b"tokens_out", "version", b"version", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class ServiceStatus(_message.Message):
+    """One service behind the gateway."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`adapters`, `embedding`, `retrieval` or `executor`."""
+    replicas: _builtins.int
+    """Replicas that the gateway knows."""
+    serving: _builtins.int
+    """Those that say in time that they serve."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+        serving: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "replicas", b"replicas", "serving", b"serving"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceStatus: _TypeAlias = ServiceStatus  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):

@@ -172,6 +172,33 @@ async def test_readers_that_do_not_read_cost_little_and_leave_the_batch(door: Fr
 
 
 @pytest.mark.parametrize("port", ["http", "grpc"])
+async def test_a_download_that_nobody_reads_gives_its_place_back(door: FrontDoor, port: str) -> None:
+    door.adapters.weights = [bytes(2**20)] * 64
+    if port == "http":
+        wire = await Wire.to(door.http_port, receives=2**14)
+        wire.send(b"GET /v1/adapters/default/one/weights HTTP/1.1\r\nhost: x\r\n\r\n")
+    else:
+        channel = grpc.aio.insecure_channel(door.grpc_address, options=SMALL_WINDOW)
+        stub: Any = gateway_pb2_grpc.GatewayStub(channel)
+        call = stub.DownloadAdapter(gateway_pb2.DownloadAdapterRequest(adapter="one"))
+    async with asyncio.timeout(30):
+        await door.adapters.until("Fetch")
+        while door.adapters.num_fetching:  # noqa: ASYNC110  # no event tells
+            await asyncio.sleep(0.02)
+    async with door.http() as http:
+        ended = [line for line in (await http.get("/metrics")).text.splitlines() if 'code="DEADLINE_EXCEEDED"' in line]
+    assert [line.split()[-1] for line in ended] == ["1.0"]
+    if port == "http":
+        assert 'method="GET /v1/adapters/{tenant}/{name}/weights"' in ended[0]
+        assert len(await wire.rest()) < 64 * 2**20, "it hears by the missing bytes that something is missing"
+        await wire.close()
+    else:
+        call.cancel()
+        await channel.close()
+    await check_well(door)
+
+
+@pytest.mark.parametrize("port", ["http", "grpc"])
 async def test_connections_are_counted(port: str) -> None:
     async with front_door(server={"max_connections": 5}, http={"max_connections": 5}) as door:
         wires = []

@@ -13,7 +13,7 @@ import pytest
 from ramole.core import errors
 from ramole.core.settings import TenantLimitSettings
 from ramole.gateway.keys import KeyFile, Role
-from ramole.transport.errors import CODES, code_name, from_rpc_error
+from ramole.transport.errors import CODES, code_of, from_rpc_error
 from ramole.v1 import gateway_pb2, gateway_pb2_grpc
 from statuses import ROWS, Row, statuses_page
 from support.front_door import FrontDoor, Wire, front_door
@@ -164,11 +164,11 @@ async def test_a_row_happens(door: tuple[FrontDoor, str], port: str, row: Row) -
     if port == "grpc" and row.http in HTTP_ONLY:
         return  # gRPC itself ends such calls, see test_connections
     code, message = await CASES[row.key](Asker(*door, is_http=port == "http"))
-    assert code == (row.http if port == "http" else f"{code_name(row.kind(''))} {row.kind.reason()}"), message
+    assert code == (row.http if port == "http" else f"{code_of(row.kind('')).name} {row.kind.reason()}"), message
     assert message
 
 
 def test_the_page_has_every_row() -> None:
     page = statuses_page()
     for row in ROWS:
-        assert f"| `{code_name(row.kind(''))}` | {row.http} | `{row.kind.reason()}` |" in page
+        assert f"| `{code_of(row.kind('')).name}` | {row.http} | `{row.kind.reason()}` |" in page

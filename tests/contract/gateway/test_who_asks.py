@@ -229,9 +229,16 @@ async def describes(world: TenantWorld) -> None:
     assert not theirs.HasField("fullest_step"), "it names contents that others use"
     assert (theirs.caller.tenant, theirs.caller.name, list(theirs.caller.roles)) == ("b", "bob", ["publisher"])
     assert (operators.caller.tenant, operators.caller.name, list(operators.caller.roles)) == ("ops", "eve", ["admin"])
+    assert [(each.name, each.replicas, each.serving) for each in operators.services] == [
+        (name, 1, 1) for name in ("adapters", "embedding", "retrieval", "executor")
+    ]
+    assert (operators.ended, operators.tokens_out) == (9, 90)
+    assert [(tier.adapters, tier.hits) for tier in operators.tiers] == [(1, 7)]
     for each in (theirs, operators):
-        each.ClearField("fullest_step")
-        each.ClearField("caller")
+        for field in ("fullest_step", "caller", "time"):
+            each.ClearField(field)
+    for field in ("ended", "tokens_out", "tiers", "services"):
+        operators.ClearField(field)
     assert theirs == operators
 
 

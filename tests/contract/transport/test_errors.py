@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from ramole.core import errors
 from ramole.core.errors import DeadlineExceeded, ExpertUnavailable, Internal, InvalidInput, LimitExceeded, RamoleError
+from ramole.observability.logs import ACCESS_LOGGER
 from ramole.transport.errors import to_status
 from ramole.v1 import adapters_pb2
 from ramole.v1.adapters_pb2_grpc import AdaptersStub
@@ -44,13 +45,23 @@ async def test_every_error_class_crosses_two_hops_unchanged(net: Any, cardinalit
 
 @pytest.mark.parametrize("problem", ExpertUnavailable.PROBLEMS)
 async def test_an_expert_that_cannot_be_used_arrives_with_its_place_and_its_problem(
-    net: Any, problem: type[RamoleError]
+    net: Any, problem: type[RamoleError], caplog: pytest.LogCaptureFixture
 ) -> None:
     error = ExpertUnavailable.of(problem("broken", remedy="upload it again"), 2)
-    assert to_status(error, "id").code == to_status(problem("broken"), "id").code
-    server = await net.serve(ProbeService(error))
-    with pytest.raises(ExpertUnavailable) as caught:
+    code = to_status(error, "id").code.name
+    assert code == to_status(problem("broken"), "id").code.name
+    probe = ProbeService(error)
+    server = await net.serve(probe)
+    with caplog.at_level(logging.INFO, ACCESS_LOGGER), pytest.raises(ExpertUnavailable) as caught:
         await CALLS["stream"][0](net.peers(server.address))
+    logged = [record.fields["code"] for record in caplog.records if record.name == ACCESS_LOGGER]  # type: ignore[attr-defined]
+    counted = [
+        sample.labels["code"]
+        for family in probe.registry.collect()
+        for sample in family.samples
+        if sample.name == "ramole_rpc_calls_total"
+    ]
+    assert logged == counted == [code], "the log and the metrics tell what the client saw"
     assert facts(caught.value) == facts(error)
     assert (caught.value.expert, caught.value.problem) == (2, problem)
     adapters = caught.value.of_adapter("adapters[2].adapter")

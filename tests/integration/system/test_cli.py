@@ -27,11 +27,13 @@ def test_upload_list_route_generate_delete(system: ServerProcess, zoo: Zoo, tmp_
     adapter = zoo.adapters[0]
     samples = tmp_path / "samples.txt"
     samples.write_text("\n".join(adapter.samples))
-    done = ramole(system, "upload", adapter.path, "--samples", samples, "--name", "cli/mine")
+    tags = "--tag", "cli", "--tag", "first"
+    done = ramole(system, "upload", adapter.path, "--samples", samples, "--name", "cli/mine", *tags)
     assert done.returncode == 0, done.stderr
     assert "cli/mine@1 is live" in done.stdout
-    listed = json.loads(ramole(system, "adapters", "--json").stdout)
-    assert "cli/mine@1" in [row["adapter"] for row in listed]
+    listed = json.loads(ramole(system, "adapters", "--json", *tags).stdout)
+    assert [(row["adapter"], row["tags"]) for row in listed] == [("cli/mine@1", ["cli", "first"])]
+    assert json.loads(ramole(system, "adapters", "--json", *tags, "--tag", "third").stdout) == []
     assert "cli/mine@1" in ramole(system, "adapters").stdout
     prompt = adapter.prompts[0]
     answer = ramole(system, "generate", prompt.prompt, "--adapter", "cli/mine", "--max-tokens", "24")

@@ -64,6 +64,19 @@ async def test_an_upload_is_a_header_and_the_bytes_of_both_files_in_bounded_chun
     assert files == {"adapter_config.json": config, "adapter_model.safetensors": tensors}
 
 
+async def test_an_upload_tells_how_far_it_is(world: World, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_bytes(b"{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(bytes(2 * CHUNK_BYTES + 5))
+    told: list[tuple[int, int]] = []
+    await world.client.upload(
+        tmp_path, adapter="n", is_named_only=True, progress=lambda done, total: told.append((done, total))
+    )
+    total = 2 * CHUNK_BYTES + 7
+    steps = (0, 2, CHUNK_BYTES + 2, 2 * CHUNK_BYTES + 2, total)
+    assert told == [(done, total) for done in steps]
+    assert world.adapters.headers[-1].is_named_only
+
+
 async def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
     async with RamoleClient("127.0.0.1:1", timeout_s=5, retries=0) as client:
         with pytest.raises(Unavailable) as caught:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 import pytest
 
-from ramole.client import Chunk, Routing, Usage, UseAdapter
+from ramole.client import Chunk, Routing, TierStatus, Usage, UseAdapter
 from ramole.core.composition import PRESETS, Composition, Merge, Weighting
 from ramole.core.errors import (
     AdapterRefused,
@@ -240,6 +241,19 @@ async def test_the_description_adds_up_the_executors(world: World) -> None:
     assert (limits.max_rank, limits.max_samples) == (settings.adapters.max_rank, settings.adapters.max_samples)
     assert (about.router, about.encoder_id, about.has_chat_template) == ("r", "e", True)
     assert (about.caller.tenant, about.caller.roles) == ("default", ("admin",))
+    assert about.time is not None
+    assert abs((datetime.now(UTC) - about.time).total_seconds()) < 60
+    assert (about.max_running, about.ended, about.tokens_out) == (32, 9, 90)
+    assert about.tiers == (TierStatus("device", 1, 100, 7, 3),)
+    assert {each.name: each.serving for each in about.services} == dict.fromkeys(
+        ("adapters", "embedding", "retrieval", "executor"), 1
+    )
+
+
+async def test_the_description_says_which_service_is_down(world: World) -> None:
+    await world.servers["embedding"].stop()
+    found = {each.name: (each.replicas, each.serving) for each in (await world.client.describe()).services}
+    assert found == {"adapters": (1, 1), "embedding": (1, 0), "retrieval": (1, 1), "executor": (1, 1)}
 
 
 async def test_a_description_does_without_an_index_that_fails_or_hangs(world: World) -> None:

@@ -100,8 +100,12 @@ class Manifests:
                 _log.error("%s is unreadable: %s", key, told(error))
         return sorted(found, key=lambda removal: removal.ref.version)
 
-    def load(self) -> Loaded:
-        """Reads everything. A file that is no manifest is reported in the log and counted, never removed."""
+    def load(self, *, finishes: bool = True) -> Loaded:
+        """Reads everything. A file that is no manifest is reported in the log and counted, never removed.
+
+        Args:
+            finishes: whether removals that a crash has interrupted are; False = nothing is changed.
+        """
         live: set[str] = set()
         gone: set[str] = set()
         last_versions: dict[AdapterName, int] = {}
@@ -115,10 +119,11 @@ class Manifests:
             name, version, suffix = place
             last_versions[name] = max(version, last_versions.get(name, 0))
             (live if suffix == _LIVE else gone).add(key.removesuffix(suffix))
-        for stem in live & gone:
-            self._files.remove(stem + _LIVE)
-        for stem in _surplus(gone):
-            self._files.remove(stem + _GONE)
+        if finishes:
+            for stem in live & gone:
+                self._files.remove(stem + _LIVE)
+            for stem in _surplus(gone):
+                self._files.remove(stem + _GONE)
         wanted = {stem + _LIVE for stem in live - gone}
         known = self._catalog(wanted)
         records = list(known.values())
