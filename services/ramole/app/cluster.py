@@ -121,7 +121,7 @@ def _start_ray(settings: Settings, folder: Path) -> None:
         num_cpus=settings.ray.num_cpus,
         include_dashboard=False,
         object_store_memory=settings.ray.object_store_bytes,
-        _metrics_export_port=settings.metrics.port or None,
+        _metrics_export_port=settings.ray.metrics_port or None,
         log_to_driver=False,
         logging_level=logging.ERROR,
     )

@@ -19,9 +19,9 @@ _LINE = re.compile(r"^(?:ray_)?(ramole_\w+)\{(.*)\} (\S+)$")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _OURS = {"service", "tier", "result", "method", "code", "le"}
 DEVICE_HITS: Key = ("ramole_tier_requests_total", (("result", "hit"), ("service", "executor"), ("tier", "device")))
-STORE_LOADS: Key = ("ramole_tier_load_seconds_count", (("service", "executor"), ("tier", "store")))
+STORE_LOADS: Key = ("ramole_tier_load_duration_seconds_count", (("service", "executor"), ("tier", "store")))
 ANSWERS: Key = (
-    "ramole_rpc_calls_total",
+    "ramole_requests_total",
     (("code", "OK"), ("method", "/ramole.v1.Gateway/Complete"), ("service", "gateway")),
 )
 
