@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry
 
-from ramole.adapters.store.store import Store
 from ramole.observability.specs import GaugeSpec
+
+if TYPE_CHECKING:
+    from ramole.adapters.store.store import Store
 
 VERSIONS = GaugeSpec("ramole_store_versions", "Versions of adapters in the store, staged ones included.")
 FINDABLE = GaugeSpec("ramole_store_findable", "Adapters that the index must hold.")

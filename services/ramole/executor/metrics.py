@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from ramole.executor.engine import Engine
 from ramole.executor.sequence import Sequence
 from ramole.mixture.plan import StepPlan
 from ramole.observability.specs import SHARES, SIZES, TOKEN_S, CounterSpec, GaugeSpec, HistogramSpec, Stage, TenantNames
 from ramole.observability.stages import STAGE_S
+
+if TYPE_CHECKING:  # the reference of all metrics is made without the engine
+    from ramole.executor.engine import Engine
 
 STEP_S = HistogramSpec("ramole_step_duration_seconds", "Seconds of one step of the engine.", buckets=TOKEN_S)
 BETWEEN_S = HistogramSpec(

@@ -13,7 +13,15 @@ from prometheus_client.registry import Collector
 from ramole.core.errors import Internal, RamoleError
 from ramole.gateway.upkeep import Upkeep
 from ramole.gateway.values import Routing
-from ramole.observability.specs import FIRST_TOKEN_S, CounterSpec, GaugeSpec, HistogramSpec, Stage, TenantNames
+from ramole.observability.specs import (
+    FIRST_TOKEN_S,
+    LABELS,
+    CounterSpec,
+    GaugeSpec,
+    HistogramSpec,
+    Stage,
+    TenantNames,
+)
 from ramole.observability.stages import STAGE_S
 from ramole.transport.errors import code_of
 from ramole.v1.common_pb2 import TokenChunk
@@ -44,6 +52,9 @@ RECONCILE_LAG_S = GaugeSpec(
     "ramole_reconcile_lag_seconds", "Seconds since something was left out of line with the store; 0 = nothing is."
 )
 
+_OWN_FAULTS = ("OK", "UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
+"""Codes that rules of alerts look at."""
+
 
 class GatewayMetrics:
     """Counts of one gateway."""
@@ -58,6 +69,13 @@ class GatewayMetrics:
         self._fallbacks = FALLBACKS.on(registry)
         self._uploads = UPLOADS.on(registry)
         self._upload_failures = UPLOAD_FAILURES.on(registry)
+        # The first of a kind counts only if there was a series before it.
+        for tenant in tenants:
+            for code in _OWN_FAULTS:
+                self._answers.labels(tenant, code)
+        for reason in LABELS["reason"].values:
+            self._upload_failures.labels(reason)
+            self._fallbacks.labels(reason)
 
     @contextmanager
     def answer(self, tenant: str) -> Iterator[Callable[[Routing | TokenChunk | UsageReport], None]]:

@@ -197,6 +197,10 @@ class TenantNames:
         gateway, executor, adapters = settings.gateway, settings.executor, settings.adapters
         return cls([*gateway.tenant_limits, *executor.tenant_weights, *adapters.tenant_quotas])
 
+    def __iter__(self) -> Iterator[str]:
+        """All values that there can be."""
+        yield from (*sorted(self._named), OTHER)
+
     def __call__(self, tenant: str) -> str:
         """The value of the label."""
         return tenant if tenant in self._named else OTHER

@@ -31,6 +31,8 @@ class RetrievalMetrics:
         self._doubt = DOUBT.on(registry)
         self._rows = INDEX_ROWS.on(registry)
         self._rows.set(-1)
+        for result in ("found", "empty"):
+            self._searches.labels(result)
         self.is_up = INDEX_UP.on(registry)
 
     def searched(self, found: Found) -> None:
