@@ -14,7 +14,7 @@ import yaml
 import dashboards
 import metrics_page
 from support.pages import ROOT
-from support.prometheus import SHIPPED, binary, rules
+from support.prometheus import SHIPPED, binary, rules, runbook_expressions, shown
 
 ALERTS = [rule for rule in rules() if "alert" in rule]
 PAGES = sorted((ROOT / "ops" / "grafana").glob("*.json"))
@@ -29,17 +29,6 @@ def promtool(*arguments: str, folder: Path = SHIPPED) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def panels(page: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(page.read_text())["panels"]
-    return found
-
-
-def shown() -> list[str]:
-    """Every expression of every dashboard, with values for Grafana's variables."""
-    expressions = [target["expr"] for page in PAGES for panel in panels(page) for target in panel["targets"]]
-    return [each.replace("$__rate_interval", "5m").replace("$job", "ramole") for each in expressions]
 
 
 def test_the_configuration_and_its_rules_are_good() -> None:
@@ -68,14 +57,6 @@ def test_every_alert_has_a_runbook(rule: dict[str, Any]) -> None:
     assert text.startswith(f"# {rule['alert']}\n")
     assert "\n## See\n" in text
     assert "\n## Do\n" in text
-
-
-def runbook_expressions() -> dict[str, str]:
-    found = {}
-    for path in sorted((ROOT / "ops" / "runbooks").glob("*.md")):
-        [expression] = re.findall(r"```text\n(.*?)\n```", path.read_text(), re.DOTALL)
-        found[path.stem] = expression
-    return found
 
 
 def test_there_is_no_runbook_without_an_alert_and_none_names_one_that_is_not() -> None:

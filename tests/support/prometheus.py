@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,22 @@ def rules() -> list[dict[str, Any]]:
     return [rule for file in files for group in file["groups"] for rule in group["rules"]]
 
 
+def shown() -> list[str]:
+    """Every expression of every dashboard, with values for Grafana's variables."""
+    pages = [json.loads(path.read_text()) for path in sorted((ROOT / "ops" / "grafana").glob("*.json"))]
+    expressions = [target["expr"] for page in pages for panel in page["panels"] for target in panel["targets"]]
+    return [each.replace("$__rate_interval", "5m").replace("$job", "ramole") for each in expressions]
+
+
+def runbook_expressions() -> dict[str, str]:
+    """What each runbook looks at first."""
+    found = {}
+    for path in sorted((ROOT / "ops" / "runbooks").glob("*.md")):
+        [expression] = re.findall(r"```text\n(.*?)\n```", path.read_text(), re.DOTALL)
+        found[path.stem] = expression
+    return found
+
+
 class Prometheus:
     """One that runs. All methods raise AssertionError when it says that something is wrong."""
 
@@ -67,6 +83,15 @@ class Prometheus:
             assert time.monotonic() < deadline, f"nothing for {expression}"
             time.sleep(0.2)
         return found
+
+    def silent(self, expressions: Collection[str]) -> list[str]:
+        """Those for which there is nothing, even after a while: a scrape that came too late empties all gauges."""
+        deadline = time.monotonic() + 10
+        while True:
+            expressions = [each for each in expressions if not self.query(each)]
+            if not expressions or time.monotonic() > deadline:
+                return expressions
+            time.sleep(0.5)
 
 
 @contextmanager
