@@ -99,3 +99,17 @@ def test_every_metric_that_is_asked_for_is_declared() -> None:
     known |= {rule["record"] for rule in rules() if "record" in rule}
     for expression in (*shown(), *runbook_expressions().values(), *(rule["expr"] for rule in rules())):
         assert set(_NAME.findall(_TEXT.sub("", expression))) <= known, expression
+
+
+def test_the_guide_lists_every_alert() -> None:
+    page = (ROOT / "docs/guide/monitor.md").read_text()
+    listed = re.findall(r"^\| \[(\w+)\]\(\S+\) \| ([\w, ]+) \|", page, re.MULTILINE)
+    severities: dict[str, list[str]] = {}
+    for rule in ALERTS:
+        severities.setdefault(rule["alert"], []).append(rule["labels"]["severity"])
+    assert dict(listed) == {alert: ", ".join(each) for alert, each in severities.items()}
+
+
+def test_what_the_guide_asks_for_is_declared() -> None:
+    known = {name for spec, _ in metrics_page.specs() for name in (spec.name, *metrics_page.exported(spec))}
+    assert set(_NAME.findall((ROOT / "docs/guide/monitor.md").read_text())) <= known

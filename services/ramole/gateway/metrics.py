@@ -52,8 +52,8 @@ RECONCILE_LAG_S = GaugeSpec(
     "ramole_reconcile_lag_seconds", "Seconds since something was left out of line with the store; 0 = nothing is."
 )
 
-_OWN_FAULTS = ("OK", "UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
-"""Codes that rules of alerts look at."""
+_WATCHED = ("OK", "RESOURCE_EXHAUSTED", "UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
+"""Codes that alerts and dashboards look at."""
 
 
 class GatewayMetrics:
@@ -71,7 +71,7 @@ class GatewayMetrics:
         self._upload_failures = UPLOAD_FAILURES.on(registry)
         # The first of a kind counts only if there was a series before it.
         for tenant in tenants:
-            for code in _OWN_FAULTS:
+            for code in _WATCHED:
                 self._answers.labels(tenant, code)
         for reason in LABELS["reason"].values:
             self._upload_failures.labels(reason)
