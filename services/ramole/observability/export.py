@@ -146,8 +146,8 @@ class Shared:
                     return
                 try:
                     self._place.write(self._exposition)
-                except OSError as error:
-                    _log.warning("the metrics cannot be written: %s", error)
+                except Exception:  # whatever it is, the next figures may be better
+                    _log.exception("the metrics cannot be told")
 
     def _has_company(self) -> bool:
         others = (path for path in self._folder.glob("*.json") if path != self._place.file)

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from ramole.core.address import join_address
 from ramole.core.errors import WrongState
@@ -167,6 +170,35 @@ def test_a_killed_process_leaves_no_series_and_its_place_to_the_next(tmp_path: P
         after.stop()
     finally:
         beside.stop()
+
+
+class Moody(Collector):
+    """Fails when it shall."""
+
+    is_cross = False
+
+    def collect(self) -> Iterator[Metric]:
+        if self.is_cross:
+            raise RuntimeError("not now")
+        yield GaugeMetricFamily("ramole_moody", "Text.", value=1.0)
+
+
+def test_a_figure_that_fails_once_is_told_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    registry, moody, settings = CollectorRegistry(), Moody(), MetricsSettings(port=free_port())
+    registry.register(moody)
+    shared = Shared("executor", registry, settings, tmp_path)
+    shared.start()
+    deadline = time.monotonic() + 30
+    moody.is_cross = True
+    while "not now" not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    written = (tmp_path / "executor-0.json").stat().st_mtime_ns
+    moody.is_cross = False
+    while (tmp_path / "executor-0.json").stat().st_mtime_ns == written:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    shared.stop()
 
 
 def test_the_folder_of_another_user_is_not_written_to(tmp_path: Path) -> None:
