@@ -108,6 +108,7 @@ class Engine:
         self._last_step_s = 0.0
         # Those behind could not run before these: their loads would only fill the memory.
         self._load_ahead = 2 * max_rows
+        self._num_rows = max_rows
         self._eos = frozenset(eos_token_ids)
         self._clock = clock
         self._max_waiting = max_waiting
@@ -177,12 +178,13 @@ class Engine:
     @property
     def memory(self) -> Memory:
         """How full the device is. Callable from any thread."""
-        slots, kv = self._scheduler.slots, self._runner.kv
+        slots, num_rows = self._scheduler.slots, self._num_rows
+        num_cached = sum(sequence.num_cached for sequence in tuple(self._scheduler.running))
         return Memory(
             num_slots=slots.num_slots - 1,
             num_pinned=slots.num_pinned,
-            num_rows=len(kv.lengths),
-            kv_share=float(kv.lengths.sum()) / (len(kv.lengths) * kv.max_len),
+            num_rows=num_rows,
+            kv_share=num_cached / (num_rows * self._runner.kv.max_len),
         )
 
     def holds(self, digest: str) -> bool:
