@@ -57,14 +57,14 @@ def runbook_expressions() -> dict[str, str]:
 
 
 class Prometheus:
-    """One that runs. All methods raise AssertionError when it says that something is wrong."""
+    """One that runs, at `url`. All methods raise AssertionError when it says that something is wrong."""
 
     def __init__(self, port: int) -> None:
-        self._url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}"
 
     def get(self, path: str, **parameters: str) -> Any:
         """The data of an answer of its API."""
-        url = f"{self._url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
                 return json.load(answer)["data"]

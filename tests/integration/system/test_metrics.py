@@ -16,6 +16,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 import metrics_page
+import picture
 from ramole.client.client import RamoleClient
 from ramole.core.errors import RamoleError
 from ramole.core.settings import MetricsSettings
@@ -176,6 +177,8 @@ async def test_prometheus_reads_it_with_what_is_shipped(system: ServerProcess, t
             # Every expression that is shipped can be worked out, and all but a few have figures.
             silent = prometheus.silent((*shown(), *runbook_expressions().values()))
             assert all("ALERTS" in each or ":ratio_rate" in each for each in silent), silent
+            picture.draw(prometheus.url, 60, str(tmp_path / "panels.svg"))
+            assert all(title in (tmp_path / "panels.svg").read_text() for _, title in picture.SHOWN)
             prometheus.until("job:ramole_answer_errors:ratio_rate5m >= 0")
             told = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
             assert len(told) == len(rules())
