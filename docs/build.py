@@ -14,13 +14,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import metrics_page
 import reference
 import statuses
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "build" / "site-source"
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "LICENSE")
-FOLDERS = ("docs", "k8s", "protos")
+FOLDERS = ("docs", "k8s", "ops", "protos")
 
 _FENCE = re.compile(r"^```(\w+) .*$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)#\s]+)")
@@ -38,6 +39,7 @@ def assemble() -> None:
     made = {
         "reference/api.md": reference.api_page(),
         "reference/settings.md": reference.settings_page(),
+        "reference/metrics.md": metrics_page.metrics_page(),
         "reference/errors.md": statuses.statuses_page(),
         "reference/cli.md": reference.cli_page(),
         "adr/index.md": reference.adr_page(ROOT / "docs" / "adr"),

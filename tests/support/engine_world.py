@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
@@ -75,6 +76,7 @@ class World:
     started: list[str] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
     placed: list[float] = field(default_factory=list)
+    stepped: Callable[..., None] = lambda *step: None
 
     def load(self, digest: str) -> Future[AdapterWeights]:
         future: Future[AdapterWeights] = Future()
@@ -145,6 +147,7 @@ def make_engine(
         load=world.load,
         release=world.released.append,
         placed=world.placed.append,
+        stepped=lambda *step: world.stepped(*step),  # noqa: PLW0108  # a test may replace it
         clock=map(float, count()).__next__,
         eos_token_ids={2},
         num_slots=num_slots,

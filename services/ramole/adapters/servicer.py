@@ -19,6 +19,7 @@ from ramole.adapters.content_reader import ContentReader
 from ramole.adapters.housekeeping import Housekeeping
 from ramole.adapters.intake.ingest import Ingest
 from ramole.adapters.intake.upload import Upload
+from ramole.adapters.metrics import watch_store
 from ramole.adapters.store.records import AdapterRecord, State
 from ramole.adapters.store.store import Store, Version
 from ramole.core import access
@@ -93,6 +94,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         contents = ContentReader(store, disk, TierMetrics(self.registry), negative_s=settings.cache.negative_s)
         housekeeping = Housekeeping(settings.adapters, store, contents, self._audit, self._reserve)
         self._opened = _Opened(store, contents, Ingest(settings, store, base), housekeeping)
+        watch_store(self.registry, store)
         self._keeping_house = asyncio.create_task(housekeeping.run())
 
     async def close(self) -> None:

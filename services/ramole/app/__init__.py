@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["System", "build", "load_settings", "resolve", "run", "start", "start_local"]
 
-_ALL_INTERFACES = "0.0.0.0"  # where Ray's agent answers
-
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +45,7 @@ async def start(settings: Settings) -> System:
             check_hosts(settings)
         else:
             check_replicas(settings, "machine")
-            await asyncio.to_thread(preflight, settings, metrics_host=_ALL_INTERFACES)
+            await asyncio.to_thread(preflight, settings)
         system = RaySystem()
         await system.start(settings)
         return system
@@ -62,7 +60,7 @@ async def start_local(settings: Settings) -> System:
 
         settings = resolve(settings)
         check_replicas(settings, "process")
-        await asyncio.to_thread(preflight, settings, metrics_host=settings.metrics.host)
+        await asyncio.to_thread(preflight, settings)
         if settings.executor.device != "cpu":
             import torch
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
+from pathlib import Path
 
 import ray.util
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from ramole.app.logs import log_to
+from ramole.app.scratch import MARK
 from ramole.app.services import SERVICES, ServiceSpec
 from ramole.app.trust import trust_of
-from ramole.core.settings import Settings
+from ramole.core.settings import MetricsSettings, Settings
+from ramole.observability.export import Shared
 from ramole.transport.peers import Peers
 from ramole.transport.picker import ServePicker
-from ramole.transport.ray_metrics import RayMetrics
 from ramole.transport.replica import Replica, deployment_options
 from ramole.transport.server import GrpcServer
 
@@ -43,7 +46,11 @@ def application(spec: ServiceSpec, settings: Settings) -> serve.Application:
             request_router_class=spec.request_router, request_routing_stats_period_s=_ROUTING_STATS_PERIOD_S
         )
     replica = serve.deployment(**options)(Replica)
-    return replica.bind(partial(_server_of, spec.name, settings), ray.util.get_node_ip_address, RayMetrics)
+    return replica.bind(
+        partial(_server_of, spec.name, settings),
+        ray.util.get_node_ip_address,
+        partial(_shared_metrics, settings.metrics),
+    )
 
 
 def _server_of(name: str, settings: Settings) -> GrpcServer:
@@ -51,3 +58,9 @@ def _server_of(name: str, settings: Settings) -> GrpcServer:
     log_to(sys.stderr, settings)
     trust = trust_of(settings)
     return SERVICES[name].server(settings, lambda: Peers(ServePicker, trust), trust)
+
+
+def _shared_metrics(settings: MetricsSettings, server: GrpcServer) -> Shared:
+    """In a folder that goes with the Ray instance, where it is one of ours."""
+    scratch = os.environ.get(MARK)
+    return Shared(server.name, server.registry, settings, Path(scratch) / "metrics" if scratch else None)

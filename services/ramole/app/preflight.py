@@ -24,12 +24,11 @@ from ramole.transport.tls import ServerTls
 _MINILM = "minilm"
 
 
-def preflight(settings: Settings, *, metrics_host: str) -> None:
+def preflight(settings: Settings) -> None:
     """Changes nothing but that the data folder exists with its secret, and that what dead servers have left is gone.
 
     Args:
         settings: resolved.
-        metrics_host: where the endpoint of the metrics listens.
 
     Raises:
         WrongState: a file or folder is missing or cannot be written, or an address cannot be listened on.
@@ -39,7 +38,7 @@ def preflight(settings: Settings, *, metrics_host: str) -> None:
     if settings.gateway.tls.is_on:
         ServerTls(settings.gateway.tls)
     sweep()  # may free ports and the data folder
-    check_ports(settings, metrics_host=metrics_host)
+    check_ports(settings)
     for field, folder in (("data_dir", settings.data_dir), ("cache.dir", settings.cache_dir)):
         _check_folder(field, folder)
     trust_of(settings)
@@ -48,7 +47,7 @@ def preflight(settings: Settings, *, metrics_host: str) -> None:
     FolderLock(store).close()
 
 
-def check_ports(settings: Settings, *, metrics_host: str) -> None:
+def check_ports(settings: Settings) -> None:
     """Listens on every port that is given, for a moment and on all together. Raises WrongState."""
     servers = {name: spec.section(settings).server for name, spec in SERVICES.items()}
     # Also those whose port is 0, any free one: the host may not be this machine's.
@@ -56,7 +55,7 @@ def check_ports(settings: Settings, *, metrics_host: str) -> None:
     if settings.gateway.http.port is not None:
         listeners.append(("gateway.http", settings.gateway.http.host, settings.gateway.http.port))
     if settings.metrics.port:
-        listeners.append(("metrics", metrics_host, settings.metrics.port))
+        listeners.append(("metrics", settings.metrics.host, settings.metrics.port))
     with ExitStack() as held:
         for field, host, port in listeners:
             try:

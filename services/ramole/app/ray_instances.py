@@ -122,7 +122,7 @@ def _start(settings: Settings, folder: Path) -> None:
         resources=_custom_resources(settings),
         include_dashboard=False,
         object_store_memory=settings.ray.object_store_bytes,
-        _metrics_export_port=settings.metrics.port or None,
+        _metrics_export_port=settings.ray.metrics_port or None,
         log_to_driver=False,
         logging_level=logging.ERROR,
     )

@@ -356,9 +356,9 @@ class CacheSettings(_Section):
 
 
 class MetricsSettings(_Section):
-    """Where Prometheus reads. On Ray its agent answers on all interfaces, with ``ray_`` before every name."""
+    """Where Prometheus reads: one port of each machine, for all services there."""
 
-    host: Host = Field(default="127.0.0.1", description="of the endpoint without Ray")
+    host: Host = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535, description="of /metrics over HTTP; 0 = none")
 
 
@@ -418,6 +418,9 @@ class RaySettings(_Section):
     num_cpus: int = Field(default=8, ge=1, description="logical ones, of which a replica takes its resources.num_cpus")
     object_store_bytes: int = Field(
         default=100 * 2**20, ge=75 * 2**20, description="of Ray's shared memory, which no call passes through"
+    )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="where Ray tells its own metrics, on all interfaces; 0 = any free port"
     )
     stop_s: float = Field(default=10.0, gt=0, description="how long an orderly end may take; then processes are killed")
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from functools import partial
 from typing import Any
 
 import grpc
 
 from ramole.core.errors import EncoderMismatch, InvalidInput, Unavailable
 from ramole.core.settings import EmbeddingSettings, PreviousEncoder, Settings
-from ramole.embedding.batcher import MicroBatcher
+from ramole.embedding.batcher import MicroBatcher, Vectors
 from ramole.embedding.encoder import Encoder
+from ramole.embedding.metrics import ENCODE_S, ENCODE_TEXTS
 from ramole.transport.service import Service
 from ramole.transport.vectors import vector_to_pb
 from ramole.v1 import embedding_pb2, embedding_pb2_grpc
@@ -44,8 +47,19 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
         loaded = [await asyncio.to_thread(_load, options, options, self._settings.base_model)]
         if options.previous is not None:
             loaded.append(await asyncio.to_thread(_load, options.previous, options, self._settings.base_model))
+        seconds, sizes = ENCODE_S.on(self.registry), ENCODE_TEXTS.on(self.registry)
+
+        def measured(encoder: Encoder, texts: list[str]) -> Vectors:
+            started_s = time.perf_counter()
+            vectors = encoder.encode(texts)
+            seconds.observe(time.perf_counter() - started_s)
+            sizes.observe(len(texts))
+            return vectors
+
         for encoder in loaded:
-            batcher = MicroBatcher(encoder.encode, max_batch=options.max_batch, window_s=options.batch_window_s)
+            batcher = MicroBatcher(
+                partial(measured, encoder), max_batch=options.max_batch, window_s=options.batch_window_s
+            )
             batcher.start()
             self._encoders.append((encoder, batcher))
 

@@ -54,6 +54,23 @@ class Update:
     is_last: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the device has, and what of it is in use.
+
+    Attributes:
+        num_slots: for adapters.
+        num_pinned: slots of adapters that running sequences use.
+        num_rows: of KV memory.
+        kv_share: of it that holds tokens, 0 to 1.
+    """
+
+    num_slots: int
+    num_pinned: int
+    num_rows: int
+    kv_share: float
+
+
 class Engine:
     """Runs sequences with different adapters together. All methods belong to one thread; `load` must not block."""
 
@@ -64,6 +81,7 @@ class Engine:
         load: LoadAdapter,
         release: Callable[[str], None] = lambda digest: None,
         placed: Callable[[float], None] = lambda seconds: None,
+        stepped: Callable[[StepPlan, int, float, float], None] = lambda plan, decoded, step_s, between_s: None,
         eos_token_ids: Collection[int],
         num_slots: int,
         max_rows: int,
@@ -78,6 +96,8 @@ class Engine:
             release: told once for each `load`, when its weights are in a slot or no longer wanted.
             placed: told the seconds that each write into a slot took on the host. Nobody waits for a GPU, so there it
                 may still be copying.
+            stepped: told of each step its plan, how many sequences got a token again, the seconds that it took, and
+                those since the end of the one before.
             tenant_weights: share of each tenant beside the others; 1 where none is given.
             clock: monotonic seconds.
         """
@@ -85,8 +105,11 @@ class Engine:
         self._load = load
         self._release = release
         self._placed = placed
+        self._stepped = stepped
+        self._last_step_s = 0.0
         # Those behind could not run before these: their loads would only fill the memory.
         self._load_ahead = 2 * max_rows
+        self._num_rows = max_rows
         self._eos = frozenset(eos_token_ids)
         self._clock = clock
         self._max_waiting = max_waiting
@@ -147,6 +170,23 @@ class Engine:
     def resident_bytes(self) -> int:
         """Bytes of the adapters on the device as they were read; slots have one size. Callable from any thread."""
         return sum(self._slot_bytes)
+
+    @property
+    def waiting_by_tenant(self) -> dict[str, int]:
+        """Sequences in the queue. Callable from any thread."""
+        return self._scheduler.waiting.by_tenant
+
+    @property
+    def memory(self) -> Memory:
+        """How full the device is. Callable from any thread."""
+        slots, num_rows = self._scheduler.slots, self._num_rows
+        num_cached = sum(sequence.num_cached for sequence in tuple(self._scheduler.running))
+        return Memory(
+            num_slots=slots.num_slots - 1,
+            num_pinned=slots.num_pinned,
+            num_rows=num_rows,
+            kv_share=num_cached / (num_rows * self._runner.kv.max_len),
+        )
 
     def holds(self, digest: str) -> bool:
         """Whether an adapter is on the device. Callable from any thread."""
@@ -265,6 +305,7 @@ class Engine:
             )
 
     def _run(self, schedule: Schedule) -> None:
+        started_s = self._clock()
         try:
             choices, plan = self._runner.run(schedule)
         except Exception as error:
@@ -277,8 +318,12 @@ class Engine:
                 self._fail(schedule.sequences[0], own_fault(error, "the model failed on this request"))
             return
         self._account(plan)
+        num_decoded = sum(1 for sequence in schedule.sequences if sequence.tokens)
         for sequence, chunk, choice in zip(schedule.sequences, schedule.chunks, choices, strict=True):
             self._advance(sequence, chunk, choice, plan)
+        ended_s = self._clock()
+        self._stepped(plan, num_decoded, ended_s - started_s, ended_s - self._last_step_s)
+        self._last_step_s = ended_s
 
     def _bury(self) -> None:
         slots = self._scheduler.slots

@@ -35,6 +35,11 @@ class FairQueue:
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def by_tenant(self) -> dict[str, int]:
+        """How many of each wait. Callable from any thread."""
+        return {tenant: len(queue) for tenant, queue in list(self._waiting.items())}
+
     def __iter__(self) -> Iterator[Sequence]:
         """In the order in which they come up if each costs its prompt. The queue may change meanwhile."""
         queues = {tenant: iter(tuple(queue)) for tenant, queue in self._waiting.items()}

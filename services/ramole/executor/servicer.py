@@ -17,11 +17,13 @@ from ramole.core.settings import Settings
 from ramole.executor.codec import event_to_pb, expert_from_pb, status_to_pb, tier_status_to_pb
 from ramole.executor.engine import Engine
 from ramole.executor.loading import load_runner
+from ramole.executor.metrics import EngineMetrics
 from ramole.executor.source import AdapterSource
 from ramole.executor.text import TokenIds
-from ramole.executor.worker import EngineWorker
+from ramole.executor.worker import Done, EngineWorker
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.router import router_digest
+from ramole.observability.specs import TenantNames
 from ramole.observability.tiers import Tier, TierCounts, TierMetrics
 from ramole.tiers.disk import DiskTier
 from ramole.tiers.host import HostTier
@@ -59,6 +61,8 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         """Loads the base model, the tokenizer and the router, and starts the engine's thread."""
         options, cache = self._settings.executor, self._settings.cache
         metrics = TierMetrics(self.registry)
+        tenants = TenantNames.of(self._settings)
+        self._metrics = counts = EngineMetrics(self.registry, tenants, max_waiting=options.max_waiting)
         runner, codec = await asyncio.to_thread(self.load, self._settings)
         self._codec = codec
         self._router = await asyncio.to_thread(router_digest, Path(options.router)) if options.router else ""
@@ -84,6 +88,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
             load=load,
             release=host.unpin,
             placed=lambda seconds: metrics.loaded(Tier.DEVICE, seconds),
+            stepped=counts.step,
             eos_token_ids=codec.eos_token_ids,
             num_slots=options.num_slots,
             max_rows=options.max_rows,
@@ -91,13 +96,14 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
             max_waiting=options.max_waiting,
             tenant_weights=options.tenant_weights,
         )
+        counts.watch(engine)
         self._tiers = {
             Tier.DEVICE: lambda: _slot_counts(engine),
             Tier.HOST: lambda: host.counts,
             Tier.DISK: lambda: disk.counts,
         }
-        for tier, counts in self._tiers.items():
-            metrics.watch(tier, counts)
+        for tier, count in self._tiers.items():
+            metrics.watch(tier, count)
         worker.start(engine)
         self._worker = worker
 
@@ -132,6 +138,8 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         try:
             async for event in events:
                 self._num_tokens += len(event.token_ids) if isinstance(event, Chunk) else 0
+                if isinstance(event, Done):
+                    self._metrics.answered(event.sequence)
                 yield event_to_pb(event, tiers)
         finally:
             self._num_ended += 1

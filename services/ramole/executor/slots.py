@@ -25,6 +25,11 @@ class SlotTable:
         """Digests on the device, least recently used first."""
         return tuple(self._slot_of)
 
+    @property
+    def num_pinned(self) -> int:
+        """Adapters that running requests use."""
+        return len(self._refs)
+
     def __len__(self) -> int:
         return len(self._slot_of)
 

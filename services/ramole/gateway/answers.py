@@ -13,6 +13,7 @@ from ramole.core.errors import DeadlineExceeded, ExpertUnavailable, Internal
 from ramole.core.names import AdapterRef
 from ramole.gateway.backends import Backends
 from ramole.gateway.codec import execution_to_pb, usage_to_pb
+from ramole.gateway.metrics import GatewayMetrics
 from ramole.gateway.routing import AdapterChooser
 from ramole.gateway.stages import Stages
 from ramole.gateway.tenant_limits import TenantLimits
@@ -30,8 +31,11 @@ _MAX_REROUTES = 3
 class AnswerFlow:
     """Answers orders."""
 
-    def __init__(self, backends: Backends, chooser: AdapterChooser, limits: TenantLimits) -> None:
+    def __init__(
+        self, backends: Backends, chooser: AdapterChooser, limits: TenantLimits, metrics: GatewayMetrics
+    ) -> None:
         self._executor = backends.executor
+        self._metrics = metrics
         self._chooser = chooser
         self._limits = limits
 
@@ -51,9 +55,11 @@ class AnswerFlow:
             LimitExceeded: the caller's tenant has used up what it may.
             RamoleError: as raised by the service at fault.
         """
-        with self._limits.request(current_call().principal.tenant) as spend:
+        tenant = current_call().principal.tenant
+        with self._metrics.answer(tenant) as see, self._limits.request(tenant) as spend:
             async with aclosing(self._run(order)) as events:
                 async for event in events:
+                    see(event)
                     if isinstance(event, TokenChunk):
                         spend(len(event.token_ids))
                     elif isinstance(event, UsageReport):

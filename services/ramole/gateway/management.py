@@ -12,6 +12,7 @@ from ramole.core.names import check_tags
 from ramole.core.settings import GatewaySettings
 from ramole.gateway.backends import Backends
 from ramole.gateway.codec import route_to_pb
+from ramole.gateway.metrics import GatewayMetrics
 from ramole.gateway.reindex import Reindexing
 from ramole.gateway.removals import Removals
 from ramole.gateway.routing import AdapterChooser
@@ -55,7 +56,9 @@ class Management:
         uploads: Uploads,
         removals: Removals,
         settings: GatewaySettings,
+        metrics: GatewayMetrics,
     ) -> None:
+        self._metrics = metrics
         self._backends = backends
         self._chooser = chooser
         self._uploads = uploads
@@ -72,7 +75,8 @@ class Management:
 
     async def upload(self, parts: AsyncIterable[UploadAdapterRequest]) -> UploadAdapterResponse:
         """Uploads one adapter; see `Uploads.upload`."""
-        record, is_created = await self._uploads.upload(parts)
+        with self._metrics.upload():
+            record, is_created = await self._uploads.upload(parts)
         return UploadAdapterResponse(record=record, created=is_created)
 
     async def get(self, request: GetAdapterRequest) -> GetAdapterResponse:

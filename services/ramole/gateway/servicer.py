@@ -30,6 +30,7 @@ from ramole.gateway.http.vllm import VllmRoutes
 from ramole.gateway.identity import keys_path
 from ramole.gateway.keys import KeyFile
 from ramole.gateway.management import Management
+from ramole.gateway.metrics import GatewayMetrics, UpkeepMetrics
 from ramole.gateway.readiness import Readiness
 from ramole.gateway.removals import Removals
 from ramole.gateway.routing import AdapterChooser
@@ -39,6 +40,7 @@ from ramole.gateway.upkeep import Upkeep, until_available
 from ramole.gateway.uploads import Uploads
 from ramole.gateway.values import Routing
 from ramole.observability.export import Exposition
+from ramole.observability.specs import TenantNames
 from ramole.transport.call_bracket import CallBracket
 from ramole.transport.call_limit import Kind
 from ramole.transport.failures import failure_to_pb
@@ -72,13 +74,16 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self._backends = Backends(peers, base_id=self._base_id)
         self._chooser = AdapterChooser(self._backends, base_id=self._base_id, timeout_s=settings.retrieval.timeout_s)
         limits = TenantLimits(self._settings.limits, self._settings.tenant_limits)
-        self._answers = AnswerFlow(self._backends, self._chooser, limits)
+        metrics = GatewayMetrics(self.registry, TenantNames.of(settings))
+        self._backends.executor.report_picks(metrics.picked)
+        self._answers = AnswerFlow(self._backends, self._chooser, limits, metrics)
         self._readiness = Readiness(peers)
         self._finisher = Finisher()
         self._upkeep = Upkeep(self._backends, patience_s=self._settings.index_patience_s)
+        UpkeepMetrics(self.registry, self._upkeep)
         uploads = Uploads(self._backends, self._finisher, self._upkeep)
         removals = Removals(self._backends, uploads, self._finisher, self._upkeep)
-        self._management = Management(self._backends, self._chooser, uploads, removals, self._settings)
+        self._management = Management(self._backends, self._chooser, uploads, removals, self._settings, metrics)
         self._http: HttpServer | None = None
         self._is_open = KeyFile(keys_path(settings)).is_empty
 

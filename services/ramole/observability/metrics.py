@@ -1,31 +1,33 @@
-"""The one facade for metrics: names ``ramole_*``, units seconds and bytes, labels from bounded sets only."""
+"""What every server counts of its calls."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from importlib.metadata import version
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+from prometheus_client import CollectorRegistry
+
+from ramole.observability.specs import CounterSpec, GaugeSpec, HistogramSpec
+
+REQUESTS = CounterSpec("ramole_requests", "Calls that ended, by method and status code.", ("method", "code"))
+REQUEST_S = HistogramSpec(
+    "ramole_request_duration_seconds", "Seconds from the start of a call to its end.", ("method",)
+)
+IN_FLIGHT = GaugeSpec("ramole_requests_in_flight", "Calls that run now.", ("method",))
+BUILD_INFO = GaugeSpec("ramole_build_info", "1 for each running service, with its version.", ("version",))
 
 
 class RpcMetrics:
-    """Count, latency and calls in flight of every method of one server.
+    """Count, latency and calls in flight of every method of one server, and which version it is.
 
     Args:
         registry: where the metrics live; each server or process has its own, nothing is registered globally.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._calls = Counter(
-            "ramole_rpc_calls", "Calls that ended, by method and status code.", ["method", "code"], registry=registry
-        )
-        self._seconds = Histogram(
-            "ramole_rpc_seconds",
-            "Seconds from the start of a call to its end.",
-            ["method"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._inflight = Gauge("ramole_rpc_inflight", "Calls that run now.", ["method"], registry=registry)
+        self._calls = REQUESTS.on(registry)
+        self._seconds = REQUEST_S.on(registry)
+        self._inflight = IN_FLIGHT.on(registry)
+        BUILD_INFO.on(registry).labels(version("ramole")).set(1)
 
     def started(self, method: str) -> None:
         """One call of `method` begins. Only names of registered methods may be given."""

@@ -6,11 +6,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+from ramole.observability.specs import LOAD_S, CounterSpec, GaugeSpec, HistogramSpec
+
+LOADS_S = HistogramSpec(
+    "ramole_tier_load_duration_seconds",
+    "Seconds to bring an adapter out of the store or the disk into host memory, or to write it into a slot of the "
+    "device, as the host sees it: a GPU is not waited for. There is none for host memory.",
+    ("tier",),
+    LOAD_S,
+)
+LOOKUPS = CounterSpec("ramole_tier_requests", "Look-ups of an adapter in a tier.", ("tier", "result"))
+EVICTIONS = CounterSpec("ramole_tier_evictions", "Adapters that made room for others.", ("tier",))
+FAILURES = CounterSpec("ramole_tier_failures", "Failed loads, broken files, refused writes.", ("tier",))
+ENTRIES = GaugeSpec("ramole_tier_entries", "Adapters in a tier.", ("tier",))
+BYTES = GaugeSpec("ramole_tier_bytes", "Bytes of the adapters in a tier; on the device as they were read.", ("tier",))
 
 
 class Tier(StrEnum):
@@ -49,14 +62,7 @@ class TierMetrics(Collector):
     def __init__(self, registry: CollectorRegistry) -> None:
         self._counts: dict[Tier, Callable[[], TierCounts]] = {}
         self._sized: set[Tier] = set()
-        self._seconds = Histogram(
-            "ramole_tier_load_seconds",
-            "Seconds to bring an adapter out of the store or the disk into host memory, or to write it into a slot of "
-            "the device, as the host sees it: a GPU is not waited for. There is none for host memory.",
-            ["tier"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
+        self._seconds = LOADS_S.on(registry)
         registry.register(self)
 
     def watch(self, tier: Tier, counts: Callable[[], TierCounts], *, is_sized: bool = True) -> None:
@@ -75,18 +81,9 @@ class TierMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
-        requests = CounterMetricFamily(
-            "ramole_tier_requests", "Look-ups of an adapter in a tier.", labels=["tier", "result"]
-        )
-        evictions = CounterMetricFamily("ramole_tier_evictions", "Adapters that made room for others.", labels=["tier"])
-        failures = CounterMetricFamily(
-            "ramole_tier_failures", "Failed loads, broken files, refused writes.", labels=["tier"]
-        )
-        entries = GaugeMetricFamily("ramole_tier_entries", "Adapters in a tier.", labels=["tier"])
-        num_bytes = GaugeMetricFamily(
-            "ramole_tier_bytes", "Bytes of the adapters in a tier; on the device as they were read.", labels=["tier"]
-        )
-        for watched, read in self._counts.items():
+        requests, evictions, failures = LOOKUPS.family(), EVICTIONS.family(), FAILURES.family()
+        entries, num_bytes = ENTRIES.family(), BYTES.family()
+        for watched, read in list(self._counts.items()):
             tier, counts = watched.value, read()
             requests.add_metric([tier, "hit"], counts.hits)
             requests.add_metric([tier, "miss"], counts.misses)

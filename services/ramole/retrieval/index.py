@@ -263,6 +263,12 @@ class VectorIndex:
             if generation is not None:
                 yield from self._rows.listed(generation)
 
+    def count(self) -> int:
+        """Adapters in the live generation. Raises Unavailable: Milvus failed."""
+        with self._calling():
+            live = self._find()
+            return 0 if live is None else self._rows.count(live)
+
     def build(self, encoder_id: str, dim: int) -> int:
         """Begins a generation beside the live one, or goes on with one that was begun for the same encoder.
 

@@ -124,11 +124,11 @@ class Rows:
         names = {_name(ref) for ref in refs}
         return set(self._versions(generation, names, "Session")) if names else set()
 
-    def count(self, generation: IndexGeneration, base_model: str) -> int:
-        """How many adapters of a base model have a row."""
+    def count(self, generation: IndexGeneration, base_model: str | None = None) -> int:
+        """How many adapters have a row, of one base model or of all."""
         [found] = self._client.query(
             generation.means,
-            filter=of_base(base_model),
+            filter="" if base_model is None else of_base(base_model),
             output_fields=["count(*)"],
             consistency_level="Session",
             timeout=self._timeout_s,

@@ -16,6 +16,7 @@ import grpc
 
 from ramole.core.errors import RamoleError, Unavailable, WrongState
 from ramole.core.settings import RetrievalSettings, Settings
+from ramole.retrieval.metrics import RetrievalMetrics
 from ramole.retrieval.values import IndexEntry, Row
 from ramole.tiers.reserve import Reserve
 from ramole.transport.service import Service
@@ -35,6 +36,8 @@ _OPENING_PAUSE_S = 1.0
 _PROBE_S = 2.0
 """How long an index that nobody asks may have gone unnoticed."""
 _CALIBRATION_PAUSE_S, _FAILED_PAUSE_S = 5.0, 30.0
+_COUNT_PAUSE_S, _COUNT_SHARE = 15.0, 200
+"""Between two counts of the rows, at least; and in how many times what one takes."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._index: VectorIndex | None = None
+        self._metrics = RetrievalMetrics(self.registry)
+        self._metrics.is_up.set_function(lambda: self._index is not None)
         # A server has a disk of its own.
         self._reserve = None if "://" in settings.retrieval.uri else Reserve(settings.data_dir)
         self._readers = ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="retrieval-read")
@@ -106,6 +111,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
                 tags=request.tags,
             ),
         )
+        self._metrics.searched(found)
         return retrieval_pb2.SearchResponse(
             hits=[retrieval_pb2.Hit(adapter=ref_to_pb(hit.ref), similarity=hit.similarity) for hit in found.hits],
             doubt=found.doubt,
@@ -201,7 +207,9 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
         while self._index is None:
             await asyncio.sleep(_OPENING_PAUSE_S)
             await self._try_to_open()
-        await self._keep_calibrated(self._index)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_calibrated(self._index))
+            group.create_task(self._keep_counted(self._index))
 
     async def _keep_calibrated(self, index: VectorIndex) -> None:
         """Learns how much to doubt what searches find, again whenever the repository has changed much."""
@@ -218,6 +226,18 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
                 _log.exception("doubt cannot be learned")
                 pause_s = _FAILED_PAUSE_S
             await asyncio.sleep(pause_s)
+
+    async def _keep_counted(self, index: VectorIndex) -> None:
+        """Counts the rows for the metrics, and takes no more than a small part of the time for it."""
+        while True:
+            started_s = time.monotonic()
+            try:
+                self._metrics.counted(await self._run(self._readers, index.count))
+            except RamoleError as error:
+                _log.debug("rows are counted later: %s", error)
+            except Exception:  # whatever it is, searches go on
+                _log.exception("rows cannot be counted")
+            await asyncio.sleep(max(_COUNT_PAUSE_S, _COUNT_SHARE * (time.monotonic() - started_s)))
 
     def _ready(self) -> VectorIndex:
         if self._index is None:

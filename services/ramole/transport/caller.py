@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TypeVar
@@ -63,6 +64,11 @@ class Caller:
         self._channels = channels
         self._part = part
         self._key = key
+        self._told_pick: Callable[[float], None] = lambda seconds: None
+
+    def report_picks(self, told: Callable[[float], None]) -> None:
+        """Tells `told` from now on how many seconds each pick of a replica for a stream took."""
+        self._told_pick = told
 
     async def unary(
         self,
@@ -107,7 +113,9 @@ class Caller:
         failed, failure = "", Unavailable("")
         while True:
             has_begun = False
+            started_s = time.perf_counter()
             async with self._pick(affinity, failed) as address:
+                self._told_pick(time.perf_counter() - started_s)
                 if retries is not None and address == failed:
                     failure.is_final = True
                     raise failure

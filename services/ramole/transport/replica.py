@@ -11,7 +11,7 @@ from typing import Any
 
 from ramole.core.address import join_address
 from ramole.core.settings import ServerSettings
-from ramole.observability.export import Exposition, MetricSink, push
+from ramole.observability.export import Shared
 from ramole.transport.server import GrpcServer
 
 _ANY_HOST = ("0.0.0.0", "::")
@@ -43,18 +43,17 @@ class Replica:
     Args:
         build: makes the server; runs in the replica's process, so that heavy imports stay out of all others.
         node_ip: tells the address of this machine; used when the server listens on all interfaces.
-        metrics: makes what takes the metrics of the replica.
+        metrics: brings those of the server to Prometheus.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, build: Callable[[], GrpcServer], node_ip: Callable[[], str], metrics: Callable[[], MetricSink]
+        self, build: Callable[[], GrpcServer], node_ip: Callable[[], str], metrics: Callable[[GrpcServer], Shared]
     ) -> None:
         self._server = server = build()
         self._host = node_ip() if server.host in _ANY_HOST else server.host
         await server.start()
-        exposition = Exposition()
-        exposition.add(server.name, server.registry)
-        self._pushing = asyncio.create_task(push(exposition, metrics()))
+        self._metrics = metrics(server)
+        await asyncio.to_thread(self._metrics.start)
 
     def address(self) -> str:
         """``host:port`` for callers."""
@@ -81,5 +80,8 @@ class Replica:
         server = getattr(self, "_server", None)
         if server is None or not server.is_serving:
             return None
-        self._pushing.cancel()
-        return server.stop()  # type: ignore[no-any-return]
+        return self._end()
+
+    async def _end(self) -> None:
+        await self._server.stop()
+        await asyncio.to_thread(self._metrics.stop)

@@ -355,7 +355,7 @@ async def test_metrics_are_for_operators(world: TenantWorld) -> None:
         (sample.labels["method"], sample.labels["code"]): sample.value
         for family in text_string_to_metric_families(answer.text)
         for sample in family.samples
-        if sample.name == "ramole_rpc_calls_total" and sample.labels["service"] == "gateway"
+        if sample.name == "ramole_requests_total" and sample.labels["service"] == "gateway"
     }
     assert found["GET /metrics", "PERMISSION_DENIED"] == 2
     assert not {"a/", "ann", "bob"} & set(answer.text.split('"'))

@@ -161,6 +161,17 @@ def test_removed_is_gone_at_once_and_may_come_back(index: VectorIndex) -> None:
     assert names(find(index, axis(0), k=1)) == ["acme/mail@1"]
 
 
+def test_the_adapters_of_all_bases_and_tenants_are_counted(index: VectorIndex) -> None:
+    assert index.count() == 0
+    put(index, row("a"), axis(0))
+    put(index, row("b", base="another"), axis(1))
+    put(index, row("a", tenant="beta"), axis(2))
+    put(index, row("a", version=2), axis(3))
+    assert index.count() == 3
+    index.remove([row("b", base="another").ref])
+    assert index.count() == 2
+
+
 def test_vectors_of_another_encoder_never_meet(index: VectorIndex) -> None:
     put(index, row("mail"), axis(0))
     other = "minilm-fedcba9876543210"

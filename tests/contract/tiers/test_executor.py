@@ -99,11 +99,11 @@ async def test_each_tier_answers_before_the_one_behind_it_and_an_eviction_frees_
     assert house.metric("requests_total", "device", result="hit") == 1
     assert house.metric("requests_total", "device", result="miss") == 4
     assert house.metric("evictions_total", "device") == 3
-    assert house.metric("load_seconds_count", "store") == 2
+    assert house.metric("load_duration_seconds_count", "store") == 2
     assert house.metric("entries", "host") == 2
     assert house.metric("bytes", "host") > 10_000
-    assert house.metric("load_seconds_count", "device") == 4
-    assert house.metric("load_seconds_count", "host") == 0
+    assert house.metric("load_duration_seconds_count", "device") == 4
+    assert house.metric("load_duration_seconds_count", "host") == 0
 
     weights = [house.executor._host.get(digest).result() for digest in (one, two)]
     assert house.metric("bytes", "host") == sum(each.num_bytes for each in weights)
@@ -117,7 +117,7 @@ async def test_each_tier_answers_before_the_one_behind_it_and_an_eviction_frees_
     assert not list((house.data_dir / "cache").rglob(TENSORS_FILE))
 
     await house.ask(one)  # the store still has it
-    assert house.metric("load_seconds_count", "store") == 3
+    assert house.metric("load_duration_seconds_count", "store") == 3
 
 
 async def test_an_adapter_is_on_its_way_before_the_engine_has_seen_its_request(house: House) -> None:

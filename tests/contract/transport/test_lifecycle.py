@@ -172,7 +172,7 @@ async def test_metrics_count_calls_by_method_and_code() -> None:
     def value(name: str, **labels: str) -> float | None:
         return server.registry.get_sample_value(name, {"method": GET, **labels})
 
-    assert value("ramole_rpc_calls_total", code="OK") == 1
-    assert value("ramole_rpc_calls_total", code="FAILED_PRECONDITION") == 2
-    assert value("ramole_rpc_seconds_count") == 3
-    assert value("ramole_rpc_inflight") == 0
+    assert value("ramole_requests_total", code="OK") == 1
+    assert value("ramole_requests_total", code="FAILED_PRECONDITION") == 2
+    assert value("ramole_request_duration_seconds_count") == 3
+    assert value("ramole_requests_in_flight") == 0

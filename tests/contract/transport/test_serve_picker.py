@@ -14,13 +14,19 @@ import pytest
 
 from ramole.core.call import CallContext, call_scope
 from ramole.core.errors import Unavailable
-from ramole.core.settings import ServerSettings
+from ramole.core.settings import MetricsSettings, ServerSettings
+from ramole.observability.export import Shared
 from ramole.transport.picker import ServePicker
+from ramole.transport.server import GrpcServer
 from support.probe_service import call_unary, peers_at, probe_server
 
 pytestmark = pytest.mark.slow
 
 PROBE = "probe"
+
+
+def no_metrics(server: GrpcServer) -> Shared:
+    return Shared(server.name, server.registry, MetricsSettings())
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,6 @@ def replicas() -> Iterator[None]:
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 
-    from ramole.transport.ray_metrics import RayMetrics
     from ramole.transport.replica import Replica, deployment_options
 
     folder = tempfile.mkdtemp(prefix="ramole-", dir="/tmp")
@@ -52,7 +57,7 @@ def replicas() -> Iterator[None]:
         )
         options = deployment_options(PROBE, ServerSettings(grace_s=1.0), has_fixed_port=False)
         deployment = serve.deployment(**options, num_replicas=2, request_router_config=router)(Replica)
-        serve.run(deployment.bind(probe_server, str, RayMetrics), name=PROBE, route_prefix=None)
+        serve.run(deployment.bind(probe_server, str, no_metrics), name=PROBE, route_prefix=None)
         yield
     finally:
         ray.shutdown()

@@ -76,7 +76,7 @@ async def test_the_store_counts_what_it_served_and_what_it_could_not(house: Hous
     assert house.look_ups("store") == ((1, 1) if is_remote else (3, 1))
     assert house.metric("failures_total", tier="store") == 0
     assert house.metric("evictions_total", tier="store") == 0
-    assert house.metric("load_seconds_count", tier="store") == (1 if is_remote else 3)
+    assert house.metric("load_duration_seconds_count", tier="store") == (1 if is_remote else 3)
     assert house.metric("bytes", tier="store") is None  # nobody counts them
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ramole.adapters.store import manifests
-from ramole.adapters.store.catalog import TenantUsage
-from ramole.adapters.store.records import AdapterRecord, NewAdapter, Removal
+from ramole.adapters.store.catalog import Catalog, TenantUsage
+from ramole.adapters.store.records import AdapterRecord, NewAdapter, Removal, State
 from ramole.adapters.store.store import Opened, Store
 from ramole.core.errors import (
     AlreadyExists,
@@ -29,6 +31,7 @@ from ramole.core.errors import (
 )
 from ramole.core.names import AdapterName, AdapterRef
 from support.canary import CANARY, check_silent, overheard
+from support.new_adapter import new_adapter
 
 New = Callable[..., NewAdapter]
 
@@ -517,3 +520,27 @@ def test_pages_are_ordered_and_survive_changes_between_them(store: Store, new: N
     rest = store.page((ref.tenant, ref.name, ref.version), 9, lambda _: True)
     assert [str(r.ref) for r in rest] == ["default/b@1", "default/bb@1", "default/c@1", "t/a@1"]
     assert [str(r.ref) for r in store.page(None, 9, lambda r: r.ref.tenant == "t")] == ["t/a@1"]
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_what_the_index_must_hold_is_counted_through_every_change(data: st.DataObject, tmp_path: Path) -> None:
+    """Against a count of all names."""
+    catalog = Catalog()
+    template = new_adapter("math", "a", tmp_path / "none").staged(1)
+    held: dict[AdapterRef, AdapterRecord] = {}
+    for _ in range(data.draw(st.integers(1, 15))):
+        if held and data.draw(st.booleans()):
+            ref = data.draw(st.sampled_from(sorted(held, key=str)))
+            catalog.remove(ref)
+            del held[ref]
+        else:
+            number, name = data.draw(st.integers(1, 3)), data.draw(st.sampled_from("ab"))
+            state = data.draw(st.sampled_from(State))
+            ref = replace(template.ref, name=name, version=number)
+            held[ref] = replace(template, ref=ref, state=state, num_samples=data.draw(st.integers(0, 1)))
+            catalog.put(held[ref])
+        live = [record for record in held.values() if record.is_live]
+        latest = {record.name: record for record in sorted(live, key=lambda record: record.ref.version)}
+        assert catalog.num_findable == sum(record.num_samples > 0 for record in latest.values())
+        assert catalog.num_versions == len(held)

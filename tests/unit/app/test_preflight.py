@@ -18,7 +18,7 @@ from ramole.core.setting_errors import load_settings
 
 def fly(folder: Path, **settings: Any) -> None:
     gateway = {"server": {"port": 0}}
-    preflight(resolve(load_settings(**{"data_dir": folder, "gateway": gateway} | settings)), metrics_host="127.0.0.1")
+    preflight(resolve(load_settings(**{"data_dir": folder, "gateway": gateway} | settings)))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from ramole.core.call import CallContext, call_scope
 from ramole.core.composition import PRESETS
@@ -16,10 +17,12 @@ from ramole.core.sampling import Sampling
 from ramole.core.settings import TenantLimitSettings
 from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.backends import Backends
+from ramole.gateway.metrics import GatewayMetrics
 from ramole.gateway.routing import AdapterChooser
 from ramole.gateway.stages import Stages
 from ramole.gateway.tenant_limits import TenantLimits
 from ramole.gateway.values import NamedAdapter, Order
+from ramole.observability.specs import TenantNames
 from ramole.v1.common_pb2 import TokenChunk
 from support.gateway_world import BASE, World
 
@@ -42,7 +45,10 @@ def test_stages_add_up_and_name_the_slowest() -> None:
 def flow(world: World, timeout_s: float = 20.0) -> AnswerFlow:
     backends = Backends(world.peers(), base_id=BASE)
     return AnswerFlow(
-        backends, AdapterChooser(backends, base_id=BASE, timeout_s=timeout_s), TenantLimits(TenantLimitSettings(), {})
+        backends,
+        AdapterChooser(backends, base_id=BASE, timeout_s=timeout_s),
+        TenantLimits(TenantLimitSettings(), {}),
+        GatewayMetrics(CollectorRegistry(), TenantNames(())),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from ramole.core.composition import PRESETS
 from ramole.core.errors import ExpertUnavailable, Internal, NotFound, Unavailable
@@ -13,9 +14,11 @@ from ramole.core.sampling import Sampling
 from ramole.core.settings import ServerSettings, TenantLimitSettings
 from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.backends import Backends
+from ramole.gateway.metrics import GatewayMetrics
 from ramole.gateway.routing import AdapterChooser
 from ramole.gateway.tenant_limits import TenantLimits
 from ramole.gateway.values import Order
+from ramole.observability.specs import TenantNames
 from ramole.transport.peers import Peers
 from ramole.transport.picker import StaticPicker
 from ramole.transport.server import GrpcServer
@@ -71,7 +74,10 @@ async def two(world: World) -> AsyncIterator[Two]:
     peers = Peers(lambda name: executors if name == "executor" else StaticPicker(world.servers[name].address), TRUST)
     backends = Backends(peers, base_id=BASE)
     generation = AnswerFlow(
-        backends, AdapterChooser(backends, base_id=BASE, timeout_s=10.0), TenantLimits(TenantLimitSettings(), {})
+        backends,
+        AdapterChooser(backends, base_id=BASE, timeout_s=10.0),
+        TenantLimits(TenantLimitSettings(), {}),
+        GatewayMetrics(CollectorRegistry(), TenantNames(())),
     )
     yield Two(generation, backends, world.executor, second)
     await peers.close()

@@ -28,8 +28,8 @@ def test_every_tier_reports_under_the_same_names() -> None:
     assert value("bytes", tier="host") == 600
     assert value("requests_total", tier="store", result="hit") == 2
     assert value("entries", tier="store") is value("bytes", tier="store") is None
-    assert value("load_seconds_count", tier="disk") == 1
-    assert value("load_seconds_bucket", tier="disk", le="0.025") == 1
+    assert value("load_duration_seconds_count", tier="disk") == 1
+    assert value("load_duration_seconds_bucket", tier="disk", le="0.025") == 1
     counts.hits += 1
     assert value("requests_total", tier="host", result="hit") == 4
-    assert b"ramole_tier_load_seconds" in generate_latest(registry)
+    assert b"ramole_tier_load_duration_seconds" in generate_latest(registry)

@@ -66,11 +66,11 @@ class House:
             return current_call().request_id
 
     def count(self, code: str) -> float | None:
-        return self.registry.get_sample_value("ramole_rpc_calls_total", {"method": METHOD, "code": code})
+        return self.registry.get_sample_value("ramole_requests_total", {"method": METHOD, "code": code})
 
     @property
     def inflight(self) -> float | None:
-        return self.registry.get_sample_value("ramole_rpc_inflight", {"method": METHOD})
+        return self.registry.get_sample_value("ramole_requests_in_flight", {"method": METHOD})
 
 
 def lines(log: io.StringIO) -> list[dict[str, Any]]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ramole.core.errors import Unavailable
-from ramole.core.settings import ServerSettings
+from ramole.core.settings import MetricsSettings, ServerSettings
+from ramole.observability.export import Shared
 from ramole.transport.replica import Replica, deployment_options
 from ramole.transport.server import GrpcServer
 from support.probe_service import ProbeService, call_unary, call_upload, peers_at
+from support.server_process import free_port
 
 
 class Sick(ProbeService):
@@ -21,22 +25,13 @@ class Sick(ProbeService):
         raise Unavailable("the engine has failed")
 
 
-class Sink:
-    """Takes a replica's metrics."""
-
-    def __init__(self) -> None:
-        self.labels: dict[str, Mapping[str, str]] = {}
-        self.is_fed = asyncio.Event()
-
-    def set(self, name: str, description: str, labels: Mapping[str, str], value: float) -> None:
-        self.labels[name] = labels
-        self.is_fed.set()
-
-
-async def replica_of(service: ProbeService, host: str = "127.0.0.1", sink: Sink | None = None) -> Replica:
+async def replica_of(service: ProbeService, host: str = "127.0.0.1", metrics: Path | None = None) -> Replica:
+    settings = MetricsSettings(port=0 if metrics is None else free_port())
     replica = Replica.__new__(Replica)
     await replica.__init__(  # type: ignore[misc]
-        lambda: GrpcServer(service, ServerSettings(host=host)), lambda: "127.0.0.1", lambda: sink or Sink()
+        lambda: GrpcServer(service, ServerSettings(host=host)),
+        lambda: "127.0.0.1",
+        lambda server: Shared(server.name, server.registry, settings, metrics),
     )
     return replica
 
@@ -88,21 +83,20 @@ async def test_a_replica_reports_residents_and_the_calls_that_run() -> None:
     await drain
 
 
-async def test_a_replica_hands_its_metrics_over() -> None:
-    sink = Sink()
-    replica = await replica_of(ProbeService(), sink=sink)
+async def test_a_replica_leaves_its_metrics_for_whoever_answers_for_the_machine(tmp_path: Path) -> None:
+    replica = await replica_of(ProbeService(), metrics=tmp_path)
     peers = peers_at(replica.address())
     await call_unary(peers)
-    sink.is_fed.clear()
-    async with asyncio.timeout(20):
-        while "ramole_rpc_calls_total" not in sink.labels:
-            await sink.is_fed.wait()
-            sink.is_fed.clear()
-    assert sink.labels["ramole_rpc_calls_total"]["service"] == "adapters"
+    file = tmp_path / "adapters-0.json"
+    deadline = time.monotonic() + 20
+    while "ramole_requests_total" not in file.read_text():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
     await peers.close()
     drain = replica.__del__()
     assert drain is not None
     await drain
+    assert not file.exists()
 
 
 async def test_the_destructor_drains_once_and_the_replica_is_then_unhealthy() -> None:

@@ -45,12 +45,23 @@ class Catalog:
         self._order: list[Position] = []
         self._by_key: dict[tuple[str, str], AdapterRef] = {}
         self._users: defaultdict[str, set[AdapterRef]] = defaultdict(set)
+        self._findable: set[AdapterName] = set()
         self._names: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
         # Adapters of one kind wrap the same modules: one tuple for all of them.
         self._modules: dict[tuple[str, ...], tuple[str, ...]] = {}
         for record in sorted(records, key=lambda record: _position(record.ref)):
             self.put(record)
+
+    @property
+    def num_versions(self) -> int:
+        """In any state."""
+        return len(self._order)
+
+    @property
+    def num_findable(self) -> int:
+        """Names whose latest live version has samples."""
+        return len(self._findable)
 
     def put(self, record: AdapterRecord) -> None:
         """Adds a version, or replaces it by its newer state."""
@@ -67,6 +78,7 @@ class Catalog:
             self._users[ref.digest].add(ref)
             if record.idempotency_key:
                 self._by_key[ref.tenant, record.idempotency_key] = ref
+            self._judge(record.name)
 
     def remove(self, ref: AdapterRef) -> None:
         """Forgets a version, but not its number."""
@@ -85,6 +97,7 @@ class Catalog:
                 del self._versions[name]
                 self._names[ref.tenant] -= 1
             self._bytes[ref.tenant] -= 0 if self._is_held(ref.tenant, ref.digest) else record.num_bytes
+            self._judge(name)
 
     def get(self, name: AdapterName) -> AdapterRecord | None:
         """The pinned version in any state, or the latest live one."""
@@ -201,6 +214,11 @@ class Catalog:
                     if len(found) == size:
                         break
         return found
+
+    def _judge(self, name: AdapterName) -> None:
+        latest = self.get(name)
+        change = self._findable.add if latest is not None and latest.num_samples else self._findable.discard
+        change(name)
 
     def _is_held(self, tenant: str, digest: str) -> bool:
         """Whether the tenant has this content already, or still."""

@@ -264,6 +264,16 @@ class Store:
         """What the tenant would hold with this name, too."""
         return self._catalog.usage_with(name)
 
+    @property
+    def num_versions(self) -> int:
+        """In any state. Callable from any thread."""
+        return self._catalog.num_versions
+
+    @property
+    def num_findable(self) -> int:
+        """Names whose latest live version has samples. Callable from any thread."""
+        return self._catalog.num_findable
+
     def is_public(self, version: Version) -> bool:
         """Whether other tenants may see it: never what is gone. See `Catalog.is_public`."""
         return isinstance(version, AdapterRecord) and self._catalog.is_public(version)
