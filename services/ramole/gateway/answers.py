@@ -51,7 +51,9 @@ class AnswerFlow:
             LimitExceeded: the caller's tenant has used up what it may.
             RamoleError: as raised by the service at fault.
         """
-        with self._limits.request(current_call().principal.tenant) as spend:
+        call = current_call()
+        with self._limits.request(call.principal.tenant) as spend:
+            call.trace.note("admission", call.trace.began_s, time.monotonic())
             async with aclosing(self._run(order)) as events:
                 async for event in events:
                     if isinstance(event, TokenChunk):
