@@ -14,7 +14,7 @@ from ramole.app.local import LocalSystem
 from ramole.app.services import SERVICES
 from ramole.app.system import System
 from ramole.core.settings import PlainSettings, Settings
-from ramole.lab.bench.serve.peers import FastApiPeer, GrpcPeer
+from ramole.lab.bench.serve.peers import CollectorPeer, FastApiPeer, GrpcPeer
 
 
 async def _ramole(settings: Settings) -> System:
@@ -43,11 +43,18 @@ async def _fastapi(_: Settings) -> System:
     return peer
 
 
+async def _collector(_: Settings) -> System:
+    peer = CollectorPeer()
+    await peer.start()
+    return peer
+
+
 KINDS: dict[str, Callable[[Settings], Coroutine[Any, Any, System]]] = {
     "ramole": _ramole,
     "null": _null,
     "grpc": _grpc,
     "fastapi": _fastapi,
+    "collector": _collector,
 }
 
 

@@ -90,6 +90,21 @@ class RefusalCase:
 
 
 @dataclass(frozen=True, slots=True)
+class TracingCase:
+    """Answers of one token from null engines that differ in how many calls they trace, all at once.
+
+    Attributes:
+        shares: of the calls that are traced, of one server each; beside them is one that traces nothing.
+        num_requests: at once.
+        rounds: interleaved over the servers.
+    """
+
+    shares: tuple[float, ...] = (0.01, 1.0)
+    num_requests: int = 64
+    rounds: int = 60
+
+
+@dataclass(frozen=True, slots=True)
 class ServeOptions:
     """One run."""
 
@@ -99,6 +114,7 @@ class ServeOptions:
     load: LoadCase = LoadCase()
     fairness: FairnessCase = FairnessCase()
     refusal: RefusalCase = RefusalCase()
+    tracing: TracingCase = TracingCase()
 
 
 def full_serve_options() -> ServeOptions:
@@ -115,4 +131,5 @@ def quick_serve_options() -> ServeOptions:
         load=LoadCase(num_closed=80, num_open=120),
         fairness=FairnessCase(rounds=3, num_requests=48),
         refusal=RefusalCase(num_requests=50),
+        tracing=TracingCase(rounds=20),
     )
