@@ -39,6 +39,7 @@ KEYS = {
     "stream_grpc_vs_bare",
     "stream_http_vs_bare",
     "tracing_cpu_vs_off",
+    "tracing_all_cpu_vs_off",
 }
 TINY = ServeOptions(
     streams=StreamCase(num_streams=4, new_tokens=12, rounds=1),
@@ -47,11 +48,11 @@ TINY = ServeOptions(
     load=LoadCase(concurrency=2, num_closed=4, num_open=4, new_tokens=2),
     fairness=FairnessCase(clients=1, times=3, num_requests=2, new_tokens=4, rounds=1),
     refusal=RefusalCase(num_requests=3),
-    tracing=TracingCase(shares=(0.5,), num_requests=2, rounds=1),
+    tracing=TracingCase(num_requests=2, rounds=1),
 )
 
 
-@pytest.mark.slow  # starts eight servers for figures that mean nothing
+@pytest.mark.slow  # starts six servers for figures that mean nothing
 def test_the_whole_bench_gives_every_figure() -> None:
     parts: list[str] = []
     result = json.loads(json.dumps(run_serve(TINY, progress=parts.append)))
@@ -68,7 +69,7 @@ def test_the_whole_bench_gives_every_figure() -> None:
     assert encoder["same_top_k"] == 1.0
     assert encoder["largest_difference"] < 1e-5
     assert len(load["latencies_s"]) == 4
-    assert set(tracing["cpu_vs_off"]) == set(tracing["times"]) == {"off", "50%"}
+    assert set(tracing["cpu_vs_off"]) == set(tracing["times"]) == {"off", "share", "all"}
     assert result["sizes"]["streams"]["num_streams"] == 4
     assert parts
 

@@ -91,15 +91,14 @@ class RefusalCase:
 
 @dataclass(frozen=True, slots=True)
 class TracingCase:
-    """Answers of one token from null engines that differ in how many calls they trace, all at once.
+    """Answers of one token from null engines in one process, which trace no call, a share of them, or all.
 
     Attributes:
-        shares: of the calls that are traced, of one server each; beside them is one that traces nothing.
         num_requests: at once.
-        rounds: interleaved over the servers.
+        rounds: interleaved over the engines.
     """
 
-    shares: tuple[float, ...] = (0.01, 1.0)
+    share: float = 0.01
     num_requests: int = 64
     rounds: int = 60
 

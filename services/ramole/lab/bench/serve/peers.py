@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from fastapi import FastAPI, Request
@@ -56,7 +56,7 @@ class CollectorPeer:
 
     def __init__(self) -> None:
         self._server = grpc.aio.server()
-        export = grpc.unary_unary_rpc_method_handler(_export)
+        export: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(cast(Any, _export))
         service = grpc.method_handlers_generic_handler(
             "opentelemetry.proto.collector.trace.v1.TraceService", {"Export": export}
         )

@@ -19,7 +19,7 @@ from ramole.lab.bench.serve.options import ServeOptions, full_serve_options, qui
 from ramole.lab.bench.serve.overhead_case import run_overhead_case
 from ramole.lab.bench.serve.refusal_case import run_refusal_case
 from ramole.lab.bench.serve.stream_case import GRPC, HTTP, run_stream_case
-from ramole.lab.bench.serve.tracing_case import run_tracing_case
+from ramole.lab.bench.serve.tracing_case import ALL, SHARE, run_tracing_case
 from ramole.lab.bench.serve.world import start_world
 from ramole.lab.machine import cpu_name, torch_threads
 from ramole.zoo.catalog import load_zoo
@@ -60,7 +60,8 @@ def run_serve(options: ServeOptions, *, progress: Progress) -> dict[str, Any]:
         "encoder_onnx_vs_torch": encoder["batches"][1]["onnx_is_faster_by"],
         "stream_grpc_vs_bare": streams["grpc_vs_bare"],
         "stream_http_vs_bare": streams["http_vs_bare"],
-        "tracing_cpu_vs_off": tracing["cpu_vs_off"][f"{options.tracing.shares[0]:.0%}"],
+        "tracing_cpu_vs_off": tracing["cpu_vs_off"][SHARE],
+        "tracing_all_cpu_vs_off": tracing["cpu_vs_off"][ALL],
     }
     return {
         "setup": _setup() | {"load_before": load_before, "load_after": os.getloadavg()},

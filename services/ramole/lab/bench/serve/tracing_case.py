@@ -1,4 +1,4 @@
-"""What tracing costs: the shortest answers of null engines that trace nothing, a share of all calls, or every call."""
+"""What tracing costs: the shortest answers of null engines that trace no call, a share of them, or all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ramole.lab.bench.serve.process import ServerProcess
 from ramole.lab.bench.timing import Times, ratio
 from ramole.v1 import common_pb2, gateway_pb2
 
-OFF = "off"
+OFF, SHARE, ALL = "off", "share", "all"
 
 
 async def run_tracing_case(case: TracingCase, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -25,34 +25,35 @@ async def run_tracing_case(case: TracingCase, folder: Path, progress: Callable[[
         prompt="say it", composition=common_pb2.Composition(k=0), sampling=common_pb2.Sampling(max_tokens=1)
     )
     with ExitStack() as stack:
-
-        def start(kind: str, settings: dict[str, Any] | None = None) -> ServerProcess:
-            progress(f"starting {kind}")
-            server = ServerProcess(kind, folder, settings)
-            stack.callback(server.stop)
-            return server
-
-        endpoint = f"http://{start('collector').address}"
-        servers = {OFF: start("null", _settings(folder, 0, None))}
-        for number, share in enumerate(case.shares, 1):
-            tracing = {"otlp_endpoint": endpoint, "sampling_ratio": share}
-            servers[f"{share:.0%}"] = start("null", _settings(folder, number, tracing))
+        progress("starting systems with and without tracing")
+        collector = ServerProcess("collector", folder)
+        stack.callback(collector.stop)
+        server = ServerProcess(
+            "traced",
+            folder,
+            {
+                "gateway": {"server": {"port": 0}, "http": {"port": None}},
+                "executor": {"router": ""},
+                "tracing": {"otlp_endpoint": f"http://{collector.address}", "sampling_ratio": case.share},
+            },
+        )
+        stack.callback(server.stop)
+        addresses = dict(zip((OFF, SHARE, ALL), server.address.split(","), strict=True))
         progress("answers with and without tracing")
-        times: Times = {name: [] for name in servers}
-        cpu_s = dict.fromkeys(servers, 0.0)
-        names = list(servers)
+        times: Times = {name: [] for name in addresses}
+        cpu_s = dict.fromkeys(addresses, 0.0)
+        names = list(addresses)
         for i in range(case.rounds + 1):  # one more comes first, uncounted
             turn = i % len(names)
             for name in names[turn:] + names[:turn]:
-                before_s = servers[name].cpu_s
-                start_s = time.perf_counter()
-                done = await stream_grpc(servers[name].address, request, case.num_requests)
+                before_s, start_s = server.cpu_s, time.perf_counter()
+                done = await stream_grpc(addresses[name], request, case.num_requests)
                 seconds = time.perf_counter() - start_s
                 if done.num_tokens != case.num_requests:
                     raise Internal(f"{name} sent {done.num_tokens} tokens")
                 if i:
                     times[name].append(seconds)
-                    cpu_s[name] += servers[name].cpu_s - before_s
+                    cpu_s[name] += server.cpu_s - before_s
     return {
         "name": "tracing",
         "kind": "tracing",
@@ -63,13 +64,4 @@ async def run_tracing_case(case: TracingCase, folder: Path, progress: Callable[[
         "cpu_vs_off": {name: seconds / cpu_s[OFF] for name, seconds in cpu_s.items()},
         "time_vs_off": {name: ratio(times, name, OFF) for name in names},
         "times": times,
-    }
-
-
-def _settings(folder: Path, number: int, tracing: dict[str, Any] | None) -> dict[str, Any]:
-    return {
-        "data_dir": str(folder / f"traced-{number}"),
-        "gateway": {"server": {"port": 0}, "http": {"port": None}},
-        "executor": {"router": ""},
-        "tracing": tracing or {},
     }
