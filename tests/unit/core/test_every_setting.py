@@ -18,7 +18,7 @@ from ramole.core.settings import Settings
 
 LEAVES = [(key, field) for key, field in fields() if section_of(field) is None]
 SECTIONS = [(key, field) for key, field in fields() if section_of(field) is not None]
-TEXTS = {"device": "cuda:1", "host": "::1"}
+TEXTS = {"device": "cuda:1", "host": "::1", "otlp_endpoint": "http://collector:4317"}
 
 
 def another_value(key: Key, field: FieldInfo) -> Any:
@@ -36,6 +36,8 @@ def another_value(key: Key, field: FieldInfo) -> Any:
         case tuple():
             return ["s3://somewhere/"]
         case dict():
+            if typing.get_args(kind)[1] is str:
+                return {"some": "words"}
             return {"some": 2.0 if float in _parts(kind) else {}}
         case _:
             return TEXTS.get(key[-1], "/elsewhere")
