@@ -36,9 +36,8 @@ def another_value(key: Key, field: FieldInfo) -> Any:
         case tuple():
             return ["s3://somewhere/"]
         case dict():
-            if typing.get_args(kind)[1] is str:
-                return {"some": "words"}
-            return {"some": 2.0 if float in _parts(kind) else {}}
+            legal: dict[Any, Any] = {str: "words", float: 2.0}
+            return {"some": next((legal[part] for part in _parts(typing.get_args(kind)[1]) if part in legal), {})}
         case _:
             return TEXTS.get(key[-1], "/elsewhere")
 
