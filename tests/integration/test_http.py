@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -17,12 +17,14 @@ from openai import AsyncOpenAI
 
 from ramole.client.client import RamoleClient
 from ramole.core.sampling import Sampling
-from ramole.core.settings import AdapterSettings
+from ramole.core.settings import AdapterSettings, TracingSettings
 from ramole.zoo.catalog import Zoo
 from support.local_system import local_system
+from support.otlp_receiver import OtlpReceiver, Span, otlp_receiver
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
@@ -30,15 +32,28 @@ TEMPLATE = (
 )
 
 
+@pytest.fixture(scope="module")
+def collector() -> Iterator[tuple[OtlpReceiver, str]]:
+    """Of the spans of calls that ask to be traced."""
+    with otlp_receiver() as receiver:
+        yield receiver
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def system(tmp_path_factory: pytest.TempPathFactory, zoo: Zoo) -> AsyncIterator[Any]:
+async def system(
+    tmp_path_factory: pytest.TempPathFactory, zoo: Zoo, collector: tuple[OtlpReceiver, str]
+) -> AsyncIterator[Any]:
     """Of a base with a chat template that joins what was said."""
     base = tmp_path_factory.mktemp("base") / "chat"
     shutil.copytree(zoo.base_path, base)
     (base / "chat_template.jinja").write_text(TEMPLATE)
     sources = AdapterSettings(sources=(f"file://{zoo.adapters[0].path.parent}",))
     async with local_system(
-        tmp_path_factory.mktemp("http"), base_model=str(base), base_id=zoo.base_id, adapters=sources
+        tmp_path_factory.mktemp("http"),
+        base_model=str(base),
+        base_id=zoo.base_id,
+        adapters=sources,
+        tracing=TracingSettings(otlp_endpoint=collector[1], sampling_ratio=0.0),
     ) as system:
         async with RamoleClient(system.address) as client:
             for adapter in zoo.adapters[:4]:
@@ -375,3 +390,55 @@ async def test_a_connection_that_sends_no_body_ends(system: Any) -> None:
     async with asyncio.timeout(20):
         await reader.read()
     writer.close()
+
+
+async def test_one_answer_is_one_trace_from_admission_to_its_last_token(
+    system: Any, http: httpx.AsyncClient, zoo: Zoo, collector: tuple[OtlpReceiver, str]
+) -> None:
+    adapter, receiver = zoo.adapters[5], collector[0]
+    async with RamoleClient(system.address) as client:
+        stored = await client.upload(adapter.path, adapter.samples, adapter="traced", tags=["traced"])
+    prompt = adapter.prompts[0].prompt
+    body = {"model": "auto", "prompt": prompt, "max_tokens": 4, "ramole": {"tags": ["traced"]}}
+    context = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"}
+    answer = (await http.post("/v1/completions", json=body, headers=context)).json()
+    last = {
+        ("ramole.gateway", "POST /v1/completions"),
+        ("ramole.embedding", "ramole.v1.Embedding/Embed"),
+        ("ramole.retrieval", "ramole.v1.Retrieval/Search"),
+        ("ramole.executor", "ramole.v1.Executor/Execute"),
+        ("ramole.adapters", "ramole.v1.Adapters/Fetch"),
+    }
+    async with asyncio.timeout(60):
+        while not last <= {(span.service, span.name) for span in receiver.spans}:  # noqa: ASYNC110  # sent by and by
+            await asyncio.sleep(0.05)
+    spans = list(receiver.spans)
+    assert {span.trace_id for span in spans} == {TRACE_ID}
+    [root] = [span for span in spans if parent_of(span, spans) is None]
+    assert root.name == "POST /v1/completions"
+    [execute] = [s for s in spans if (s.service, s.name) == ("ramole.executor", "ramole.v1.Executor/Execute")]
+    [fetch] = [s for s in spans if (s.service, s.name) == ("ramole.adapters", "ramole.v1.Adapters/Fetch")]
+    assert parent_of(fetch, spans) is not None
+    inside = {span.name: span for span in spans if span.parent == execute.span_id}
+    loads = [span for span in spans if span.name == "load adapter"]
+    assert {span.parent for span in loads} == {execute.span_id}
+    assert [span.attributes["ramole.tier"] for span in sorted(loads, key=lambda span: span.start_ns)] == [
+        "store",
+        "device",
+    ]
+    assert {span.attributes["ramole.digest"] for span in loads} == {stored.record.ref.digest}
+    queue, prefill, decode = (inside[name] for name in ("queue", "prefill", "decode"))
+    assert queue.end_ns == prefill.start_ns
+    assert prefill.end_ns == decode.start_ns
+    assert all(execute.start_ns <= span.start_ns <= span.end_ns <= queue.end_ns for span in loads)
+    assert prefill.attributes["ramole.prompt_tokens"] == answer["usage"]["prompt_tokens"]
+    assert decode.attributes["ramole.completion_tokens"] == answer["usage"]["completion_tokens"]
+    above = [span for span in spans if span.service == "ramole.gateway"]
+    order = ["admission", "embed", "search", "ramole.v1.Executor/Execute"]
+    assert [span.name for span in sorted(above, key=lambda span: span.start_ns) if span.name in order] == order
+    assert all(prompt not in str(span.attributes) for span in spans)
+
+
+def parent_of(span: Span, spans: Sequence[Span]) -> Span | None:
+    """The span that another one is inside of, if it came as well."""
+    return next((each for each in spans if each.span_id == span.parent), None)

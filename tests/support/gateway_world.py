@@ -28,6 +28,7 @@ from ramole.core.settings import (
     ServerSettings,
     Settings,
 )
+from ramole.core.trace import Tracing
 from ramole.transport.peers import Peers
 from ramole.transport.picker import DirectoryPicker
 from ramole.transport.server import GrpcServer
@@ -495,7 +496,9 @@ class World:
     async def start_neighbours(self) -> None:
         """All four."""
         for service in (self.adapters, self.embedding, self.retrieval, self.executor):
-            server = self.servers[service.name] = GrpcServer(service, ServerSettings(), identify=TRUST.identify)
+            server = self.servers[service.name] = GrpcServer(
+                service, ServerSettings(), identify=TRUST.identify, tracing=self.tracing_of(service.name)
+            )
             await server.start()
             self._stack.push_async_callback(server.stop)
             self._directory[service.name] = server.address
@@ -519,6 +522,10 @@ class World:
     def serve(self, peers: Peers) -> GrpcServer:
         """The public server of a gateway."""
         return SERVICES["gateway"].server(self.settings, lambda: peers, TRUST)
+
+    def tracing_of(self, service: str) -> Tracing | None:
+        """Of the calls of one service; None = they are not traced."""
+        return None
 
     def peers(self) -> Peers:
         """The neighbours, for a gateway or a part of one."""

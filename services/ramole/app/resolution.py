@@ -62,6 +62,7 @@ def resolve(settings: Settings) -> Settings:
             ),
         }
     )
+    changes["tracing"] = settings.tracing.model_copy(update={"ca_file": _absolute(settings.tracing.ca_file)})
     if settings.cache.dir is not None:
         changes["cache"] = settings.cache.model_copy(update={"dir": settings.cache.dir.absolute()})
     if settings.gateway.composition.weighting.is_routed and not router:

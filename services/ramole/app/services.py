@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
+from ramole.app.tracing import tracing_of
 from ramole.core.errors import WrongState
 from ramole.core.settings import ResourceSettings, ServiceSettings, Settings
 from ramole.gateway.identity import EdgeIdentity
@@ -94,6 +95,7 @@ class ServiceSpec:
         make: Callable[..., Any] = getattr(importlib.import_module(module), name)
         service = make(settings, peers()) if self.needs_peers else make(settings)
         server, timeout_s = self.section(settings).server, self.default_timeout_s(settings)
+        tracing = tracing_of(settings.tracing, self.name, is_edge=self.is_public)
         if not self.is_public:
             return GrpcServer(
                 service,
@@ -102,6 +104,7 @@ class ServiceSpec:
                 identify=trust.identify,
                 tls=trust.server_tls,
                 has_reflection=False,
+                tracing=tracing,
             )
         edge = EdgeIdentity(settings)
         return GrpcServer(
@@ -111,6 +114,7 @@ class ServiceSpec:
             identify=edge,
             tls=ServerTls(settings.gateway.tls) if settings.gateway.tls.is_on else None,
             has_reflection=settings.gateway.shows_itself(is_open=edge.is_open),
+            tracing=tracing,
         )
 
 

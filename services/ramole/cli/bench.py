@@ -64,7 +64,7 @@ def bench_serve(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds, in under three minutes.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the front door: overhead, streams beside bare servers, fairness, latency under load, refusals."""
+    """Measure the front door: overhead, streams beside bare servers, fairness, load, refusals, tracing."""
     from ramole.lab.bench.serve.run import run_serve_bench
 
     with told(), _spinner() as tell:

@@ -105,11 +105,12 @@ class PublicRemote(Remote[Stub]):
         *,
         timeout_s: float | None = None,
         may_retry: bool = True,
+        name: str = "",
     ) -> caller.Response:
         """See `Caller.unary`."""
         once = super().unary
         retries = self._retries if isinstance(request, _REPEATABLE) else 0
-        return await repeated(lambda limit_s: once(method, request, timeout_s=limit_s), retries, timeout_s)
+        return await repeated(lambda limit_s: once(method, request, timeout_s=limit_s, name=name), retries, timeout_s)
 
     async def stream(
         self,
@@ -119,6 +120,7 @@ class PublicRemote(Remote[Stub]):
         timeout_s: float | None = None,
         affinity: Sequence[str] = (),
         retries: caller.Retries | None = None,
+        name: str = "",
     ) -> AsyncGenerator[caller.Response]:
         """See `Caller.stream`."""
         once = super().stream
@@ -126,7 +128,7 @@ class PublicRemote(Remote[Stub]):
         while True:
             has_begun = False
             try:
-                async with aclosing(once(method, request, timeout_s=tries.remaining_s())) as answers:
+                async with aclosing(once(method, request, timeout_s=tries.remaining_s(), name=name)) as answers:
                     async for answer in answers:
                         has_begun = True
                         yield answer

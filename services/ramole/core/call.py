@@ -1,4 +1,4 @@
-"""What travels with a call through every hop: its request id, the moment it must have ended, and who asks."""
+"""What travels with a call through every hop: its request id, the moment it must have ended, who asks, its trace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from ramole.core.trace import NO_TRACE, Trace, Value
 
 REQUEST_ID_KEY = "x-request-id"
 
@@ -48,11 +50,13 @@ class CallContext:
         request_id: given by the client or made up at the edge; the same on every hop.
         deadline: on the clock of `time.monotonic`; None = no limit.
         principal: who asks; found out at the edge, believed by the services behind it.
+        trace: the span that its work is inside of.
     """
 
     request_id: str
     deadline: float | None = None
     principal: Principal = ANONYMOUS
+    trace: Trace = NO_TRACE
 
     @classmethod
     def begin(
@@ -94,3 +98,22 @@ def call_scope(call: CallContext) -> Iterator[CallContext]:
         yield call
     finally:
         _current.reset(token)
+
+
+@contextmanager
+def traced(name: str, **attributes: Value) -> Iterator[None]:
+    """The block is a span of the current call, and what it calls is inside of it. Not around a `yield`: what is current
+    there is the caller's."""
+    call = entered_call()
+    if call is None or not call.trace.is_kept:
+        yield
+        return
+    trace, code = call.trace.begin(name, attributes), "OK"
+    try:
+        with call_scope(replace(call, trace=trace)):
+            yield
+    except BaseException as error:
+        code = type(error).__name__
+        raise
+    finally:
+        trace.end(code)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -371,6 +372,37 @@ class LoggingSettings(_Section):
     access: bool = Field(default=True, description="a line for each call")
 
 
+def _collector(value: str) -> str:
+    parts = urlsplit(value)
+    if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/")):
+        raise ValueError("the address of a collector, e.g. http://127.0.0.1:4317")
+    return value
+
+
+class TracingSettings(_Section):
+    """Traces by OpenTelemetry. Off without an endpoint, and then nothing of it is loaded."""
+
+    otlp_endpoint: Annotated[str, AfterValidator(_collector)] = Field(
+        default="", description="of a collector that takes OTLP over gRPC: http://host:4317 or https://...; '' = off"
+    )
+    sampling_ratio: float = Field(default=0.01, ge=0, le=1, description="share of all calls that are traced")
+    wishes_per_minute: int = Field(
+        default=60,
+        ge=0,
+        description="calls that one gateway traces for a tenant because their traceparent has the sampled flag; the "
+        "ratio decides on further ones",
+    )
+    ca_file: PathOrName = Field(
+        default="", description="PEM file of the authority behind an https endpoint; '' = the system's"
+    )
+    headers: dict[str, str] = Field(default={}, description="that the collector wants, e.g. authorization", repr=False)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any call can be traced."""
+        return bool(self.otlp_endpoint)
+
+
 class ExecutorSettings(ServiceSettings):
     """The engine."""
 
@@ -446,6 +478,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     metrics: MetricsSettings = MetricsSettings()
     logging: LoggingSettings = LoggingSettings()
+    tracing: TracingSettings = TracingSettings()
     internal: InternalSettings = InternalSettings()
     ray: RaySettings = RaySettings()
 

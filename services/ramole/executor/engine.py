@@ -348,11 +348,14 @@ class Engine:
             self._scheduler.slots.drop(digest)
             self._runner.clear(slot)
             return
-        self._placed(self._clock() - started_s)
+        ended_s = self._clock()
+        self._placed(ended_s - started_s)
         self._slot_bytes[slot] = weights.num_bytes
-        payer = next((sequence for sequence in self._scheduler.running if digest in sequence.digests), None)
-        if payer is not None:
-            self._scheduler.waiting.charge(payer.tenant, weights.num_bytes / BYTES_PER_TOKEN)
+        users = [sequence for sequence in self._scheduler.running if digest in sequence.digests]
+        for sequence in users:
+            sequence.placed.append((digest, started_s, ended_s))
+        if users:
+            self._scheduler.waiting.charge(users[0].tenant, weights.num_bytes / BYTES_PER_TOKEN)
 
     def _advance(
         self, sequence: Sequence, chunk: int, sampled: SampledToken | RamoleError | None, plan: StepPlan

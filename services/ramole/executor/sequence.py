@@ -21,7 +21,8 @@ class Sequence:
     monotonic clock), `sampler` (None = greedy; opaque here, see sampler.py), `wants_logprobs`, `num_top` (log
     probabilities of how many likeliest tokens beside), `tenant` (who shares).
     Set by the scheduler: `row` (KV row), `mixture`, `skipped` (how often a later arrival was admitted before this one).
-    Set by the engine: `tokens`, `num_cached`, `finish_reason`, times and usage.
+    Set by the engine: `tokens`, `num_cached`, `finish_reason`, times and usage; `placed` (digest, start and end of each
+    write into a slot that it waited for, on the clock of `arrived_s`).
     """
 
     id: str
@@ -45,6 +46,7 @@ class Sequence:
     admitted_s: float | None = None
     first_token_s: float | None = None
     last_token_s: float | None = None
+    placed: list[tuple[str, float, float]] = field(default_factory=list)
     max_batch: int = 0
     max_unique_adapters: int = 0
     usage_weights: npt.NDArray[np.float64] | None = None

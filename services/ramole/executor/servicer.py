@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import grpc
 
 from ramole.core.answer import Chunk
+from ramole.core.call import current_call
 from ramole.core.composition import Composition
 from ramole.core.errors import Unavailable
 from ramole.core.settings import Settings
@@ -19,6 +21,7 @@ from ramole.executor.engine import Engine
 from ramole.executor.loading import load_runner
 from ramole.executor.metrics import EngineMetrics
 from ramole.executor.source import AdapterSource
+from ramole.executor.stages import LOAD
 from ramole.executor.text import TokenIds
 from ramole.executor.worker import Done, EngineWorker
 from ramole.lora.weights import AdapterWeights
@@ -131,7 +134,8 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         worker = self._ready()
         digests = [expert.digest for expert in experts]
         tiers = [self._tier(digest) for digest in digests]
-        self._prefetch(digests)
+        for digest, tier in dict(zip(digests, tiers, strict=True)).items():
+            self._prefetch(digest, tier)
         tokens = TokenIds(request.prompt_token_ids)
         prompt = tokens or messages_from_pb(request.messages) or request.prompt
         events = worker.generate(prompt, experts, composition, sampling_from_pb(request.sampling))
@@ -197,11 +201,15 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
             return Tier.HOST
         return Tier.STORE if self._disk.path(digest) is None else Tier.DISK
 
-    def _prefetch(self, digests: Iterable[str]) -> None:
-        """Brings adapters closer while their request is read, tokenised and queued. Failures are met again there."""
-        for digest in digests:
-            if self._engine is not None and not self._engine.holds(digest):
-                self._host.prefetch(digest)
+    def _prefetch(self, digest: str, tier: Tier) -> None:
+        """Brings an adapter closer while its request is read, tokenised and queued. Failures are met again there."""
+        if tier in (Tier.DEVICE, Tier.HOST):
+            return
+        trace, since_s = current_call().trace, time.monotonic()
+        load = self._host.prefetch(digest)
+        if load is not None and trace.is_kept:
+            attributes = {"tier": tier.value, "digest": digest}
+            load.add_done_callback(lambda _: trace.note(LOAD, since_s, time.monotonic(), attributes))
 
 
 def _slot_counts(engine: Engine) -> TierCounts:

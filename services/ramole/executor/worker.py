@@ -25,6 +25,7 @@ from ramole.core.sampling import Sampling
 from ramole.executor.engine import Engine, Update
 from ramole.executor.sampler import make_sampler
 from ramole.executor.sequence import Sequence
+from ramole.executor.stages import note_stages
 from ramole.executor.text import Prompt, TextCodec, TextStream
 
 _log = logging.getLogger(__name__)
@@ -147,6 +148,7 @@ class EngineWorker:
         client = _Client(asyncio.Queue(), self._codec.stream(sampling))
         self._waiting.add(client.events.put_nowait)
         self._call(lambda: self._add(sequence, client))
+        trace = current_call().trace
         told_s = float("-inf")
         try:
             while True:
@@ -164,6 +166,8 @@ class EngineWorker:
         finally:
             self._waiting.discard(client.events.put_nowait)
             self._call(lambda: self._drop(sequence.id))
+            if trace.is_kept:
+                note_stages(trace, sequence, self._clock())
 
     async def evict(self, digests: Collection[str], *, abort: bool, tenant: str = "") -> int:
         """Drops adapters from the device; see Engine.evict."""

@@ -55,8 +55,10 @@ class AnswerFlow:
             LimitExceeded: the caller's tenant has used up what it may.
             RamoleError: as raised by the service at fault.
         """
-        tenant = current_call().principal.tenant
+        call = current_call()
+        tenant = call.principal.tenant
         with self._metrics.answer(tenant) as see, self._limits.request(tenant) as spend:
+            call.trace.note("admission", call.trace.began_s, time.monotonic())
             async with aclosing(self._run(order)) as events:
                 async for event in events:
                     see(event)

@@ -221,7 +221,9 @@ class Backends:
         if not digests:
             return 0
         request = EvictRequest(digests=digests, abort=abort, tenant=tenant)
-        answers = await self.executor.everywhere(lambda channel: ExecutorStub(channel).Evict, request)
+        answers = await self.executor.everywhere(
+            lambda channel: ExecutorStub(channel).Evict, request, name="/ramole.v1.Executor/Evict"
+        )
         return sum(answer.aborted for answer in answers)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ramole.core import access
 from ramole.core.bounds import MAX_EXPERTS
-from ramole.core.call import current_call
+from ramole.core.call import current_call, traced
 from ramole.core.composition import Composition
 from ramole.core.errors import DeadlineExceeded, EncoderMismatch, InvalidInput, Unavailable, WrongState
 from ramole.core.names import AdapterRef
@@ -46,7 +46,8 @@ class AdapterChooser:
         composition = order.composition
         if order.named:
             stages.enter("adapters")
-            choices = await asyncio.gather(*(self._resolve(i, named) for i, named in enumerate(order.named)))
+            with traced("resolve", adapters=len(order.named)):
+                choices = await asyncio.gather(*(self._resolve(i, named) for i, named in enumerate(order.named)))
             return Routing(tuple(choices), replace(composition, k=len(choices)))
         if composition.k == 0:
             return Routing((), composition)
@@ -118,12 +119,14 @@ class AdapterChooser:
     ) -> Routing:
         stages.enter("embedding")
         started = time.perf_counter()
-        embedded = await self._backends.embed([prompt], encoder_id, timeout_s=self._timeout_s)
+        with traced("embed"):
+            embedded = await self._backends.embed([prompt], encoder_id, timeout_s=self._timeout_s)
         embedded_at = time.perf_counter()
         stages.enter("retrieval")
         k = min(composition.k + len(without), MAX_EXPERTS)
         vector, encoder_id = embedded.vectors[0], embedded.encoder_id
-        found = await self._backends.search(vector, encoder_id, k, tags, timeout_s=self._timeout_s)
+        with traced("search", k=k):
+            found = await self._backends.search(vector, encoder_id, k, tags, timeout_s=self._timeout_s)
         searched_at = time.perf_counter()
         stages.enter("")
         choices = [Choice(ref_from_pb(hit.adapter), hit.similarity) for hit in found.hits]

@@ -291,4 +291,5 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
 
     async def _statuses(self) -> list[executor_pb2.GetStatusResponse]:
         executor, request = self._backends.executor, executor_pb2.GetStatusRequest()
-        return await executor.whoever_answers(lambda channel: ExecutorStub(channel).GetStatus, request)
+        name = "/ramole.v1.Executor/GetStatus"
+        return await executor.whoever_answers(lambda channel: ExecutorStub(channel).GetStatus, request, name=name)

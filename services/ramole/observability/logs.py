@@ -19,7 +19,8 @@ ACCESS_LOGGER = "ramole.access"
 class JsonLines(logging.Formatter):
     """Formats a record with its message, its `extra={"fields": {...}}` and its traceback, which quotes no request.
 
-    A line that is written while this task works for a call carries the request id by itself.
+    A line that is written while this task works for a call carries the request id by itself,
+    and the trace id if it is traced.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -33,6 +34,8 @@ class JsonLines(logging.Formatter):
         call = entered_call()
         if call is not None:
             line["request_id"] = call.request_id
+            if call.trace.trace_id:
+                line["trace_id"] = call.trace.trace_id
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
             line.update(fields)

@@ -81,10 +81,9 @@ class HostTier(Generic[V]):
             self.counts.misses += 1
         return self._start(digest)
 
-    def prefetch(self, digest: str) -> None:
-        """Starts to load a value that is not here. Nobody waits, so an error goes nowhere."""
-        if digest not in self:
-            self._start(digest)
+    def prefetch(self, digest: str) -> Future[V] | None:
+        """Starts to load a value that is not here. Gives the load, which nobody has to wait for; None = it is here."""
+        return None if digest in self else self._start(digest)
 
     def unpin(self, digest: str) -> None:
         """Takes one pin back."""

@@ -9,11 +9,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 
 from ramole.core.call import ANONYMOUS, REQUEST_ID_KEY, CallContext, call_scope
 from ramole.core.errors import Corrupt, DeadlineExceeded, Internal, RamoleError
+from ramole.core.trace import NoTracing, Tracing
 from ramole.observability.logs import ACCESS_LOGGER
 from ramole.observability.metrics import RpcMetrics
 from ramole.transport.call_limit import CallLimit, Kind
@@ -33,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class CallBracket:
-    """Request id, deadline, principal, limit, errors, metrics and access log of the calls of one server.
+    """Request id, deadline, principal, limit, trace, errors, metrics and access log of the calls of one server.
 
     A transport asks for a context first, so that it can tell the request id whatever comes of the call, and then works
     inside the bracket::
@@ -50,18 +51,25 @@ class CallBracket:
         metrics: receives count, latency and calls in flight.
         identify: finds out who asks.
         default_timeout_s: deadline of calls whose client set none; None = no limit.
+        tracing: decides which calls are traced. Those that were refused a place or a name never are.
 
     Attributes:
         running: the calls inside, but for those that are answered even if the server is closed.
     """
 
     def __init__(
-        self, limit: CallLimit, metrics: RpcMetrics, identify: Identify, default_timeout_s: float | None = None
+        self,
+        limit: CallLimit,
+        metrics: RpcMetrics,
+        identify: Identify,
+        default_timeout_s: float | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._limit = limit
         self._metrics = metrics
         self._identify = identify
         self._default_timeout_s = default_timeout_s
+        self._tracing = tracing or NoTracing()
         self.running = RunningCalls()
 
     def check_open(self) -> None:
@@ -97,16 +105,20 @@ class CallBracket:
                 traceback.
             asyncio.CancelledError: the client has gone away.
         """
-        started = time.perf_counter()
+        started = time.monotonic()
         code = "OK"
         self._metrics.started(method)
-        with call_scope(call):
+        with ExitStack() as scopes:
+            scopes.enter_context(call_scope(call))
             try:
                 principal = ANONYMOUS if even_if_closed else self._identify(peer)
                 self._limit.enter(kind, peer.address, even_if_closed=even_if_closed)
                 try:
-                    counted = nullcontext() if even_if_closed else self.running.counted()
-                    with call_scope(replace(call, principal=principal)), counted:
+                    call = replace(call, principal=principal)
+                    if not even_if_closed:
+                        call = self._traced(call, method, peer, started)
+                    scopes.enter_context(call_scope(call))
+                    with nullcontext() if even_if_closed else self.running.counted():
                         async with _ended(call):
                             yield
                 finally:
@@ -123,10 +135,17 @@ class CallBracket:
                     raise
                 raise error from raised
             finally:
-                seconds = time.perf_counter() - started
-                self._metrics.ended(method, code, seconds)
-                fields = {"method": method, "code": code, "seconds": round(seconds, 6), "peer": peer.address}
+                ended = time.monotonic()
+                self._metrics.ended(method, code, ended - started)
+                call.trace.end(code, ended)
+                fields = {"method": method, "code": code, "seconds": round(ended - started, 6), "peer": peer.address}
                 _access.info("call", extra={"fields": fields})
+
+    def _traced(self, call: CallContext, method: str, peer: Peer, since_s: float) -> CallContext:
+        trace = self._tracing.begin(
+            method, peer.metadata, tenant=call.principal.tenant, request_id=call.request_id, since_s=since_s
+        )
+        return replace(call, trace=trace)
 
 
 def _ours(raised: Exception, call: CallContext) -> RamoleError:

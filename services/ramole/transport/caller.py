@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import grpc
 
 from ramole.core.call import REQUEST_ID_KEY, CallContext, current_call
 from ramole.core.errors import DeadlineExceeded, RamoleError, Unavailable
+from ramole.core.trace import Trace
 from ramole.transport.channels import Channels
-from ramole.transport.errors import from_rpc_error, is_of_connection
+from ramole.transport.errors import code_of, from_rpc_error, is_of_connection
 from ramole.transport.identity import principal_to_metadata
 from ramole.transport.picker import Picker
 
@@ -48,14 +49,15 @@ class Caller:
     """Calls one service, wherever its replicas are.
 
     Every method raises RamoleError as the server raised it, takes a time limit in seconds that the deadline of the
-    current call may shorten, and cancels the call on the server when its own task is cancelled.
+    current call may shorten, and cancels the call on the server when its own task is cancelled. `name` is that of the
+    method, ``/ramole.v1.Executor/Evict``, in traces.
 
     A call is tried again once, when a replica said UNAVAILABLE or cannot be reached, on another replica if there is
     one. No other layer tries again what one has tried twice: the error says so, across all hops.
 
     Args:
-        part: name of the service in errors, instead of the addresses of its replicas; '' = the caller named the
-            address himself, and nothing is tried twice.
+        part: name of the service in errors and traces, instead of the addresses of its replicas; '' = the caller named
+            the address himself, and nothing is tried twice.
         key: API key, of a public port.
     """
 
@@ -77,15 +79,16 @@ class Caller:
         *,
         timeout_s: float | None = None,
         may_retry: bool = True,
+        name: str = "",
     ) -> Response:
         """One request, one answer. Tried again as the class says, unless `may_retry` is false."""
         call = current_call()
         retries = Retries(1 if self._part and may_retry else 0)
         failed = ""
         while True:
-            async with self._pick((), failed) as address:
+            async with self._pick(call, (), failed) as address:
                 try:
-                    return await self._unary_at(address, method, request, call, timeout_s)
+                    return await self._unary_at(address, method, request, call, timeout_s, name)
                 except Unavailable as error:
                     if not _may_retry(error, retries):
                         raise
@@ -99,6 +102,7 @@ class Caller:
         timeout_s: float | None = None,
         affinity: Sequence[str] = (),
         retries: Retries | None = None,
+        name: str = "",
     ) -> AsyncGenerator[Response]:
         """One request, many answers. Tried again as the class says, unless an answer has already arrived.
 
@@ -114,13 +118,13 @@ class Caller:
         while True:
             has_begun = False
             started_s = time.perf_counter()
-            async with self._pick(affinity, failed) as address:
+            async with self._pick(call, affinity, failed) as address:
                 self._told_pick(time.perf_counter() - started_s)
                 if retries is not None and address == failed:
                     failure.is_final = True
                     raise failure
                 try:
-                    async with aclosing(self._stream_at(address, method, request, call, timeout_s)) as answers:
+                    async with aclosing(self._stream_at(address, method, request, call, timeout_s, name)) as answers:
                         async for answer in answers:
                             has_begun = True
                             yield answer
@@ -138,6 +142,7 @@ class Caller:
         requests: AsyncIterable[Request],
         *,
         timeout_s: float | None = None,
+        name: str = "",
     ) -> Response:
         """Many requests, one answer. Never retried: what was sent cannot be read again.
 
@@ -145,25 +150,9 @@ class Caller:
         When the server answers early, the next request is not waited for.
         """
         call = current_call()
-        async with self._pick((), "") as address:
-            rpc = method(self._channels.get(address))(timeout=_timeout(call, timeout_s), metadata=self._metadata(call))
-            has_answered = asyncio.Event()
-            rpc.add_done_callback(lambda _: has_answered.set())
-            sending = asyncio.create_task(_send(rpc, requests))
-            waiting = asyncio.create_task(has_answered.wait())
-            try:
-                await asyncio.wait({sending, waiting}, return_when=asyncio.FIRST_COMPLETED)
-                if sending.done():
-                    sending.result()
-                return await rpc
-            except grpc.aio.AioRpcError as error:
-                raise self._raised(error, address) from None
-            finally:
-                rpc.cancel()
-                waiting.cancel()
-                sending.cancel()
-                # The requests are not read any more when this returns. What else became of them is not the answer.
-                await asyncio.gather(sending, return_exceptions=True)
+        async with self._pick(call, (), "") as address:
+            with self._traced(call, name, address) as trace:
+                return await self._upload_at(address, method, requests, call, timeout_s, trace)
 
     async def check_any_serves(self, service: str, *, timeout_s: float = 1.0) -> None:
         """Raises Unavailable when no replica says in time that it serves. See `health`."""
@@ -191,17 +180,17 @@ class Caller:
         return await asyncio.gather(*map(is_serving, addresses))
 
     async def everywhere(
-        self, method: UnaryUnary[Request, Response], request: Request, *, timeout_s: float | None = None
+        self, method: UnaryUnary[Request, Response], request: Request, *, timeout_s: float | None = None, name: str = ""
     ) -> list[Response]:
         """The same request to every replica. Fails when one of them fails."""
         call = current_call()
         addresses = await self._picker.everyone()
         return await asyncio.gather(
-            *(self._unary_at(address, method, request, call, timeout_s) for address in addresses)
+            *(self._unary_at(address, method, request, call, timeout_s, name) for address in addresses)
         )
 
     async def whoever_answers(
-        self, method: UnaryUnary[Request, Response], request: Request, *, timeout_s: float | None = None
+        self, method: UnaryUnary[Request, Response], request: Request, *, timeout_s: float | None = None, name: str = ""
     ) -> list[Response]:
         """The same request to every replica: the answers of those that do not fail.
 
@@ -209,8 +198,9 @@ class Caller:
             RamoleError: as one of them failed, when all did.
         """
         call = current_call()
+        addresses = await self._picker.everyone()
         answers = await asyncio.gather(
-            *(self._unary_at(address, method, request, call, timeout_s) for address in await self._picker.everyone()),
+            *(self._unary_at(address, method, request, call, timeout_s, name) for address in addresses),
             return_exceptions=True,
         )
         good: list[Response] = []
@@ -225,13 +215,14 @@ class Caller:
         return good
 
     @asynccontextmanager
-    async def _pick(self, affinity: Sequence[str], avoid: str) -> AsyncIterator[str]:
+    async def _pick(self, call: CallContext, affinity: Sequence[str], avoid: str) -> AsyncIterator[str]:
         async with AsyncExitStack() as stack:
-            try:
-                address = await stack.enter_async_context(self._picker.pick(affinity, avoid))
-            except Unavailable as error:
-                error.is_final = True  # the picker has waited for a replica as long as it makes sense
-                raise
+            with _ending(call.trace.begin("pick", {"service": self._part})):
+                try:
+                    address = await stack.enter_async_context(self._picker.pick(affinity, avoid))
+                except Unavailable as error:
+                    error.is_final = True  # the picker has waited for a replica as long as it makes sense
+                    raise
             yield address
 
     async def _unary_at(
@@ -241,12 +232,14 @@ class Caller:
         request: Request,
         call: CallContext,
         timeout_s: float | None,
+        name: str,
     ) -> Response:
         stub = method(self._channels.get(address))
-        try:
-            return await stub(request, timeout=_timeout(call, timeout_s), metadata=self._metadata(call))
-        except grpc.aio.AioRpcError as error:
-            raise self._raised(error, address) from None
+        with self._traced(call, name, address) as trace:
+            try:
+                return await stub(request, timeout=_timeout(call, timeout_s), metadata=self._metadata(call, trace))
+            except grpc.aio.AioRpcError as error:
+                raise self._raised(error, address) from None
 
     async def _stream_at(
         self,
@@ -255,23 +248,58 @@ class Caller:
         request: Request,
         call: CallContext,
         timeout_s: float | None,
+        name: str,
     ) -> AsyncGenerator[Response]:
         stub = method(self._channels.get(address))
-        rpc = stub(request, timeout=_timeout(call, timeout_s), metadata=self._metadata(call))
+        with self._traced(call, name, address) as trace:
+            rpc = stub(request, timeout=_timeout(call, timeout_s), metadata=self._metadata(call, trace))
+            try:
+                async for answer in rpc:
+                    yield answer
+            except grpc.aio.AioRpcError as error:
+                raise self._raised(error, address) from None
+            finally:
+                # Closing this generator does not end the call by itself: the server would go on for nobody.
+                rpc.cancel()
+
+    async def _upload_at(
+        self,
+        address: str,
+        method: StreamUnary[Request, Response],
+        requests: AsyncIterable[Request],
+        call: CallContext,
+        timeout_s: float | None,
+        trace: Trace,
+    ) -> Response:
+        stub = method(self._channels.get(address))
+        rpc = stub(timeout=_timeout(call, timeout_s), metadata=self._metadata(call, trace))
+        has_answered = asyncio.Event()
+        rpc.add_done_callback(lambda _: has_answered.set())
+        sending = asyncio.create_task(_send(rpc, requests))
+        waiting = asyncio.create_task(has_answered.wait())
         try:
-            async for answer in rpc:
-                yield answer
+            await asyncio.wait({sending, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+            return await rpc
         except grpc.aio.AioRpcError as error:
             raise self._raised(error, address) from None
         finally:
-            # Closing this generator does not end the call by itself: the server would go on for nobody.
             rpc.cancel()
+            waiting.cancel()
+            sending.cancel()
+            # The requests are not read any more when this returns. What else became of them is not the answer.
+            await asyncio.gather(sending, return_exceptions=True)
 
-    def _metadata(self, call: CallContext) -> tuple[tuple[str, str], ...]:
+    def _traced(self, call: CallContext, name: str, address: str) -> AbstractContextManager[Trace]:
+        """The span of a call to one replica. Its name is the method's, where the caller of this class tells it."""
+        return _ending(call.trace.begin(name or self._part, {"address": address}, kind="client"))
+
+    def _metadata(self, call: CallContext, trace: Trace) -> tuple[tuple[str, str], ...]:
         """Other services are told who asks; a public port finds it out by the key."""
         key = (("authorization", f"Bearer {self._key}"),) if self._key else ()
         who = principal_to_metadata(call.principal) if self._part else key
-        return ((REQUEST_ID_KEY, call.request_id), *who, *self._channels.metadata)
+        return ((REQUEST_ID_KEY, call.request_id), *who, *self._channels.metadata, *trace.metadata)
 
     def _raised(self, error: grpc.aio.AioRpcError, address: str) -> RamoleError:
         """What the server raised. What the connection says goes to the log: it is full of our own addresses."""
@@ -279,6 +307,23 @@ class Caller:
             fields = {"address": address, "code": error.code().name}
             _log.warning("a call to %s failed: %s", self._part, error.details(), extra={"fields": fields})
         return from_rpc_error(error, self._part, unreachable=self._channels.remedy(address))
+
+
+@contextmanager
+def _ending(trace: Trace) -> Iterator[Trace]:
+    """Ends a span with the block, by the code of what it raises. Who stops reading is content with what there is."""
+    code = "CANCELLED"
+    try:
+        yield trace
+        code = "OK"
+    except GeneratorExit:
+        code = "OK"
+        raise
+    except RamoleError as error:
+        code = code_of(error).name
+        raise
+    finally:
+        trace.end(code)
 
 
 def _may_retry(error: Unavailable, retries: Retries) -> bool:

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from ramole.core.address import join_address
 from ramole.core.errors import RamoleError, Unavailable, WrongState
 from ramole.core.settings import ServerSettings
+from ramole.core.trace import NoTracing, Tracing
 from ramole.observability.metrics import RpcMetrics
 from ramole.transport.call_bracket import CallBracket
 from ramole.transport.call_limit import CallLimit
@@ -56,6 +57,7 @@ class GrpcServer:
         identify: finds out who asks. The default believes what callers say, whoever they are.
         tls: its certificates; None = none.
         has_reflection: whether it tells strangers its methods and messages.
+        tracing: of its calls; closed at its end. None = none.
 
     Attributes:
         registry: the service's metrics and those of its calls.
@@ -70,6 +72,7 @@ class GrpcServer:
         identify: Identify = told_principal,
         tls: ServerTls | None = None,
         has_reflection: bool = True,
+        tracing: Tracing | None = None,
     ) -> None:
         self._service = service
         self._settings = settings
@@ -77,7 +80,8 @@ class GrpcServer:
         self._has_reflection = has_reflection
         self._limit = CallLimit(settings)
         self.registry = service.registry
-        self._bracket = CallBracket(self._limit, RpcMetrics(self.registry), identify, default_timeout_s)
+        self._tracing = tracing or NoTracing()
+        self._bracket = CallBracket(self._limit, RpcMetrics(self.registry), identify, default_timeout_s, self._tracing)
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._port = 0
@@ -198,7 +202,10 @@ class GrpcServer:
             stopping = asyncio.create_task(self._server.stop(grace_s + 2 * LAST_WORD_S))
             await self._bracket.running.end(grace_s)
             await asyncio.gather(self._server.stop(LAST_WORD_S), stopping, self._service.drain(LAST_WORD_S))
-        await self._service.close()
+        try:
+            await self._service.close()
+        finally:
+            await asyncio.to_thread(self._tracing.close)
 
     async def _watch(self, shown: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         """Health tells what the service says of itself, at any time."""

@@ -63,7 +63,11 @@ class _CallerChannel:
     def unary_unary(self, path: str, **messages: Any) -> Callable[..., Any]:
         may_retry = path not in TRIED_ONCE
         return lambda request, *, timeout=None: self._caller.unary(
-            lambda channel: channel.unary_unary(path, **messages), request, timeout_s=timeout, may_retry=may_retry
+            lambda channel: channel.unary_unary(path, **messages),
+            request,
+            timeout_s=timeout,
+            may_retry=may_retry,
+            name=path,
         )
 
     def unary_stream(self, path: str, **messages: Any) -> Callable[..., Any]:
@@ -73,11 +77,12 @@ class _CallerChannel:
             timeout_s=timeout,
             affinity=self._affinity,
             retries=self._retries,
+            name=path,
         )
 
     def stream_unary(self, path: str, **messages: Any) -> Callable[..., Any]:
         return lambda requests, *, timeout=None: self._caller.upload(
-            lambda channel: channel.stream_unary(path, **messages), requests, timeout_s=timeout
+            lambda channel: channel.stream_unary(path, **messages), requests, timeout_s=timeout, name=path
         )
 
 

@@ -18,7 +18,7 @@ from ramole.core.settings import Settings
 
 LEAVES = [(key, field) for key, field in fields() if section_of(field) is None]
 SECTIONS = [(key, field) for key, field in fields() if section_of(field) is not None]
-TEXTS = {"device": "cuda:1", "host": "::1", "address": "auto"}
+TEXTS = {"device": "cuda:1", "host": "::1", "address": "auto", "otlp_endpoint": "http://collector:4317"}
 
 
 def another_value(key: Key, field: FieldInfo) -> Any:
@@ -36,7 +36,8 @@ def another_value(key: Key, field: FieldInfo) -> Any:
         case tuple():
             return ["s3://somewhere/"]
         case dict():
-            return {"some": 2.0 if float in _parts(kind) else {}}
+            legal: dict[Any, Any] = {str: "words", float: 2.0}
+            return {"some": next((legal[part] for part in _parts(typing.get_args(kind)[1]) if part in legal), {})}
         case _:
             return TEXTS.get(key[-1], "/elsewhere")
 

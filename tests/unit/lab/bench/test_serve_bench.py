@@ -21,6 +21,7 @@ from ramole.lab.bench.serve.options import (
     RefusalCase,
     ServeOptions,
     StreamCase,
+    TracingCase,
     quick_serve_options,
 )
 from ramole.lab.bench.serve.run import run_serve
@@ -37,6 +38,8 @@ KEYS = {
     "encoder_onnx_vs_torch",
     "stream_grpc_vs_bare",
     "stream_http_vs_bare",
+    "tracing_cpu_vs_off",
+    "tracing_all_cpu_vs_off",
 }
 TINY = ServeOptions(
     streams=StreamCase(num_streams=4, new_tokens=12, rounds=1),
@@ -45,10 +48,11 @@ TINY = ServeOptions(
     load=LoadCase(concurrency=2, num_closed=4, num_open=4, new_tokens=2),
     fairness=FairnessCase(clients=1, times=3, num_requests=2, new_tokens=4, rounds=1),
     refusal=RefusalCase(num_requests=3),
+    tracing=TracingCase(num_requests=2, rounds=1),
 )
 
 
-@pytest.mark.slow  # starts five servers for figures that mean nothing
+@pytest.mark.slow  # starts six servers for figures that mean nothing
 def test_the_whole_bench_gives_every_figure() -> None:
     parts: list[str] = []
     result = json.loads(json.dumps(run_serve(TINY, progress=parts.append)))
@@ -56,7 +60,7 @@ def test_the_whole_bench_gives_every_figure() -> None:
     assert set(result["summary"]) == KEYS
     assert all(isinstance(value, float) for value in result["summary"].values())
     assert all(value > 0 for key, value in result["summary"].items() if not key.startswith("overhead"))
-    encoder, streams, overhead, refusal, fairness, load = result["cases"]
+    encoder, streams, tracing, overhead, refusal, fairness, load = result["cases"]
     assert set(streams["contestants"]) == {"grpc", "http", "bare grpc.aio", "bare FastAPI"}
     assert all(len(times) == 1 for times in streams["times"].values())
     assert [len(overhead["times"][name]) for name in ("engine", "named", "routed")] == [2, 2, 2]
@@ -65,6 +69,7 @@ def test_the_whole_bench_gives_every_figure() -> None:
     assert encoder["same_top_k"] == 1.0
     assert encoder["largest_difference"] < 1e-5
     assert len(load["latencies_s"]) == 4
+    assert set(tracing["cpu_vs_off"]) == set(tracing["times"]) == {"off", "share", "all"}
     assert result["sizes"]["streams"]["num_streams"] == 4
     assert parts
 

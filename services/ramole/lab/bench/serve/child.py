@@ -13,8 +13,8 @@ from ramole.app import resolve, run
 from ramole.app.local import LocalSystem
 from ramole.app.services import SERVICES
 from ramole.app.system import System
-from ramole.core.settings import PlainSettings, Settings
-from ramole.lab.bench.serve.peers import FastApiPeer, GrpcPeer
+from ramole.core.settings import PlainSettings, Settings, TracingSettings
+from ramole.lab.bench.serve.peers import CollectorPeer, FastApiPeer, GrpcPeer
 
 
 async def _ramole(settings: Settings) -> System:
@@ -24,6 +24,41 @@ async def _ramole(settings: Settings) -> System:
 async def _null(settings: Settings) -> System:
     null = replace(SERVICES["executor"], factory="ramole.lab.bench.serve.null_executor:NullExecutorService")
     return await _started(LocalSystem(SERVICES | {"executor": null}), settings)
+
+
+class _SideBySide:
+    """Null systems in one process, whose differences are then not those of processes: without tracing, with that of the
+    settings, and with every call traced. `address` joins theirs with commas; `http_address` is empty."""
+
+    http_address = ""
+
+    def __init__(self, settings: Settings) -> None:
+        tracing = settings.tracing
+        self._tracings = (TracingSettings(), tracing, tracing.model_copy(update={"sampling_ratio": 1.0}))
+        self._settings = settings
+        self._systems: list[System] = []
+
+    @property
+    def address(self) -> str:
+        """Of all of them."""
+        return ",".join(system.address for system in self._systems)
+
+    async def start(self) -> None:
+        """Starts one after the other."""
+        for number, tracing in enumerate(self._tracings):
+            own = {"data_dir": self._settings.data_dir / str(number), "tracing": tracing}
+            self._systems.append(await _null(self._settings.model_copy(update=own)))
+
+    async def stop(self) -> None:
+        """Stops those that run."""
+        for system in self._systems:
+            await system.stop()
+
+
+async def _traced(settings: Settings) -> System:
+    side = _SideBySide(settings)
+    await side.start()
+    return side
 
 
 async def _started(system: LocalSystem, settings: Settings) -> System:
@@ -43,11 +78,19 @@ async def _fastapi(_: Settings) -> System:
     return peer
 
 
+async def _collector(_: Settings) -> System:
+    peer = CollectorPeer()
+    await peer.start()
+    return peer
+
+
 KINDS: dict[str, Callable[[Settings], Coroutine[Any, Any, System]]] = {
     "ramole": _ramole,
     "null": _null,
     "grpc": _grpc,
     "fastapi": _fastapi,
+    "collector": _collector,
+    "traced": _traced,
 }
 
 

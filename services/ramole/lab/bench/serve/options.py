@@ -90,6 +90,20 @@ class RefusalCase:
 
 
 @dataclass(frozen=True, slots=True)
+class TracingCase:
+    """Answers of one token from null engines in one process, which trace no call, a share of them, or all.
+
+    Attributes:
+        num_requests: at once.
+        rounds: interleaved over the engines.
+    """
+
+    share: float = 0.01
+    num_requests: int = 64
+    rounds: int = 60
+
+
+@dataclass(frozen=True, slots=True)
 class ServeOptions:
     """One run."""
 
@@ -99,6 +113,7 @@ class ServeOptions:
     load: LoadCase = LoadCase()
     fairness: FairnessCase = FairnessCase()
     refusal: RefusalCase = RefusalCase()
+    tracing: TracingCase = TracingCase()
 
 
 def full_serve_options() -> ServeOptions:
@@ -115,4 +130,5 @@ def quick_serve_options() -> ServeOptions:
         load=LoadCase(num_closed=80, num_open=120),
         fairness=FairnessCase(rounds=3, num_requests=48),
         refusal=RefusalCase(num_requests=50),
+        tracing=TracingCase(rounds=20),
     )

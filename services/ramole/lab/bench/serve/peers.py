@@ -1,10 +1,11 @@
-"""Bare servers that send what ramole's null engine sends, prepared beforehand: the most their libraries can do."""
+"""Bare servers that send what ramole's null engine sends, prepared beforehand: the most their libraries can do; and a
+collector of spans."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from fastapi import FastAPI, Request
@@ -46,6 +47,33 @@ async def _generate(
 ) -> AsyncIterator[gateway_pb2.GenerateResponse]:
     for _ in range(request.sampling.max_tokens):
         yield gateway_pb2.GenerateResponse(chunk=_CHUNK)
+
+
+class CollectorPeer:
+    """Takes spans and looks at none. `http_address` is empty."""
+
+    http_address = ""
+
+    def __init__(self) -> None:
+        self._server = grpc.aio.server()
+        export: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(cast(Any, _export))
+        service = grpc.method_handlers_generic_handler(
+            "opentelemetry.proto.collector.trace.v1.TraceService", {"Export": export}
+        )
+        self._server.add_generic_rpc_handlers((service,))
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    async def start(self) -> None:
+        """Serves."""
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Breaks off what runs."""
+        await self._server.stop(None)
+
+
+async def _export(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+    return b""
 
 
 _LIMITS = ConnectionLimits(max_connections=1024, max_head_bytes=2**16, max_headers=100, idle_s=30.0)

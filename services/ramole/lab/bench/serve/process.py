@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from ramole.core.errors import Unavailable
 from ramole.lab.milvus_server import bound_to_parent
 
@@ -51,6 +53,11 @@ class ServerProcess:
         told = json.loads(line)
         self.address: str = told["address"]
         self.http_address: str = told["http_address"]
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of CPU that it has taken so far."""
+        return sum(psutil.Process(self._process.pid).cpu_times()[:2])
 
     def stop(self) -> None:
         """Ends it in order, or by force if that takes too long."""

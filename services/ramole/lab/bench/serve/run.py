@@ -19,6 +19,7 @@ from ramole.lab.bench.serve.options import ServeOptions, full_serve_options, qui
 from ramole.lab.bench.serve.overhead_case import run_overhead_case
 from ramole.lab.bench.serve.refusal_case import run_refusal_case
 from ramole.lab.bench.serve.stream_case import GRPC, HTTP, run_stream_case
+from ramole.lab.bench.serve.tracing_case import ALL, SHARE, run_tracing_case
 from ramole.lab.bench.serve.world import start_world
 from ramole.lab.machine import cpu_name, torch_threads
 from ramole.zoo.catalog import load_zoo
@@ -46,7 +47,7 @@ def run_serve(options: ServeOptions, *, progress: Progress) -> dict[str, Any]:
         progress("the encoder by torch and by ONNX Runtime")
         encoder = run_encoder_case(options.encoder)
         # One event loop for all of it: gRPC's poller goes on calling the loop that it was begun on.
-        streams, overhead, refusal, fairness, load = asyncio.run(_measure(options, Path(name), progress))
+        streams, tracing, overhead, refusal, fairness, load = asyncio.run(_measure(options, Path(name), progress))
     summary = {
         "overhead_ms_p50_named": overhead["overhead_ms_p50_named"],
         "overhead_ms_p50_retrieved": overhead["overhead_ms_p50_routed"],
@@ -59,17 +60,20 @@ def run_serve(options: ServeOptions, *, progress: Progress) -> dict[str, Any]:
         "encoder_onnx_vs_torch": encoder["batches"][1]["onnx_is_faster_by"],
         "stream_grpc_vs_bare": streams["grpc_vs_bare"],
         "stream_http_vs_bare": streams["http_vs_bare"],
+        "tracing_cpu_vs_off": tracing["cpu_vs_off"][SHARE],
+        "tracing_all_cpu_vs_off": tracing["cpu_vs_off"][ALL],
     }
     return {
         "setup": _setup() | {"load_before": load_before, "load_after": os.getloadavg()},
         "sizes": asdict(options),
-        "cases": [encoder, streams, overhead, refusal, fairness, load],
+        "cases": [encoder, streams, tracing, overhead, refusal, fairness, load],
         "summary": summary,
     }
 
 
 async def _measure(options: ServeOptions, folder: Path, progress: Progress) -> list[dict[str, Any]]:
     cases = [await run_stream_case(options.streams, folder, progress)]
+    cases.append(await run_tracing_case(options.tracing, folder, progress))
     progress("starting ramole and uploading")
     world = await start_world(folder, load_zoo().adapters[: options.overhead.num_adapters])
     try:
