@@ -43,7 +43,8 @@ fmt: $(STAMP) ## format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-k8s: $(STAMP) ## the Serve configurations of k8s/overlays/, from their settings.yaml
+k8s: $(STAMP) ## what is made in k8s/: Serve configurations from settings.yaml, and the rules of ops/
+	$(BIN)/python ops/prometheus_rule.py > k8s/base/prometheusrule.yaml
 	@for overlay in k8s/overlays/*/; do \
 	  RAMOLE_CONFIG=$${overlay}settings.yaml $(BIN)/ramole serve-config --rayservice ramole > $${overlay}serve-config.yaml || exit 1; \
 	done

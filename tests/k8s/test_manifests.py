@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+import prometheus_rule
 from ramole.app.serve_config import as_yaml, rayservice_patch, serve_config
 from support import manifests
 from support.manifests import CHECKS, CRDS, CUSTOM, GATEWAY_API, OVERLAYS, ROOT, Check, Manifests, settings_of
@@ -46,6 +47,12 @@ def test_the_serve_configuration_is_what_the_command_writes(overlay: str, monkey
     written = (ROOT / "k8s" / "overlays" / overlay / "serve-config.yaml").read_text()
     config = serve_config(settings_of(overlay, monkeypatch))
     assert written == as_yaml(rayservice_patch("ramole", config)), "run `make k8s`"
+
+
+def test_the_rules_are_those_that_promtool_tests(world: Manifests) -> None:
+    written = (ROOT / "k8s" / "base" / "prometheusrule.yaml").read_text()
+    assert written == prometheus_rule.as_yaml(), "run `make k8s`"
+    assert world.one("PrometheusRule", "ramole")["spec"] == prometheus_rule.prometheus_rule()["spec"]
 
 
 def edited(change: Callable[[Any], None]) -> Callable[[Manifests], None]:
@@ -99,9 +106,10 @@ FAULTS: dict[str, tuple[Check, Callable[[Manifests], Any]]] = {
     "an image of no version": (manifests.versions, lambda w: pod(w)["containers"][0].update(image="ramole")),
     "another port": (manifests.ports, given(gateway={"http": {"port": 9000, "host": "0.0.0.0"}})),
     "loopback": (manifests.ports, given(gateway={"server": {}})),
+    "no metrics": (manifests.ports, given(metrics={"port": 0})),
     "a monitor of no port": (
         manifests.ports,
-        lambda w: w.one("PodMonitor", "ramole")["spec"]["podMetricsEndpoints"][0].update(port="metrix"),
+        lambda w: w.one("PodMonitor", "ramole-ray")["spec"]["podMetricsEndpoints"][0].update(port="metrix"),
     ),
     "a probe of another port": (
         manifests.ports,

@@ -237,7 +237,8 @@ def ports(world: Manifests) -> Iterator[str]:
         ("the NetworkPolicy", {port["port"] for port in policy["ports"]}, set(public.values())),
         ("the GRPCRoute", routed["GRPCRoute"], {gateway.server.port}),
         ("the HTTPRoute", routed["HTTPRoute"], {gateway.http.port}),
-        ("the hosts", {gateway.server.host, gateway.http.host}, {"0.0.0.0"}),
+        ("the hosts", {gateway.server.host, gateway.http.host, world.settings.metrics.host}, {"0.0.0.0"}),
+        ("the metrics of each group", set(_metrics_ports(world).values()), {world.settings.metrics.port}),
     ):
         if found != right:
             yield f"ports of {what}: {found}, not {right}"
@@ -246,6 +247,20 @@ def ports(world: Manifests) -> Iterator[str]:
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
             if endpoint["port"] not in pods:
                 yield f"{monitor['metadata']['name']} reads {endpoint['port']}, which no pod has"
+
+
+def _metrics_ports(world: Manifests) -> dict[str, int | None]:
+    return {
+        name: next(
+            (
+                port["containerPort"]
+                for port in group["template"]["spec"]["containers"][0]["ports"]
+                if port["name"] == "ramole-metrics"
+            ),
+            None,
+        )
+        for name, group in world.groups.items()
+    }
 
 
 def selectors(world: Manifests) -> Iterator[str]:
