@@ -188,6 +188,11 @@ class HttpSettings(_Section):
     max_head_bytes: int = Field(default=32 * 2**10, ge=256, description="of request line and headers")
     max_headers: int = Field(default=100, ge=1)
     max_connections: int = Field(default=2048, ge=1, description="open at once")
+    pool_metrics: bool = Field(
+        default=False,
+        description="whether /metrics/pool tells anybody, without a key, the load and the names of adapters at hand: "
+        "for an endpoint picker of the Gateway API",
+    )
 
 
 class ResourceSettings(_Section):

@@ -85,6 +85,8 @@ def status_to_pb(engine: Engine, *, num_slots: int) -> executor_pb2.GetStatusRes
         running=engine.num_running,
         waiting=engine.num_waiting,
         fullest_step=fullest,
+        awaited_digests=engine.awaited,
+        kv_usage=engine.memory.kv_share,
     )
 
 

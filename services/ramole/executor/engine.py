@@ -197,6 +197,12 @@ class Engine:
         """Digests of the adapters on the device."""
         return self._scheduler.slots.resident
 
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """Digests of adapters that the queue waits for and the device has not, in the order of the queue."""
+        wanted = dict.fromkeys(digest for sequence in self._scheduler.waiting for digest in sequence.digests)
+        return tuple(digest for digest in wanted if not self.holds(digest))
+
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence and starts loading its missing adapters.
 

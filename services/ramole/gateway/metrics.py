@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from ramole.core.errors import Internal, RamoleError
+from ramole.gateway.pool import SeenNames
 from ramole.gateway.upkeep import Upkeep
 from ramole.gateway.values import Routing
 from ramole.observability.specs import (
@@ -57,10 +58,15 @@ _WATCHED = ("OK", "RESOURCE_EXHAUSTED", "UNKNOWN", "DEADLINE_EXCEEDED", "INTERNA
 
 
 class GatewayMetrics:
-    """Counts of one gateway."""
+    """Counts of one gateway.
 
-    def __init__(self, registry: CollectorRegistry, tenants: TenantNames) -> None:
+    Args:
+        names: hears by which names adapters are used.
+    """
+
+    def __init__(self, registry: CollectorRegistry, tenants: TenantNames, names: SeenNames | None = None) -> None:
         self._tenants = tenants
+        self._names = names or SeenNames()
         self._answers = ANSWERS.on(registry)
         self._answer_s = ANSWER_S.on(registry)
         self._first_s = FIRST_S.on(registry)
@@ -124,6 +130,7 @@ class GatewayMetrics:
         self._stages.labels(Stage.PICK).observe(seconds)
 
     def _routed(self, routing: Routing) -> None:
+        self._names.saw(routing)
         if routing.embed_s:
             self._stages.labels(Stage.EMBED).observe(routing.embed_s)
             self._stages.labels(Stage.SEARCH).observe(routing.search_s)

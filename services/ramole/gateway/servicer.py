@@ -31,6 +31,7 @@ from ramole.gateway.identity import keys_path
 from ramole.gateway.keys import KeyFile
 from ramole.gateway.management import Management
 from ramole.gateway.metrics import GatewayMetrics, UpkeepMetrics
+from ramole.gateway.pool import Pool, SeenNames
 from ramole.gateway.readiness import Readiness
 from ramole.gateway.removals import Removals
 from ramole.gateway.routing import AdapterChooser
@@ -74,7 +75,8 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         self._backends = Backends(peers, base_id=self._base_id)
         self._chooser = AdapterChooser(self._backends, base_id=self._base_id, timeout_s=settings.retrieval.timeout_s)
         limits = TenantLimits(self._settings.limits, self._settings.tenant_limits)
-        metrics = GatewayMetrics(self.registry, TenantNames.of(settings))
+        self._names = SeenNames()
+        metrics = GatewayMetrics(self.registry, TenantNames.of(settings), self._names)
         self._backends.executor.report_picks(metrics.picked)
         self._answers = AnswerFlow(self._backends, self._chooser, limits, metrics)
         self._readiness = Readiness(peers)
@@ -115,6 +117,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
             ManagementRoutes(self._management, self._describe, exposition, max_header_bytes=options.max_body_bytes),
             VllmRoutes(self._management),
             check_ready=check_ready,
+            tell_pool=Pool(self._statuses, self._names).text if options.pool_metrics else None,
             version=version("ramole"),
             has_docs=self._settings.shows_itself(is_open=self._is_open),
         )

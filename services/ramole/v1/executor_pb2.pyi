@@ -367,6 +367,8 @@ class GetStatusResponse(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     TOKENS_OUT_FIELD_NUMBER: _builtins.int
     TIERS_FIELD_NUMBER: _builtins.int
+    AWAITED_DIGESTS_FIELD_NUMBER: _builtins.int
+    KV_USAGE_FIELD_NUMBER: _builtins.int
     num_slots: _builtins.int
     """Adapters that fit on it."""
     running: _builtins.int
@@ -387,6 +389,8 @@ class GetStatusResponse(_message.Message):
     """Sequences that have ended since its start."""
     tokens_out: _builtins.int
     """Tokens of answers since its start."""
+    kv_usage: _builtins.float
+    """Share of the KV memory that holds tokens: 0 to 1."""
     @_builtins.property
     def resident_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Digests of the adapters on its device."""
@@ -398,6 +402,10 @@ class GetStatusResponse(_message.Message):
     @_builtins.property
     def tiers(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.TierStatus]:
         """Its device, its host memory and its disk."""
+
+    @_builtins.property
+    def awaited_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of adapters that sequences in its queue use and that are not on its device."""
 
     def __init__(
         self,
@@ -415,10 +423,12 @@ class GetStatusResponse(_message.Message):
         ended: _builtins.int = ...,
         tokens_out: _builtins.int = ...,
         tiers: _abc.Iterable[_common_pb2.TierStatus] | None = ...,
+        awaited_digests: _abc.Iterable[_builtins.str] | None = ...,
+        kv_usage: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fullest_step", b"fullest_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "fullest_step", b"fullest_step", "has_chat_template", b"has_chat_template", "max_len", b"max_len", "max_running", b"max_running", "max_waiting", b"max_waiting", "num_slots", b"num_slots", "resident_digests", b"resident_digests", "router", b"router", "running", b"running", "tiers", b"tiers", "tokens_out", b"tokens_out", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_digests", b"awaited_digests", "ended", b"ended", "fullest_step", b"fullest_step", "has_chat_template", b"has_chat_template", "kv_usage", b"kv_usage", "max_len", b"max_len", "max_running", b"max_running", "max_waiting", b"max_waiting", "num_slots", b"num_slots", "resident_digests", b"resident_digests", "router", b"router", "running", b"running", "tiers", b"tiers", "tokens_out", b"tokens_out", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

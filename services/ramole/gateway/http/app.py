@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -46,6 +47,7 @@ def make_app(
     vllm: VllmRoutes,
     *,
     check_ready: Callable[[], Awaitable[None]],
+    tell_pool: Callable[[], Awaitable[bytes]] | None = None,
     version: str,
     has_docs: bool,
 ) -> FastAPI:
@@ -53,6 +55,7 @@ def make_app(
 
     Args:
         check_ready: raises while prompts should go elsewhere.
+        tell_pool: what ``/metrics/pool`` says to anybody; None = there is no such path.
         has_docs: whether ``/docs`` and ``/openapi.json`` are there.
     """
     app = FastAPI(
@@ -123,6 +126,15 @@ def make_app(
         except RamoleError as error:
             return _told(error)
         return JSONResponse({"status": "ready"})
+
+    if tell_pool is not None:
+
+        @app.get("/metrics/pool", summary="What a Gateway API endpoint picker reads.")
+        async def pool() -> Response:
+            try:
+                return Response(await tell_pool(), media_type=CONTENT_TYPE_LATEST)
+            except RamoleError as error:
+                return _told(error)
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
