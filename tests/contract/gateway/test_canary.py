@@ -364,7 +364,7 @@ async def test_nothing_is_kept_where_operators_look(asker: Asker) -> None:
     """After all of the above: metrics of every service, and who did what."""
     await asker.complete()
     pages = [generate_latest(server.registry).decode() for server in asker.door.servers.values()]
-    assert all("ramole_rpc_calls_total" in page for page in pages)
+    assert all("ramole_requests_total" in page for page in pages)
     told = audited(asker.door.settings.data_dir)
     assert '"upload"' in told
     check_silent("\n".join([*pages, told]), asker.key, asker.limited, TRUST.metadata[0][1])

@@ -13,7 +13,8 @@ import pytest
 
 from ramole.client.client import RamoleClient
 from ramole.core.errors import InvalidInput, Unavailable
-from ramole.core.settings import ServerSettings
+from ramole.core.settings import MetricsSettings, ServerSettings
+from ramole.observability.export import Shared
 from ramole.transport.replica import Replica
 from ramole.transport.server import GrpcServer
 from support.probe_service import ProbeService, call_unary
@@ -82,9 +83,8 @@ async def test_an_ipv6_replica_is_found_where_it_says(net: Any, ipv6: None) -> N
         await drain
 
 
-class Nowhere:
-    def set(self, *sample: object) -> None:
-        pass
+def in_no_file(server: GrpcServer) -> Shared:
+    return Shared(server.name, server.registry, MetricsSettings())
 
 
 @pytest.mark.parametrize("address", ["::1:50051", "http://127.0.0.1:50051", "localhost"])

@@ -59,7 +59,7 @@ async def test_an_expert_that_cannot_be_used_arrives_with_its_place_and_its_prob
         sample.labels["code"]
         for family in probe.registry.collect()
         for sample in family.samples
-        if sample.name == "ramole_rpc_calls_total"
+        if sample.name == "ramole_requests_total"
     ]
     assert logged == counted == [code], "the log and the metrics tell what the client saw"
     assert facts(caught.value) == facts(error)
