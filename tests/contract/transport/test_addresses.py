@@ -74,7 +74,7 @@ async def test_an_ipv6_replica_is_found_where_it_says(net: Any, ipv6: None) -> N
     for host, node in (("::1", "unused"), ("::", "::1")):
         replica = Replica.__new__(Replica)
         server = GrpcServer(ProbeService(), ServerSettings(host=host))
-        await replica.__init__(lambda made=server: made, lambda node=node: node, Nowhere)  # type: ignore[misc]
+        await replica.__init__(lambda made=server: made, lambda node=node: node, in_no_file)  # type: ignore[misc]
         address = replica.record_replica_metadata()["address"]
         assert address.startswith("[::1]:")
         assert await call_unary(net.peers(address)) == "x"
