@@ -11,6 +11,7 @@ import yaml
 
 import prometheus_rule
 from ramole.app.serve_config import as_yaml, rayservice_patch, serve_config
+from ramole.gateway.pool import KV_USAGE, LORA_INFO, RUNNING, WAITING
 from support import manifests
 from support.manifests import CHECKS, CRDS, CUSTOM, GATEWAY_API, OVERLAYS, ROOT, Check, Manifests, settings_of
 
@@ -53,6 +54,21 @@ def test_the_rules_are_those_that_promtool_tests(world: Manifests) -> None:
     written = (ROOT / "k8s" / "base" / "prometheusrule.yaml").read_text()
     assert written == prometheus_rule.as_yaml(), "run `make k8s`"
     assert world.one("PrometheusRule", "ramole")["spec"] == prometheus_rule.prometheus_rule()["spec"]
+
+
+def test_the_example_of_a_pool_is_read_as_we_tell_it() -> None:
+    objects = list(yaml.safe_load_all((ROOT / "k8s" / "examples" / "inference-pool.yaml").read_text()))
+    example = Manifests("inference-pool", objects)
+    assert list(manifests.kinds(example)) == []
+    pool = example.one("InferencePool", "ramole")["spec"]
+    gateway = Manifests.render("gpu-prod").groups["gateway"]["template"]
+    assert pool["selector"]["matchLabels"].items() <= gateway["metadata"]["labels"].items()
+    assert pool["targetPorts"][0]["number"] in [
+        port["containerPort"] for port in gateway["spec"]["containers"][0]["ports"]
+    ]
+    picker = example.one("Deployment", "ramole-picker")["spec"]["template"]["spec"]["containers"][0]["args"]
+    told = {argument.partition("=")[2] for argument in picker if "-metric=" in argument}
+    assert told == {WAITING, RUNNING, KV_USAGE, LORA_INFO}
 
 
 def edited(change: Callable[[Any], None]) -> Callable[[Manifests], None]:
