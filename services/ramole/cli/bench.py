@@ -62,13 +62,20 @@ def bench_repository(
 @needing("lab")
 def bench_serve(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds, in under three minutes.")] = False,
+    soak: Annotated[bool, typer.Option("--soak", help="Instead: what grows under steady load.")] = False,
+    minutes: Annotated[float, typer.Option(help="How long to soak.", min=0.2)] = 15.0,
     as_json: AsJson = False,
 ) -> None:
     """Measure the front door: overhead, streams beside bare servers, fairness, load, refusals, tracing."""
+    from ramole.lab.bench.serve.options import SoakCase
     from ramole.lab.bench.serve.run import run_serve_bench
+    from ramole.lab.bench.serve.soak import run_soak
 
     with told(), _spinner() as tell:
-        result = run_serve_bench(quick=quick, progress=tell)
+        if soak:
+            result = run_soak(SoakCase(minutes=minutes), progress=tell)
+        else:
+            result = run_serve_bench(quick=quick, progress=tell)
     _print(result, as_json)
 
 

@@ -104,6 +104,31 @@ class TracingCase:
 
 
 @dataclass(frozen=True, slots=True)
+class SoakCase:
+    """Two tenants for a while, with uploads and with clients that go away.
+
+    Attributes:
+        clients: of each tenant, in closed loops.
+        num_adapters: asked for by Zipf's law with this exponent.
+        named: share of requests that name their adapter; the others are routed.
+        cancels: share of clients that leave after the first event.
+        num_churning: uploaded adapters that are there at once; the oldest is deleted.
+        warm_up: share of the run that no slope is taken of.
+    """
+
+    minutes: float = 15.0
+    clients: int = 4
+    num_adapters: int = 16
+    zipf: float = 1.1
+    named: float = 0.5
+    cancels: float = 0.1
+    new_tokens: int = 16
+    num_churning: int = 8
+    upload_pause_s: float = 2.0
+    warm_up: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
 class ServeOptions:
     """One run."""
 

@@ -59,6 +59,15 @@ class ServerProcess:
         """Seconds of CPU that it has taken so far."""
         return sum(psutil.Process(self._process.pid).cpu_times()[:2])
 
+    def usage(self) -> dict[str, float]:
+        """Memory in MiB (``rss_mib``), open ``handles`` and ``threads``, now."""
+        process = psutil.Process(self._process.pid)
+        return {
+            "rss_mib": process.memory_info().rss / 2**20,
+            "handles": process.num_fds(),
+            "threads": process.num_threads(),
+        }
+
     def stop(self) -> None:
         """Ends it in order, or by force if that takes too long."""
         self._process.terminate()

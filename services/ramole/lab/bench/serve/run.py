@@ -64,7 +64,7 @@ def run_serve(options: ServeOptions, *, progress: Progress) -> dict[str, Any]:
         "tracing_all_cpu_vs_off": tracing["cpu_vs_off"][ALL],
     }
     return {
-        "setup": _setup() | {"load_before": load_before, "load_after": os.getloadavg()},
+        "setup": setup() | {"load_before": load_before, "load_after": os.getloadavg()},
         "sizes": asdict(options),
         "cases": [encoder, streams, tracing, overhead, refusal, fairness, load],
         "summary": summary,
@@ -90,7 +90,8 @@ async def _measure(options: ServeOptions, folder: Path, progress: Progress) -> l
     return cases
 
 
-def _setup() -> dict[str, Any]:
+def setup() -> dict[str, Any]:
+    """The machine and what is compared."""
     return {
         "python": platform.python_version(),
         "cpu": cpu_name(),

@@ -35,13 +35,14 @@ class World:
         return RamoleClient(self.server.address, timeout_s=_TIMEOUT_S, key=self.keys[tenant], retries=0)
 
 
-async def start_world(folder: Path, adapters: Sequence[ZooAdapter]) -> World:
+async def start_world(folder: Path, adapters: Sequence[ZooAdapter], *, metrics_port: int = 0) -> World:
     """Starts the server and uploads `adapters`. Stop it by `world.server.stop`."""
     data_dir = folder / "ramole"
     keys = KeyFile(data_dir / "keys.json")
     secrets = {tenant: keys.add("bench", tenant, Role.PUBLISHER)[1] for tenant in (OWNER, CROWD, LIMITED)}
     settings = {
         "data_dir": str(data_dir),
+        "metrics": {"port": metrics_port},
         "gateway": {
             "server": {"port": 0},
             "http": {"port": 0},
