@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from ramole.core.call import Principal
 from ramole.core.errors import AlreadyExists, Conflict, NotFound, PermissionDenied, RamoleError
@@ -16,25 +18,49 @@ from ramole.v1 import common_pb2, gateway_pb2
 from support.http_world import ROUTES, HttpTenantWorld
 from support.tenant_world import ANN, BOB, EVE, RPCS, TenantWorld, names, upload
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 Request = Callable[[str], Any]
 """About the adapter with this name."""
+Standing = Callable[[type[TenantWorld]], Awaitable[TenantWorld]]
 
 HIDDEN = ("a/hidden", "a/hidden@1", "a/hidden@2", "a/mixed", "a/mixed@1", "a/mixed@2")
 """From tenant b."""
 
 
-@pytest.fixture(params=[TenantWorld, HttpTenantWorld], ids=["grpc", "http"])
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def standing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Standing]:
+    """Worlds that nobody changes, by the way they are asked."""
+    async with AsyncExitStack() as stack:
+        worlds: dict[type[TenantWorld], TenantWorld] = {}
+
+        async def get(kind: type[TenantWorld]) -> TenantWorld:
+            if kind not in worlds:
+                worlds[kind] = await furnished(kind, tmp_path_factory.mktemp("standing"))
+                stack.push_async_callback(worlds[kind].stop)
+            return worlds[kind]
+
+        yield get
+
+
+@pytest_asyncio.fixture(loop_scope="module", params=[TenantWorld, HttpTenantWorld], ids=["grpc", "http"])
 async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[TenantWorld]:
+    """One of its own."""
+    world = await furnished(request.param, tmp_path)
+    yield world
+    await world.stop()
+
+
+async def furnished(kind: type[TenantWorld], folder: Path) -> TenantWorld:
     """A private adapter, a public one, and one whose public version has a private one after it; and one of tenant b."""
-    world: TenantWorld = request.param(tmp_path)
+    world = kind(folder)
     await world.start()
     await world.give("a/hidden", 0)
     await world.give("a/shared", 1, is_public=True)
     await world.give("a/mixed", 2, is_public=True)
     await world.give("a/mixed", 3)
     await world.give("b/own", 4)
-    yield world
-    await world.stop()
+    return world
 
 
 def words(error: RamoleError | None) -> tuple[object, ...]:
@@ -268,17 +294,36 @@ CHECKS: dict[str, Callable[[TenantWorld], Awaitable[None]]] = {
 }
 
 
+READING = {
+    "Generate",
+    "Complete",
+    "GenerateBatch",
+    "Route",
+    "Describe",
+    "GetAdapter",
+    "ListAdapters",
+    "DownloadAdapter",
+}
+"""Whose checks change nothing, so that they share a world."""
 BOTH_PORTS = [(TenantWorld, rpc) for rpc in sorted(RPCS)] + [(HttpTenantWorld, rpc) for rpc in sorted(ROUTES)]
 
 
 @pytest.mark.parametrize(
-    ("world", "rpc"),
+    ("kind", "rpc"),
     BOTH_PORTS,
     ids=[f"{rpc}-{'http' if kind is HttpTenantWorld else 'grpc'}" for kind, rpc in BOTH_PORTS],
-    indirect=["world"],
 )
-async def test_an_rpc_keeps_tenants_apart(world: TenantWorld, rpc: str) -> None:
-    await CHECKS[rpc](world)
+async def test_an_rpc_keeps_tenants_apart(
+    kind: type[TenantWorld], rpc: str, standing: Standing, tmp_path: Path
+) -> None:
+    if rpc in READING:
+        await CHECKS[rpc](await standing(kind))
+        return
+    world = await furnished(kind, tmp_path)
+    try:
+        await CHECKS[rpc](world)
+    finally:
+        await world.stop()
 
 
 async def test_whoever_does_not_say_may_do_everything(world: TenantWorld) -> None:

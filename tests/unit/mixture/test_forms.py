@@ -48,7 +48,7 @@ def forms(request: pytest.FixtureRequest) -> None:
         Forms.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         Forms.layout = triton_layout(Forms.device, SHAPE)
         if Forms.device.type == "cpu":
-            Forms.max_examples = 20  # the interpreter takes half a second each; many: the slow test
+            Forms.max_examples = 12  # the interpreter takes half a second each; many: the slow test
     if request.param == "native":
         kernel = load_kernel()
         if kernel is None:

@@ -37,4 +37,4 @@ def subject(zoo: Zoo, adapters: Path) -> Subject:
 
 @pytest.fixture
 def bench(subject: Subject) -> Bench:
-    return Bench.load(subject, Plan(prompts_per_task=4, budget=Budget(seeds=2, gate_steps=8, hub_rounds=2)))
+    return Bench.load(subject, Plan(prompts_per_task=4, budget=Budget(seeds=2, gate_steps=2, hub_rounds=2)))

@@ -89,7 +89,7 @@ def test_a_gate_learns_and_leaves_the_model_alone(bench: Bench, form: type[rival
     questions = [q for task in range(3) for q in methods.shots[task][:8]]
     pool = [pool_request([0, 1, 2])] * len(questions)
     losses = []
-    for steps in (0, 30):
+    for steps in (0, 15):
         gate = rivals.train_gate(
             answerer.model, answerer.mixture, tasks, [1, 2, 3], form, pad=answerer.pad, seed=0, steps=steps
         )
