@@ -37,8 +37,14 @@ EMPTY = ("ramole_requests_running", "ramole_queue_length", "ramole_slots_pinned"
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What the run has brought. Times are seconds from its start."""
+class Seen:
+    """What a run has brought.
+
+    Attributes:
+        samples: of the server's process, with the time ``s``. Times are seconds from the start.
+        latencies: start and length of each whole answer.
+        errors: how often each reason came.
+    """
 
     samples: list[dict[str, float]] = field(default_factory=list)
     latencies: list[tuple[float, float]] = field(default_factory=list)
@@ -60,15 +66,15 @@ def run_soak(case: SoakCase, *, progress: Progress) -> dict[str, Any]:
         "case": asdict(case),
         "samples": seen.samples,
         "errors": seen.errors,
-        "summary": _summary(case, seen) | {name.replace("ramole_", "left_"): value for name, value in left.items()},
+        "summary": summary_of(case, seen) | {name.replace("ramole_", "left_"): value for name, value in left.items()},
     }
 
 
-async def _run(case: SoakCase, folder: Path, progress: Progress) -> tuple[_Seen, dict[str, float]]:
+async def _run(case: SoakCase, folder: Path, progress: Progress) -> tuple[Seen, dict[str, float]]:
     port = _free_port()
     progress("starting ramole and uploading")
     world = await start_world(folder, load_zoo().adapters[: case.num_adapters], metrics_port=port)
-    seen = _Seen()
+    seen = Seen()
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as metrics:
             async with world.client() as owner, world.client(CROWD) as crowd:
@@ -102,7 +108,7 @@ async def _run(case: SoakCase, folder: Path, progress: Progress) -> tuple[_Seen,
 
 
 async def _ask_on(
-    case: SoakCase, world: World, client: RamoleClient, seen: _Seen, start_s: float, numbers: Iterator[int]
+    case: SoakCase, world: World, client: RamoleClient, seen: Seen, start_s: float, numbers: Iterator[int]
 ) -> None:
     chance = np.random.default_rng(next(numbers))
     places = np.arange(1, len(world.adapters) + 1) ** -case.zipf
@@ -127,7 +133,7 @@ async def _ask_on(
             seen.latencies.append((began_s - start_s, time.monotonic() - began_s))
 
 
-async def _upload_on(case: SoakCase, world: World, client: RamoleClient, seen: _Seen) -> None:
+async def _upload_on(case: SoakCase, world: World, client: RamoleClient, seen: Seen) -> None:
     """As many are there at any time, and each is another one."""
     for number in count():
         adapter = world.adapters[number % len(world.adapters)]
@@ -154,7 +160,8 @@ async def _when_idle(metrics: httpx.AsyncClient) -> dict[str, float]:
     return found
 
 
-def _summary(case: SoakCase, seen: _Seen) -> dict[str, Any]:
+def summary_of(case: SoakCase, seen: Seen) -> dict[str, Any]:
+    """Slopes after the warm-up by least squares, with their standard errors, and the ends' tails of latency."""
     times = np.array([sample["s"] for sample in seen.samples]) / _MINUTE_S
     warm = times >= case.warm_up * case.minutes
     summary: dict[str, Any] = {}
