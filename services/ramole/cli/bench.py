@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ramole.cli._checks import check_device
-from ramole.cli._common import AsJson, told
+from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, connect, run, told
 from ramole.cli._extras import needing
 from ramole.cli._output import note, progress, say, say_json
 
@@ -77,6 +77,45 @@ def bench_serve(
         else:
             result = run_serve_bench(quick=quick, progress=tell)
     _print(result, as_json)
+
+
+@bench_app.command("load")
+@needing("lab")
+def bench_load(
+    prompts: Annotated[Path, typer.Argument(help="A file of prompts, in any form that samples may have.")],
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="Name one in each request, several in turn; default: they are routed.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at once.", min=1)] = 8,
+    rate: Annotated[float, typer.Option(help="Instead: requests per second, arriving by chance.", min=0)] = 0.0,
+    seconds: Annotated[float, typer.Option(help="How long.", min=1)] = 30.0,
+    max_tokens: Annotated[int, typer.Option(help="Of each answer.", min=1)] = 64,
+    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.", min=0.1)] = 60.0,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Put load on a system that runs: requests and tokens per second, latencies, errors."""
+    from ramole.core.samples import read_samples
+    from ramole.lab.bench.load import LoadOptions, run_load
+
+    async def main(tell: Callable[[str], None]) -> dict[str, Any]:
+        options = LoadOptions(
+            read_samples(prompts, field="prompts").texts,
+            tuple(adapter or ()),
+            concurrency=concurrency,
+            rate=rate,
+            seconds=seconds,
+            max_tokens=max_tokens,
+            timeout_s=timeout,
+        )
+        async with connect(address) as client:
+            return await run_load(client, options, progress=tell)
+
+    with _spinner() as tell:
+        result = run(lambda: main(tell))
+    _print(result, as_json)
+    if not as_json:
+        say("  ".join(f"{code} {count}" for code, count in sorted(result["codes"].items())))
 
 
 @contextmanager
