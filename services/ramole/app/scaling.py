@@ -24,7 +24,7 @@ class Load:
 
     Attributes:
         demand: what runs and what waits there, 1 = as much as it can do at once.
-        queued: requests of these that wait.
+        queued: requests of these that wait because it is full.
         first_token_s: recent mean; 0 = there was none lately.
     """
 
@@ -94,7 +94,7 @@ class Fleet:
         target: replicas that are asked for.
         ready: replicas that run; fewer than `target` while some start.
         loads: of those that have recorded anything yet.
-        waiting: callers that wait for any replica to run.
+        waiting: callers that have not been told a replica yet. Where there are some, that is a matter of a moment.
     """
 
     target: int
@@ -146,10 +146,11 @@ class ScalingPolicy:
         """
         history = history or History(now_s, now_s)
         demand = sum(load.demand for load in fleet.loads)
-        is_queued = fleet.waiting > 0 or any(load.queued > 0 for load in fleet.loads)
+        is_queued = any(load.queued >= 1 for load in fleet.loads) or (fleet.waiting > 0 and not fleet.ready)
         # Nobody knows what those do that have recorded nothing yet.
         is_known = 0 < fleet.ready <= len(fleet.loads)
-        busy_s = now_s if is_queued or demand > 0 or not is_known else history.busy_s
+        is_busy = is_queued or demand > 0 or fleet.waiting > 0 or not is_known
+        busy_s = now_s if is_busy else history.busy_s
         needed = self._within(self._needed(fleet, demand, is_queued))
         enough = self._within(max(1, _ceil(demand / self.target / _SETTLE)))
         if is_queued or not is_known:
