@@ -394,9 +394,18 @@ class MetricsSettings(_Section):
     port: int = Field(default=0, ge=0, le=65535, description="of /metrics over HTTP; 0 = none")
 
 
+class ExecutorServerSettings(ServerSettings):
+    """Those of the executors."""
+
+    grace_s: float = Field(
+        default=120.0, ge=0, description="how long a stopping server lets calls finish: one that is not needed any more"
+    )
+
+
 class ExecutorSettings(ServiceSettings):
     """The engine."""
 
+    server: ExecutorServerSettings = ExecutorServerSettings()
     scaling: ExecutorScalingSettings | None = Field(  # type: ignore[assignment]  # other keys than the others'
         default=None, description="bounds instead of a number of replicas; absent = there are as many as `replicas`"
     )

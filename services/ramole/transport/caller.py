@@ -161,7 +161,8 @@ class Caller:
         """Asks all replicas for their health, by the name that the service has in protobuf.
 
         Raises:
-            Unavailable: none of them says in time that it serves.
+            Unavailable: none of them says in time that it serves. Not where it is in order that there is none: who asks
+                would wait for the first.
         """
         from grpc_health.v1 import health_pb2, health_pb2_grpc  # only servers have it
 
@@ -176,6 +177,8 @@ class Caller:
         try:
             async with asyncio.timeout(timeout_s):
                 addresses = await self._picker.everyone()
+            if not addresses:
+                return
         except TimeoutError:
             addresses = ()
         if not any(await asyncio.gather(*map(is_serving, addresses))):
