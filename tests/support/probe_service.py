@@ -70,7 +70,7 @@ class ProbeService(adapters_pb2_grpc.AdaptersServicer, Service):
             raise self.sickness
 
     def routing_stats(self) -> dict[str, object]:
-        return {"adapters": ["a"]}
+        return {"adapters": ["a"], "capacity": 40}
 
     async def GetStored(
         self, request: adapters_pb2.GetStoredRequest, context: Context

@@ -13,6 +13,7 @@ from ray.serve.config import RequestRouterConfig
 
 from ramole.app.logs import log_to
 from ramole.app.scratch import MARK
+from ramole.app.serve_scaling import autoscaling_config
 from ramole.app.services import SERVICES, ServiceSpec
 from ramole.app.trust import trust_of
 from ramole.core.settings import MetricsSettings, Settings
@@ -33,7 +34,10 @@ def application(spec: ServiceSpec, settings: Settings) -> serve.Application:
     """
     section = spec.section(settings)
     options = deployment_options(spec.name, section.server, has_fixed_port=bool(spec.fixed_ports(settings)))
-    options["num_replicas"] = section.replicas  # or, one day, an autoscaling policy of the table
+    if section.scaling is None:
+        options["num_replicas"] = section.replicas
+    else:
+        options["autoscaling_config"] = autoscaling_config(section.scaling)
     resources = spec.resources(settings)
     options["ray_actor_options"] = {
         "num_cpus": resources.num_cpus,
@@ -57,7 +61,15 @@ def _server_of(name: str, settings: Settings) -> GrpcServer:
     """Runs in the replica, a process that belongs to it alone: its log lines go to standard error, which Ray keeps."""
     log_to(sys.stderr, settings)
     trust = trust_of(settings)
-    return SERVICES[name].server(settings, lambda: Peers(ServePicker, trust), trust)
+    return SERVICES[name].server(settings, lambda: Peers(partial(_picker, settings), trust), trust)
+
+
+def _picker(settings: Settings, name: str) -> ServePicker:
+    """Of a service that may have no replica, prompts wait for the first; nobody else does."""
+    scaling = settings.executor.scaling
+    if name != SERVICES["executor"].name or scaling is None or scaling.min > 0:
+        return ServePicker(name)
+    return ServePicker(name, max_wait_s=scaling.patience_s, may_be_none=True)
 
 
 def _shared_metrics(settings: MetricsSettings, server: GrpcServer) -> Shared:

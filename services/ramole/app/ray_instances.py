@@ -129,10 +129,11 @@ def _start(settings: Settings, folder: Path) -> None:
     # Serve would wait for a GPU for ever. A replica sees one.
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     check_device(settings.executor.device, min(1, num_gpus))
-    if SERVICES["executor"].needs_gpu(settings) and settings.executor.replicas > num_gpus:
+    most = settings.executor.bounds[1]
+    if SERVICES["executor"].needs_gpu(settings) and most > num_gpus:
         raise WrongState(
-            f"{settings.executor.replicas} replicas need a GPU each; this machine has {num_gpus}",
-            field="executor.replicas",
+            f"{most} replicas need a GPU each; this machine has {num_gpus}",
+            field="executor.replicas" if settings.executor.scaling is None else "executor.scaling.max",
             remedy=f"set it to at most {num_gpus}",
         )
 
@@ -142,7 +143,7 @@ def _custom_resources(settings: Settings) -> dict[str, float]:
     for spec in SERVICES.values():
         section = spec.section(settings)
         for name, amount in section.resources.custom.items():
-            total[name] = total.get(name, 0.0) + amount * section.replicas
+            total[name] = total.get(name, 0.0) + amount * section.bounds[1]
     return total
 
 

@@ -189,26 +189,30 @@ def check_replicas(settings: Settings, place: Literal["process", "machine", "clu
                 field=f"{spec.name}.resources.num_gpus",
                 remedy="leave it out, or give the part of a GPU that a replica takes",
             )
-        field = f"{spec.name}.replicas"
-        if section.replicas == 1:
+        most = section.bounds[1]
+        if section.scaling is None:
+            field, asked, remedy = f"{spec.name}.replicas", f"{most} replicas", "leave it at 1"
+        else:
+            field, asked, remedy = f"{spec.name}.scaling", f"bounds of up to {most} replicas", "remove it"
+        if most == 1 and section.scaling is None:
             continue
         if scaling.replicas is Replicas.ONE_WRITER:
             raise WrongState(
-                f"{section.replicas} replicas of a service that can have one only: {scaling.why}",
+                f"{asked} for a service that can have one only: {scaling.why}",
                 field=field,
-                remedy=scaling.remedy,
+                remedy=scaling.remedy if section.scaling is None else remedy,
             )
         if place == "process":
             raise WrongState(
-                f"{section.replicas} replicas, but one process runs one of each service",
+                f"{asked}, but one process runs one of each service",
                 field=field,
-                remedy="leave it at 1, or serve on Ray, without --local",
+                remedy=f"{remedy}, or serve on Ray, without --local",
             )
         taken = spec.fixed_ports(settings)
-        if place == "machine" and taken:
+        if place == "machine" and taken and most > 1:
             port_field, port = next(iter(taken.items()))
             raise WrongState(
-                f"{section.replicas} replicas cannot listen on one port of one machine, {port}",
+                f"{asked} cannot listen on one port of one machine, {port}",
                 field=field,
-                remedy=f"leave it at 1, or set {port_field} to 0, any free one",
+                remedy=f"{remedy}, or set {port_field} to 0, any free one",
             )

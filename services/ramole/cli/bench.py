@@ -118,6 +118,20 @@ def bench_load(
         say("  ".join(f"{code} {count}" for code, count in sorted(result["codes"].items())))
 
 
+@bench_app.command("fleet")
+@needing("lab")
+def bench_fleet(
+    quick: Annotated[bool, typer.Option("--quick", help="Shorter, in under half a minute.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate up to 256 executors: placement beside random, power of two and bounded hashing; scaling."""
+    from ramole.lab.bench.fleet.run import run_fleet_bench
+
+    with told(), _spinner() as tell:
+        result = run_fleet_bench(quick=quick, progress=tell)
+    _print(result, as_json)
+
+
 @contextmanager
 def _spinner() -> Iterator[Callable[[str], None]]:
     """Tells on stderr what is being measured."""

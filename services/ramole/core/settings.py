@@ -206,12 +206,68 @@ class ResourceSettings(_Section):
     )
 
 
+class ScalingSettings(_Section):
+    """How many replicas there may be, and when there are more or fewer (on Ray)."""
+
+    min: int = Field(default=1, ge=1)
+    max: int = Field(default=4, ge=1)
+    target: float = Field(
+        default=0.7, gt=0, le=1, description="part of what the replicas can do together above which there are more"
+    )
+    up_s: float = Field(default=3.0, gt=0, le=3600, description="how long more must be needed before there are more")
+    down_s: float = Field(
+        default=120.0, gt=0, le=86_400, description="how long fewer must have been enough before there are fewer"
+    )
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class CallScalingSettings(ScalingSettings):
+    """Of a service whose load is its calls in flight."""
+
+    calls: int = Field(default=16, ge=1, description="in flight that one replica can do at once")
+
+
+class ExecutorScalingSettings(ScalingSettings):
+    """Of the executor, which knows what it can do."""
+
+    min: int = Field(default=1, ge=0, description="0 = none while nobody asks; a prompt then waits for the first")
+    idle_s: float = Field(
+        default=600.0, gt=0, le=86_400, description="how long nobody must have asked before there is none, with min 0"
+    )
+    patience_s: float = Field(
+        default=120.0, gt=0, description="how long a prompt waits for the first replica, unless its deadline is earlier"
+    )
+    first_token_s: float = Field(
+        default=0.0, ge=0, description="mean time to the first token above which there is one more; 0 = any is fine"
+    )
+
+
 class ServiceSettings(_Section):
     """What every service has."""
 
     server: ServerSettings = ServerSettings()
     replicas: int = Field(default=1, ge=1, description="on Ray; of a service with one writer there is one")
     resources: ResourceSettings = ResourceSettings()
+    scaling: CallScalingSettings | None = Field(
+        default=None, description="bounds instead of a number of replicas; absent = there are as many as `replicas`"
+    )
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most replicas that there may be."""
+        scaling: ScalingSettings | None = self.scaling
+        return (self.replicas, self.replicas) if scaling is None else (scaling.min, scaling.max)
+
+    @model_validator(mode="after")
+    def _says_it_once(self) -> Self:
+        if self.scaling is not None and "replicas" in self.model_fields_set:
+            raise ValueError("replicas is a fixed number and scaling its bounds: give one of them")
+        return self
 
 
 class GatewaySettings(ServiceSettings):
@@ -408,9 +464,21 @@ class TracingSettings(_Section):
         return bool(self.otlp_endpoint)
 
 
+class ExecutorServerSettings(ServerSettings):
+    """Those of the executors."""
+
+    grace_s: float = Field(
+        default=120.0, ge=0, description="how long a stopping server lets calls finish: one that is not needed any more"
+    )
+
+
 class ExecutorSettings(ServiceSettings):
     """The engine."""
 
+    server: ExecutorServerSettings = ExecutorServerSettings()
+    scaling: ExecutorScalingSettings | None = Field(  # type: ignore[assignment]  # other keys than the others'
+        default=None, description="bounds instead of a number of replicas; absent = there are as many as `replicas`"
+    )
     num_slots: int = Field(default=64, ge=2, description="adapter slots on the device, the empty slot included")
     slot_rank: int = Field(default=16, ge=1)
     max_rows: int = Field(default=32, ge=1, description="requests that run at once")

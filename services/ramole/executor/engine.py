@@ -33,6 +33,7 @@ from ramole.core.errors import (
     told,
 )
 from ramole.executor.fair_queue import BYTES_PER_TOKEN
+from ramole.executor.recent import RecentMean
 from ramole.executor.runner import ModelRunner
 from ramole.executor.sampler import SampledToken
 from ramole.executor.scheduler import Schedule, Scheduler
@@ -40,6 +41,8 @@ from ramole.executor.sequence import Sequence
 from ramole.executor.slots import SlotTable
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.plan import NO_SLOT, RequestMixture, StepPlan
+
+_RECENT_S = 10.0
 
 LoadAdapter = Callable[[str], "Future[AdapterWeights]"]
 
@@ -121,6 +124,7 @@ class Engine:
         self._sequences: dict[str, Sequence] = {}
         self._updates: list[Update] = []
         self._doomed: set[str] = set()
+        self._first_tokens = RecentMean(_RECENT_S)
         self.fullest_plan: StepPlan | None = None
         self.fullest_digests: tuple[str, ...] = ()
 
@@ -154,6 +158,31 @@ class Engine:
     def num_waiting(self) -> int:
         """Sequences in the queue."""
         return len(self._scheduler.waiting)
+
+    @property
+    def running_tokens(self) -> int:
+        """Tokens that the batch may come to, prompts included. Callable from any thread."""
+        return self._scheduler.running_tokens
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that the queue may come to, prompts included. Callable from any thread."""
+        return self._scheduler.waiting.num_tokens
+
+    @property
+    def num_held_up(self) -> int:
+        """Sequences in the queue that would run if there were more rows or slots. Callable from any thread."""
+        return min(self._scheduler.num_held_up, self.num_waiting)
+
+    @property
+    def num_busy_slots(self) -> int:
+        """Slots whose adapters the batch uses. Callable from any thread."""
+        return self._scheduler.slots.num_busy
+
+    @property
+    def first_token_s(self) -> float:
+        """Mean seconds to the first token, of those that came in the last ten; 0 = none. Callable from any thread."""
+        return self._first_tokens.mean(self._clock())
 
     @property
     def slot_counts(self) -> tuple[int, int, int]:
@@ -376,7 +405,9 @@ class Engine:
             return
         sequence.tokens.append(sampled.token)
         now = sequence.last_token_s = self._clock()
-        sequence.first_token_s = now if sequence.first_token_s is None else sequence.first_token_s
+        if sequence.first_token_s is None:
+            sequence.first_token_s = now
+            self._first_tokens.add(now, now - sequence.arrived_s)
         if sampled.token in self._eos:
             sequence.finish_reason = FinishReason.STOP
         elif len(sequence.tokens) >= sequence.max_tokens:

@@ -23,6 +23,9 @@ class FairQueue:
 
     Args:
         weights: share of each tenant beside the others; 1 where none is given.
+
+    Attributes:
+        num_tokens: that those who wait may come to, prompts included.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
@@ -31,6 +34,7 @@ class FairQueue:
         self._served: dict[str, float] = {}
         self._floor = 0.0
         self._length = 0
+        self.num_tokens = 0
 
     def __len__(self) -> int:
         return self._length
@@ -64,12 +68,14 @@ class FairQueue:
             self._served[tenant] = max(self._served.get(tenant, 0.0), self._floor)
         self._waiting[tenant].append(sequence)
         self._length += 1
+        self.num_tokens += sequence.max_length
 
     def remove(self, sequence: Sequence) -> None:
         """Takes one out, wherever it stands. Raises ValueError if it does not wait."""
         queue = self._waiting.get(sequence.tenant, deque())
         queue.remove(sequence)
         self._length -= 1
+        self.num_tokens -= sequence.max_length
         if not queue:
             del self._waiting[sequence.tenant]
             self._rise()

@@ -58,6 +58,10 @@ class Scheduler:
 
     Args:
         tenant_weights: as of `FairQueue`.
+
+    Attributes:
+        running_tokens: that those who run may come to, prompts included.
+        num_held_up: of those who wait, how many the last step had no row, slots or budget for; others load.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class Scheduler:
         self.slots = slots
         self.waiting = FairQueue(tenant_weights)
         self.running: list[Sequence] = []
+        self.running_tokens = 0
+        self.num_held_up = 0
         self._free_rows = list(range(max_rows - 1, -1, -1))
         self._token_budget = token_budget
 
@@ -104,6 +110,7 @@ class Scheduler:
             self.waiting.remove(sequence)
             return
         self.running.remove(sequence)
+        self.running_tokens -= sequence.max_length
         self._free_rows.append(sequence.row)
         self._free_rows.sort(reverse=True)  # low rows first keeps the decode rows together
         self.slots.release(sequence.digests)
@@ -120,8 +127,10 @@ class Scheduler:
 
     def _admit(self, plan: Schedule, budget: int, is_loaded: Callable[[str], bool]) -> None:
         blocked: list[Sequence] = []
+        is_full = False
         for sequence in self.waiting:
-            if not self._free_rows or budget <= 0:
+            is_full = not self._free_rows or budget <= 0
+            if is_full:
                 break
             if not all(digest in self.slots or is_loaded(digest) for digest in sequence.digests):
                 continue
@@ -139,6 +148,8 @@ class Scheduler:
                 sequence.composition, sequence.experts, [self.slots.slot(e.digest) for e in sequence.experts]
             )
             self.running.append(sequence)
+            self.running_tokens += sequence.max_length
             budget -= self._prefill(plan, sequence, budget)
             if any(overtaken.skipped >= MAX_SKIPS for overtaken in blocked):
                 break
+        self.num_held_up = len(self.waiting) if is_full else len(blocked)

@@ -63,6 +63,11 @@ class Sequence:
         return len(self.prompt) + len(self.tokens)
 
     @property
+    def max_length(self) -> int:
+        """Tokens that it may come to."""
+        return len(self.prompt) + self.max_tokens
+
+    @property
     def is_prefilled(self) -> bool:
         """Whether only the newest token is missing from the KV cache."""
         return self.num_cached >= len(self.prompt)

@@ -121,9 +121,26 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
             self._worker.check()
 
     def routing_stats(self) -> dict[str, object]:
-        """Resident adapters, for the affinity picker."""
+        """Resident adapters and rows, for the affinity picker."""
         resident = list(self._engine.resident) if self._engine else []
-        return {"adapters": resident}
+        return {"adapters": resident, "capacity": self._settings.executor.max_rows}
+
+    def usage(self) -> dict[str, float]:
+        """Tokens, rows and slots in use and waited for, beside what there is of them."""
+        if self._engine is None:
+            return {}
+        options, engine = self._settings.executor, self._engine
+        return {
+            "running": engine.num_running,
+            "queued": engine.num_held_up,
+            "max_running": options.max_rows,
+            "running_tokens": engine.running_tokens,
+            "queued_tokens": engine.waiting_tokens,
+            "max_tokens": options.max_rows * options.max_len,
+            "slots": engine.num_busy_slots,
+            "max_slots": options.num_slots - 1,
+            "first_token_s": engine.first_token_s,
+        }
 
     async def Execute(
         self, request: executor_pb2.ExecuteRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -33,6 +33,11 @@ class SlotTable:
     def __len__(self) -> int:
         return len(self._slot_of)
 
+    @property
+    def num_busy(self) -> int:
+        """Slots whose adapters running requests use."""
+        return len(self._refs)
+
     def __contains__(self, digest: str) -> bool:
         return digest in self._slot_of
 

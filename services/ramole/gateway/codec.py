@@ -178,8 +178,8 @@ def describe_to_pb(
         fullest_step=max(steps, key=lambda step: (len(step.digests), step.b), default=None),
         limits=gateway_pb2.Limits(
             max_prompt_chars=settings.gateway.max_prompt_chars,
-            max_len=min((status.max_len for status in statuses), default=0),
-            max_waiting=min((status.max_waiting for status in statuses), default=0),
+            max_len=min((status.max_len for status in statuses), default=settings.executor.max_len),
+            max_waiting=min((status.max_waiting for status in statuses), default=settings.executor.max_waiting),
             max_batch_requests=COUNTS["requests"].high,
             max_upload_bytes=settings.adapters.max_upload_bytes,
             max_rank=settings.adapters.max_rank,

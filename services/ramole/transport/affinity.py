@@ -1,126 +1,214 @@
-"""Which executor replica should run a request: the one that holds its adapters, unless that one is too busy.
+"""Which executor replica should run a request: one that holds its adapters and is not too busy.
 
-Pure: no ray, no clock of its own. `affinity_router.py` feeds it.
+Pure: no ray, no clock of its own. `affinity_router.py` feeds it on Ray, `ramole bench fleet` in a simulation.
 """
 
 from __future__ import annotations
 
-import hashlib
+import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ramole.transport.ring import Ring
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One replica at the moment of choice.
+class Report:
+    """What a replica says of itself, about once a second.
 
     Attributes:
-        replica: unique id.
-        load: requests that it works on.
-        resident: digests of the adapters it holds or will hold in a moment.
+        load: requests that it works on, for all callers; infinite once it has failed.
+        resident: digests of the adapters on its device.
+        capacity: requests that it can work on at once; 0 = unknown.
     """
 
-    replica: str
     load: float = 0.0
     resident: frozenset[str] = frozenset()
+    capacity: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class AffinityPolicy:
-    """score = share of the wanted adapters that are resident + home bonus - load weight * (load - least load).
+    """The best replica has the most of the wanted adapters; or is their home; or has less to do.
 
-    Every set of adapters has a *home*: the replica that wins its rendezvous hash. Homes spread cold sets evenly, are
-    the same for every caller without any shared state, and only the sets at home on a replica move when it goes away.
+    A set of adapters is at home where its rarest one is: on the first replica of that one's order on the ring that is
+    not too busy. So cold sets spread evenly, though they share an adapter, and a popular adapter gets as many homes as
+    its requests fill, always the same ones. Every caller comes to the same, without shared state.
 
     Attributes:
-        home_weight: worth of being home. Between 1/2 and 1 a set settles at home unless most of it is elsewhere.
-        load_weight: worth of one request less.
-        max_imbalance: a replica with that many requests more than the idlest is a last resort, whatever it holds.
+        home: worth of being home, in parts of the set. Of three adapters, one elsewhere does not outweigh it, two do.
+        load: worth of having nothing to do instead of the mean.
+        bound: a replica is too busy with that many times the mean, one request more included.
+        spare: but never with fewer requests than this above the mean,
+        free: nor as long as it uses no more than this part of its capacity;
+        full: always with more than this part of it, while others have less to do.
     """
 
-    home_weight: float = 0.6
-    load_weight: float = 0.1
-    max_imbalance: float = 8.0
+    home: float = 0.4
+    load: float = 0.6
+    bound: float = 1.2
+    spare: float = 1.0
+    free: float = 0.25
+    full: float = 0.85
 
-    def rank(self, wanted: frozenset[str], candidates: Sequence[Candidate]) -> list[str]:
-        """Ids of all candidates, best first. Deterministic: equal inputs in any order give the same answer."""
-        if not candidates:
-            return []
-        least = min(candidate.load for candidate in candidates)
-        affinity = {candidate.replica: _rendezvous(wanted, candidate.replica) for candidate in candidates}
-        home = max(affinity, key=lambda replica: (affinity[replica], replica))
-
-        def key(candidate: Candidate) -> tuple[bool, float, int, str]:
-            excess = candidate.load - least
-            share = len(wanted & candidate.resident) / len(wanted) if wanted else 0.0
-            bonus = self.home_weight if candidate.replica == home else 0.0
-            score = share + bonus - self.load_weight * excess
-            return excess <= self.max_imbalance, score, affinity[candidate.replica], candidate.replica
-
-        return [candidate.replica for candidate in sorted(candidates, key=key, reverse=True)]
+    def most(self, mean: float, capacity: float) -> float:
+        """Requests that a replica may come to have while others have less to do."""
+        limit = max(mean * self.bound, mean + self.spare)
+        if not capacity:
+            return limit
+        return max(min(limit, max(mean + self.spare, self.full * capacity)), self.free * capacity)
 
 
-def _rendezvous(wanted: frozenset[str], replica: str) -> int:
-    text = "\n".join((replica, *sorted(wanted)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+@dataclass(slots=True)
+class _Replica:
+    load: float = 0.0
+    inflight: int = 0
+    report: Report = field(default_factory=Report)
 
 
-class Ledger:
-    """What this process sent where: fills the gap until the replicas' own reports catch up.
+class Placement:
+    """What one caller knows of all replicas: their reports, and what it has sent since. Chooses with that.
+
+    A choice looks at those that hold something of what is wanted and at one home, not at all replicas.
 
     Args:
         ttl_s: how long a replica is believed to hold what was sent to it; longer than the period of its reports.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, ttl_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, ttl_s: float, clock: Callable[[], float], policy: AffinityPolicy | None = None) -> None:
         self._ttl_s = ttl_s
         self._clock = clock
+        self._policy = policy or AffinityPolicy()
+        self._replicas: dict[str, _Replica] = {}
+        self._ring = Ring(())
+        self._failed: set[str] = set()
+        self._total = 0.0
+        self._others = 1.0
+        self._resident: dict[str, set[str]] = {}
         self._placed: dict[str, dict[str, float]] = {}
-        self._inflight: dict[str, int] = {}
-        # Routing runs on a thread of its own, tickets are given back on the caller's.
+        self._sent: deque[tuple[float, str, str]] = deque()
+        self._num_sent = 0
+        # Routing runs on a thread of its own, requests end on the caller's.
         self._lock = threading.Lock()
+
+    def update(self, reports: Mapping[str, Report]) -> None:
+        """The replicas that there are, each with its newest report."""
+        with self._lock:
+            if reports.keys() != self._replicas.keys():
+                self._ring = Ring(reports)
+            for name in self._replicas.keys() - reports.keys():
+                self._hear(name, Report())
+                del self._replicas[name]
+            for name, report in reports.items():
+                known = self._replicas.setdefault(name, _Replica())
+                if report is not known.report:
+                    self._hear(name, report)
+            self._failed = {name for name, report in reports.items() if report.load == math.inf}
+            self._total = sum(replica.load for replica in self._replicas.values())
+            own = sum(replica.inflight for replica in self._replicas.values())
+            # What attracts this caller attracts the others as well, by as much as they have more to send.
+            self._others = max(1.0, self._total / own) if own else 1.0
+
+    def choose(self, wanted: Sequence[str], avoid: Collection[str] = ()) -> str:
+        """The replica for a request; '' if there is none. Deterministic.
+
+        Args:
+            wanted: digests; of equally rare ones the first decides.
+            avoid: replicas that are taken only if there are no others.
+        """
+        with self._lock:
+            if not self._replicas:
+                return ""
+            self._forget(self._clock())
+            policy, replicas = self._policy, self._replicas
+            load_now = self._total / len(replicas) + 1
+            last = self._failed.union(avoid)
+            most: dict[float, float] = {}
+
+            def may_take(name: str) -> bool:
+                replica = replicas[name]
+                capacity = replica.report.capacity
+                if capacity not in most:
+                    most[capacity] = policy.most(load_now - 1, capacity)
+                return replica.load + 1 <= most[capacity] and name not in last
+
+            # Those without adapters have no home; any will do.
+            order = self._ring.order(min(wanted, key=self._num_holders, default=str(self._num_sent)))
+            home = next(filter(may_take, order), "")
+            if not home:
+                return min(replicas, key=lambda name: (name in last, name in avoid, replicas[name].load, name))
+            held: dict[str, float] = {home: policy.home}
+            for digest in dict.fromkeys(wanted):
+                for name in self._holders(digest):
+                    held[name] = held.get(name, 0.0) + 1 / len(wanted)
+            _, best = max(
+                (share - policy.load * replicas[name].load / load_now, name)
+                for name, share in held.items()
+                if name in replicas and may_take(name)
+            )
+            return best
 
     def send(self, replica: str, digests: Iterable[str]) -> None:
         """A request with these adapters goes to `replica`."""
-        expires = self._clock() + self._ttl_s
+        now_s = self._clock()
         with self._lock:
-            self._inflight[replica] = self._inflight.get(replica, 0) + 1
-            self._placed.setdefault(replica, {}).update(dict.fromkeys(digests, expires))
+            self._num_sent += 1
+            self._forget(now_s)
+            for digest in digests:
+                self._placed.setdefault(digest, {})[replica] = now_s + self._ttl_s
+                self._sent.append((now_s + self._ttl_s, replica, digest))
+            self._count(replica, 1)
 
     def finish(self, replica: str) -> None:
         """One request that was sent to `replica` has ended."""
         with self._lock:
-            if replica in self._inflight:
-                self._inflight[replica] = max(0, self._inflight[replica] - 1)
+            self._count(replica, -1)
 
-    def inflight(self, replica: str) -> int:
-        """Requests sent to `replica` that have not ended."""
-        return self._inflight.get(replica, 0)
+    def _num_holders(self, digest: str) -> int:
+        return len(self._resident.get(digest, ())) + len(self._placed.get(digest, ()))
 
-    def placed(self, replica: str) -> frozenset[str]:
-        """Digests sent to `replica` lately."""
-        now = self._clock()
-        with self._lock:
-            live = {digest: end for digest, end in self._placed.get(replica, {}).items() if end > now}
-            if replica in self._placed:
-                self._placed[replica] = live
-        return frozenset(live)
+    def _holders(self, digest: str) -> Collection[str]:
+        resident, placed = self._resident.get(digest, set()), self._placed.get(digest)
+        return resident.union(placed) if placed else resident
 
-    def keep(self, replicas: Iterable[str]) -> None:
-        """Forgets every replica that is not among these."""
-        alive = set(replicas)
-        with self._lock:
-            self._placed = {replica: placed for replica, placed in self._placed.items() if replica in alive}
-            self._inflight = {replica: count for replica, count in self._inflight.items() if replica in alive}
+    def _forget(self, now_s: float) -> None:
+        while self._sent and self._sent[0][0] <= now_s:
+            expired_s, name, digest = self._sent.popleft()
+            held = self._placed.get(digest, {})
+            if held.get(name) == expired_s:  # not sent there again since
+                del held[name]
+                if not held:
+                    del self._placed[digest]
+
+    def _count(self, name: str, change: int) -> None:
+        replica = self._replicas.get(name)
+        if replica is not None:
+            replica.inflight = max(0, replica.inflight + change)
+            before = replica.load
+            replica.load = max(replica.inflight, replica.load + change * self._others)
+            self._total += replica.load - before
+
+    def _hear(self, name: str, report: Report) -> None:
+        replica = self._replicas[name]
+        for digest in replica.report.resident - report.resident:
+            self._resident[digest].discard(name)
+            if not self._resident[digest]:
+                del self._resident[digest]
+        for digest in report.resident - replica.report.resident:
+            self._resident.setdefault(digest, set()).add(name)
+        replica.report = report
+        # The report is late but counts every caller; what this one sent is exact.
+        replica.load = replica.inflight if report.load == math.inf else max(report.load, replica.inflight)
 
 
 class Ticket:
     """One pick: what the caller wants, which address has just failed it, and where the router sent it."""
 
     def __init__(self, wanted: Iterable[str], avoid: str = "") -> None:
-        self.wanted = frozenset(wanted)
+        self.wanted = tuple(dict.fromkeys(wanted))
         self.avoid = avoid
         self._release: Callable[[], None] | None = None
 

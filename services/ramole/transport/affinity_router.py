@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from typing import Any
 
 from ray.serve.request_router import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
 
-from ramole.transport.affinity import AffinityPolicy, Candidate, Ledger, Ticket
+from ramole.transport.affinity import Placement, Report, Ticket
 
 
 class AdapterAffinityRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]  # ray ships no types
@@ -15,37 +16,45 @@ class AdapterAffinityRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]  # 
 
     def initialize_state(self, placed_ttl_s: float = 10.0) -> None:
         """Called once by Serve with the router's keyword arguments."""
-        self._policy = AffinityPolicy()
-        self._ledger = Ledger(placed_ttl_s, time.monotonic)
+        self._placement = Placement(placed_ttl_s, time.monotonic)
+        self._by_name: dict[str, RunningReplica] = {}
+        self._reports: dict[str, Report] = {}
+        self._stats: dict[str, dict[str, Any]] = {}
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Called by Serve whenever the set of replicas changes."""
+        """Called by Serve whenever the replicas change, or what they say of themselves does."""
         super().update_replicas(replicas)
-        self._ledger.keep(replica.replica_id.unique_id for replica in replicas)
+        self._by_name = {replica.replica_id.unique_id: replica for replica in replicas}
+        stats = {name: replica.routing_stats or {} for name, replica in self._by_name.items()}
+        # Each of Serve's messages is about all of them; only those that say something new are read again.
+        self._reports = {
+            name: self._reports[name] if self._stats.get(name) == told else _report(told)
+            for name, told in stats.items()
+        }
+        self._stats = stats
+        self._placement.update(self._reports)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """All candidates, one in each rank, best first."""
+        """The best one first, then those that are left."""
         if pending_request is None:
             return [[replica] for replica in candidate_replicas]
         # Without this Serve asks again in a busy loop when no candidate can be taken.
         pending_request.routing_context.should_backoff = True
         ticket = next((arg for arg in pending_request.args if isinstance(arg, Ticket)), None) or Ticket(())
-        replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        ranked = self._policy.rank(ticket.wanted, [self._candidate(name, replicas[name]) for name in replicas])
-        if ticket.avoid:
-            ranked.sort(key=lambda name: replicas[name].replica_metadata.get("address") == ticket.avoid)
-        if ranked:
-            self._ledger.send(ranked[0], ticket.wanted)
-            ticket.assign(partial(self._ledger.finish, ranked[0]))
-        return [[replicas[name]] for name in ranked]
+        avoid = [name for name, replica in self._by_name.items() if _address(replica) == ticket.avoid != ""]
+        name = self._placement.choose(ticket.wanted, avoid)
+        if not name:
+            return []
+        self._placement.send(name, ticket.wanted)
+        ticket.assign(partial(self._placement.finish, name))
+        return [[self._by_name[name]]]
 
-    def _candidate(self, name: str, replica: RunningReplica) -> Candidate:
-        stats = replica.routing_stats or {}
-        return Candidate(
-            name,
-            # The report is late but counts every caller, the ledger is exact but counts this one only.
-            load=max(float(stats.get("load", 0.0)), self._ledger.inflight(name)),
-            resident=frozenset(stats.get("adapters", ())) | self._ledger.placed(name),
-        )
+
+def _report(stats: dict[str, Any]) -> Report:
+    return Report(float(stats.get("load", 0)), frozenset(stats.get("adapters", ())), float(stats.get("capacity", 0)))
+
+
+def _address(replica: RunningReplica) -> str:
+    return str(replica.replica_metadata.get("address", ""))

@@ -155,13 +155,28 @@ class Caller:
                 return await self._upload_at(address, method, requests, call, timeout_s, trace)
 
     async def check_any_serves(self, service: str, *, timeout_s: float = 1.0) -> None:
-        """Raises Unavailable when no replica says in time that it serves. See `health`."""
-        if not any(await self.health(service, timeout_s=timeout_s)):
+        """Raises Unavailable when no replica says in time that it serves. Not where it is in order that there is none:
+        who asks would wait for the first. See `health`."""
+        addresses = await self._known(timeout_s)
+        if addresses == ():
+            return
+        if not any(await self._health(addresses or (), service, timeout_s)):
             raise Unavailable(f"no replica of {self._part or service} serves", remedy="retry with back-off")
 
     async def health(self, service: str, *, timeout_s: float = 1.0) -> list[bool]:
         """Asks all replicas for their health, by the name that the service has in protobuf: who says in time that it
         serves. Empty when none is known."""
+        return await self._health(await self._known(timeout_s) or (), service, timeout_s)
+
+    async def _known(self, timeout_s: float) -> tuple[str, ...] | None:
+        """Addresses of all replicas; None = there should be some, and they are not known in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return tuple(await self._picker.everyone())
+        except (TimeoutError, Unavailable):
+            return None
+
+    async def _health(self, addresses: Sequence[str], service: str, timeout_s: float) -> list[bool]:
         from grpc_health.v1 import health_pb2, health_pb2_grpc  # only servers have it
 
         async def is_serving(address: str) -> bool:
@@ -172,11 +187,6 @@ class Caller:
                 return False
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
-        try:
-            async with asyncio.timeout(timeout_s):
-                addresses = await self._picker.everyone()
-        except (TimeoutError, Unavailable):
-            addresses = ()
         return await asyncio.gather(*map(is_serving, addresses))
 
     async def everywhere(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from ramole.core.call import current_call
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 # Of two idle replicas, one is chosen so often in a row by chance once in 16 times.
 _TRIES_TO_AVOID = 3
+
+# Where there is a replica, it is chosen in less time than this, on a busy machine too.
+_AWAKE_S = 1.0
 
 
 class Picker(Protocol):
@@ -34,7 +37,11 @@ class Picker(Protocol):
         """
 
     async def everyone(self) -> Sequence[str]:
-        """``host:port`` of all replicas."""
+        """``host:port`` of all replicas; none only where that is in order.
+
+        Raises:
+            Unavailable: no replica runs.
+        """
 
 
 class StaticPicker:
@@ -89,11 +96,13 @@ class ServePicker:
     Args:
         service: name of the deployment and of its application.
         max_wait_s: how long a call waits for the first replica to appear.
+        may_be_none: whether it is in order that there is no replica: a call that waits is what starts the first.
     """
 
-    def __init__(self, service: str, *, max_wait_s: float = 30.0) -> None:
+    def __init__(self, service: str, *, max_wait_s: float = 30.0, may_be_none: bool = False) -> None:
         self._service = service
         self._max_wait_s = max_wait_s
+        self._may_be_none = may_be_none
         self._handle: DeploymentHandle | None = None
 
     @asynccontextmanager
@@ -115,14 +124,26 @@ class ServePicker:
             ticket.close()
 
     async def everyone(self) -> Sequence[str]:
-        """Asks every running replica for its address."""
+        """Asks every running replica for its address. Starts none."""
         try:
             async with asyncio.timeout(current_call().budget_s(self._max_wait_s)):
                 return tuple(await self._connect().broadcast("address").results_async())
         except _not_yet() as error:
+            if self._may_be_none and not isinstance(error, TimeoutError):
+                return ()
             raise self._unavailable() from error
 
     async def _choose(self, ticket: Ticket) -> str:
+        if not self._may_be_none:
+            return await self._choose_unseen(ticket)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_AWAKE_S):
+                return await self._choose_unseen(ticket)
+        # There is none, it seems. Who waits for a slot is seen by Serve's controller, which then starts one.
+        async with self._connect().choose_replica(ticket) as selection:
+            return str(selection.replica_metadata["address"])
+
+    async def _choose_unseen(self, ticket: Ticket) -> str:
         # `_reserve` is private to this Ray release (pinned): it picks without holding a slot on the replica, which
         # would cost two more actor calls. The selection stays valid outside of its block because nothing is held.
         async with self._connect().choose_replica(ticket, _reserve=False) as selection:

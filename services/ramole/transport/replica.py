@@ -69,7 +69,7 @@ class Replica:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy sees: Serve itself counts no calls, they do not pass through it."""
-        return {"load": self._server.load()}
+        return dict(self._server.usage())
 
     def check_health(self) -> None:
         """Raises when the replica should be replaced."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections.abc import Mapping
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -24,7 +26,6 @@ from ramole.transport.service import Service
 from ramole.transport.tls import ServerTls
 
 _WATCH_S = 0.3
-_FULL = 1e6
 
 _log = logging.getLogger(__name__)
 
@@ -131,12 +132,16 @@ class GrpcServer:
         return self._limit.inflight
 
     def load(self) -> float:
-        """Work in progress, in calls; so much that nobody comes here by choice, once the service has failed."""
+        """Work in progress, in calls; infinite, so that nobody comes here by choice, once the service has failed."""
         try:
             self._service.check_health()
         except RamoleError:
-            return _FULL
+            return math.inf
         return float(self._limit.load)
+
+    def usage(self) -> Mapping[str, float]:
+        """What a scaling policy gets to know: the service's own record and its calls in flight."""
+        return {**self._service.usage(), "inflight": float(self._limit.load)}
 
     def routing_stats(self) -> dict[str, object]:
         """What pickers of Ray's get to know: the service's own report and its load."""

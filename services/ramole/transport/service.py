@@ -66,6 +66,10 @@ class Service(ABC):
     async def check_ready(self) -> None:  # noqa: B027  # most services serve as long as they are well
         """Raises RamoleError when clients should go elsewhere for now, although nothing is wrong with this replica."""
 
+    def usage(self) -> Mapping[str, float]:
+        """How full it is, where calls in flight do not say it."""
+        return {}
+
     def routing_stats(self) -> dict[str, object]:
         """What a picker may want to know about this replica, e.g. resident adapters."""
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 import time
@@ -39,7 +40,7 @@ def replicas() -> Iterator[None]:
     from ramole.transport.replica import Replica, deployment_options
 
     folder = tempfile.mkdtemp(prefix="ramole-", dir="/tmp")
-    tests = str(Path(__file__).parents[2])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     try:
         ray.init(
             address="local",
@@ -48,7 +49,7 @@ def replicas() -> Iterator[None]:
             include_dashboard=False,
             object_store_memory=100 * 2**20,
             log_to_driver=False,
-            runtime_env={"env_vars": {"PYTHONPATH": tests}},
+            runtime_env={"env_vars": {"PYTHONPATH": path}},
         )
         serve.start(proxy_location="Disabled")
         router = RequestRouterConfig(

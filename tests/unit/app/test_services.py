@@ -54,6 +54,43 @@ def test_a_service_with_one_writer_cannot_be_scaled(name: str, why: str, place: 
     assert "leave it at 1" in refused.value.remedy
 
 
+@pytest.mark.parametrize("place", ["process", "machine", "cluster"])
+@pytest.mark.parametrize("name", ["adapters", "retrieval"])
+def test_a_service_with_one_writer_has_no_bounds(name: str, place: Any) -> None:
+    with pytest.raises(WrongState, match=r"one writer|Milvus Lite") as refused:
+        check_replicas(settings(**{name: {"scaling": {}}}), place)
+    assert (refused.value.field, refused.value.remedy) == (f"{name}.scaling", "remove it")
+
+
+def test_bounds_are_for_clusters_and_for_ports_that_are_free() -> None:
+    asked = settings(executor={"scaling": {"min": 0, "max": 1}})
+    check_replicas(asked, "machine")
+    with pytest.raises(WrongState, match="one process") as refused:
+        check_replicas(asked, "process")
+    assert refused.value.field == "executor.scaling"
+    asked = settings(gateway={"scaling": {"max": 2}})
+    check_replicas(asked, "cluster")
+    with pytest.raises(WrongState, match="50051") as refused:
+        check_replicas(asked, "machine")
+    assert refused.value.field == "gateway.scaling"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"executor": {"scaling": {"min": 3, "max": 2}}}, "min 3 is above max 2"),
+        ({"executor": {"scaling": {"max": 2}, "replicas": 2}}, "give one of them"),
+        ({"embedding": {"scaling": {"min": 0}}}, "greater than or equal to 1"),
+        ({"embedding": {"scaling": {"idle_s": 9}}}, "no setting has this name"),
+        ({"executor": {"scaling": {"calls": 9}}}, "no setting has this name"),
+        ({"executor": {"scaling": True}}, "neither yes nor no"),
+    ],
+)
+def test_bounds_that_cannot_be_meant_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(WrongState, match=words):
+        settings(**given)
+
+
 def test_an_index_on_a_server_scales() -> None:
     asked = settings(retrieval={"replicas": 3, **SERVER})
     check_replicas(asked, "machine")

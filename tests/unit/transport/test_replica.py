@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -71,12 +72,12 @@ async def test_a_replica_reports_residents_and_the_calls_that_run() -> None:
         await watch.read()
         while len(service.seen) < 2:  # noqa: ASYNC110  # no event tells of the second
             await asyncio.sleep(0.01)
-        assert replica.record_routing_stats() == {"adapters": ["a"], "load": 2.0}
-        assert replica.record_autoscaling_stats() == {"load": 2.0}
+        assert replica.record_routing_stats() == {"adapters": ["a"], "capacity": 40, "load": 2.0}
+        assert replica.record_autoscaling_stats() == {"inflight": 2.0}
         replica.check_health()
         service.gate.set()
         await asyncio.gather(*running)
-        assert replica.record_autoscaling_stats() == {"load": 0.0}
+        assert replica.record_autoscaling_stats() == {"inflight": 0.0}
     await peers.close()
     drain = replica.__del__()
     assert drain is not None
@@ -115,7 +116,8 @@ async def test_a_failed_engine_makes_the_replica_unhealthy() -> None:
     replica = await replica_of(Sick())
     with pytest.raises(Unavailable, match="engine"):
         replica.check_health()
-    assert replica.record_autoscaling_stats()["load"] > 1000, "nobody comes here by choice"
+    assert replica.record_routing_stats()["load"] == math.inf, "nobody comes here by choice"
+    assert replica.record_autoscaling_stats() == {"inflight": 0.0}, "and it asks for no others"
     drain = replica.__del__()
     assert drain is not None
     await drain
