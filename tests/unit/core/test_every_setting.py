@@ -37,7 +37,9 @@ def another_value(key: Key, field: FieldInfo) -> Any:
             return ["s3://somewhere/"]
         case dict():
             legal: dict[Any, Any] = {str: "words", float: 2.0}
-            return {"some": next((legal[part] for part in _parts(typing.get_args(kind)[1]) if part in legal), {})}
+            value = typing.get_args(kind)[1]
+            parts = () if typing.get_origin(value) is dict else _parts(value)
+            return {"some": next((legal[part] for part in parts if part in legal), {})}
         case _:
             return TEXTS.get(key[-1], "/elsewhere")
 
