@@ -20,9 +20,9 @@ from ramole.executor.loading import load_runner
 from ramole.executor.source import AdapterSource
 from ramole.executor.text import TokenIds
 from ramole.executor.worker import EngineWorker
+from ramole.lora.content import Content
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.router import router_digest
-from ramole.lora.content import Content
 from ramole.observability.tiers import Tier, TierCounts, TierMetrics
 from ramole.tiers.disk import DiskTier
 from ramole.tiers.host import HostTier
