@@ -75,6 +75,7 @@ class Traffic:
         retries: of each request.
         changes: whether adapters are uploaded and revoked meanwhile.
         seed: of everything random.
+        ca_file: PEM, of a server with TLS.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Traffic:
         retries: int = 1,
         changes: bool = True,
         seed: int = 0,
+        ca_file: str | Path | None = None,
     ) -> None:
         self.history = History(codes)
         self._tenants = tenants
@@ -95,7 +97,7 @@ class Traffic:
         self._changes = changes
         self._random = random.Random(seed)
         self._clients = {
-            tenant.name: RamoleClient(address, key=tenant.key, timeout_s=deadline_s, retries=retries)
+            tenant.name: RamoleClient(address, key=tenant.key, ca_file=ca_file, timeout_s=deadline_s, retries=retries)
             for tenant in tenants
         }
         self._wanted: dict[tuple[str, str], str] = {}
