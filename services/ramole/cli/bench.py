@@ -101,7 +101,7 @@ def bench_chaos(
                 server.address,
                 tenants,
                 seconds,
-                ca_file=server.ca or None,
+                ca_file=server.ca,
                 deadline_s=deadline,
                 retries=retries,
                 changes=changes,

@@ -20,7 +20,7 @@ async def run_chaos(
     tenants: Sequence[Tenant],
     seconds: float,
     *,
-    ca_file: str | Path | None = None,
+    ca_file: str | Path = "",
     deadline_s: float = 10.0,
     retries: int = 1,
     changes: bool = True,
@@ -30,7 +30,7 @@ async def run_chaos(
 
     Args:
         address: of the public port.
-        ca_file: PEM, of a server with TLS.
+        ca_file: PEM, of a server with TLS; '' = without.
         deadline_s, retries: of each request.
         changes: whether adapters are uploaded and revoked meanwhile; some of those uploaded stay there.
         tell: is told what goes on.

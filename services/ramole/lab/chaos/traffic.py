@@ -75,7 +75,7 @@ class Traffic:
         retries: of each request.
         changes: whether adapters are uploaded and revoked meanwhile.
         seed: of everything random.
-        ca_file: PEM, of a server with TLS.
+        ca_file: PEM, of a server with TLS; '' = without.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Traffic:
         retries: int = 1,
         changes: bool = True,
         seed: int = 0,
-        ca_file: str | Path | None = None,
+        ca_file: str | Path = "",
     ) -> None:
         self.history = History(codes)
         self._tenants = tenants
