@@ -20,7 +20,7 @@ import statuses
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "build" / "site-source"
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "LICENSE")
-FOLDERS = ("docs", "k8s", "protos")
+FOLDERS = ("docs", "k8s", "ops", "protos")
 
 _FENCE = re.compile(r"^```(\w+) .*$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)#\s]+)")
