@@ -47,6 +47,11 @@ class FaultProxy:
     def is_stalled(self, value: bool) -> None:
         self._moves.clear() if value else self._moves.set()
 
+    @property
+    def has_connections(self) -> bool:
+        """Whether anybody is connected."""
+        return bool(self._open)
+
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
         self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"

@@ -11,10 +11,9 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ramole.gateway.keys import KeyFile, Role
-from ramole.lab.chaos.traffic import Tenant
 from ramole.zoo.catalog import Zoo
 from support.server_process import ServerProcess
-from support.traffic_tasks import tasks_of
+from support.traffic_tasks import two_tenants
 
 START_S = 300
 
@@ -30,11 +29,7 @@ class Fleet:
     def __init__(self, folder: Path, zoo: Zoo, env: Mapping[str, str] | None = None, replicas: int = 2) -> None:
         (folder / "data").mkdir(parents=True)
         keys = KeyFile(folder / "data" / "keys.json")
-        half = len(zoo.adapters) // 2
-        self.tenants = tuple(
-            Tenant(name, keys.add(name, name, Role.PUBLISHER)[1], tasks_of(adapters))
-            for name, adapters in (("ann", zoo.adapters[:3]), ("bob", zoo.adapters[half : half + 3]))
-        )
+        self.tenants = two_tenants(zoo, keys)
         self.admin_key = keys.add("ops", "ops", Role.ADMIN)[1]
         self.server = ServerProcess(
             folder / "data",

@@ -26,6 +26,7 @@ import ramole
 from ramole.app import load_settings, resolve
 from ramole.app.services import SERVICES
 from ramole.core.settings import PlainSettings, Settings
+from ramole.transport.server import ACCEPTING
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("cpu-dev", "gpu-prod")
@@ -232,7 +233,7 @@ def ports(world: Manifests) -> Iterator[str]:
     }
     for what, found, right in (
         ("the gateway's pods", {name: named.get(name) for name in public}, public),
-        ("the probe", container["readinessProbe"].get("grpc"), {"port": gateway.server.port}),
+        ("the probe", container["readinessProbe"].get("grpc"), {"port": gateway.server.port, "service": ACCEPTING}),
         ("the Service", service, public),
         ("the NetworkPolicy", {port["port"] for port in policy["ports"]}, set(public.values())),
         ("the GRPCRoute", routed["GRPCRoute"], {gateway.server.port}),

@@ -43,12 +43,17 @@ class ServerProcess:
     """A running `ramole serve`; `address` is its public port, `metrics_port` Prometheus' one."""
 
     def __init__(
-        self, data_dir: Path, *options: str, env: dict[str, str] | None = None, host: str = "127.0.0.1"
+        self,
+        data_dir: Path,
+        *options: str,
+        env: dict[str, str] | None = None,
+        host: str = "127.0.0.1",
+        log_folder: Path | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.port = free_port()
         self.address = f"{host}:{self.port}"
-        self._log_path = data_dir.parent / f"serve-{self.port}.log"
+        self._log_path = (log_folder or data_dir.parent) / f"serve-{self.port}.log"
         self._log = self._log_path.open("wb")
         self.metrics_port = free_port()
         self._env = {

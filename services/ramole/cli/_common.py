@@ -44,7 +44,7 @@ def connect(address: str) -> RamoleClient:
     """A client of the server that the command line, the environment or the login names; it tries nothing twice."""
     from ramole.client import RamoleClient
 
-    found = _resolved(address)
+    found = resolved(address)
     return RamoleClient(found.address, key=found.key, ca_file=found.ca, retries=0)
 
 
@@ -52,11 +52,12 @@ def connect_sync(address: str) -> SyncRamoleClient:
     """The same, for commands that talk with a person."""
     from ramole.client import SyncRamoleClient
 
-    found = _resolved(address)
+    found = resolved(address)
     return SyncRamoleClient(found.address, key=found.key, ca_file=found.ca, retries=0)
 
 
-def _resolved(address: str) -> Login:
+def resolved(address: str) -> Login:
+    """What a command that makes clients of its own connects with."""
     given = access.get()
     return resolve_login(address or given.address, given.key, given.ca)
 

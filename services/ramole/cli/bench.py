@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from ramole.cli._checks import check_device
-from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, connect, run, told
+from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, connect, resolved, run, told
 from ramole.cli._extras import needing
-from ramole.cli._output import note, progress, say, say_json
+from ramole.cli._output import add_row, note, progress, say, say_json, show_table, table_of
 
 bench_app = typer.Typer(help="Measurements beside the rivals, as ratios.", no_args_is_help=True)
 
@@ -130,6 +132,66 @@ def bench_fleet(
     with told(), _spinner() as tell:
         result = run_fleet_bench(quick=quick, progress=tell)
     _print(result, as_json)
+
+
+@bench_app.command("chaos")
+@needing("lab")
+def bench_chaos(
+    plan: Annotated[Path, typer.Option(help="YAML file of two tenants with their keys and adapters.")],
+    seconds: Annotated[float, typer.Option(help="How long to ask, while you break things.", min=1)] = 60.0,
+    deadline: Annotated[float, typer.Option(help="Seconds for each request, with its retries.", min=0.1)] = 10.0,
+    retries: Annotated[int, typer.Option(help="Of each request.", min=0, max=10)] = 1,
+    changes: Annotated[bool, typer.Option(help="Also upload and revoke adapters.")] = True,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Keep two tenants asking on your own system while you break it, and check every answer.
+
+    Exit code 1 when a promise was broken: a wrong answer, a lost upload, another tenant's adapter. An error with a
+    documented code, in time, breaks none.
+    """
+    from ramole.lab.chaos.plan import read_plan
+    from ramole.lab.chaos.run import run_chaos
+
+    with told(), _spinner() as tell:
+        server = resolved(address)
+        tenants = read_plan(plan)
+        result = asyncio.run(
+            run_chaos(
+                server.address,
+                tenants,
+                seconds,
+                ca_file=server.ca,
+                deadline_s=deadline,
+                retries=retries,
+                changes=changes,
+                tell=tell,
+            )
+        )
+    if as_json:
+        say_json(result)
+    else:
+        _print_chaos(result)
+    if result["complaints"]:
+        raise typer.Exit(1)
+
+
+def _print_chaos(result: dict[str, Any]) -> None:
+    table = table_of("second", "requests", "changes")
+    for row in result["by_second"]:
+        add_row(table, str(row["second"]), *(_codes(row[kind]) for kind in ("requests", "changes")))
+    show_table(table)
+    say(
+        f"{result['requests']} requests, {result['failed']} failed; {result['changes']} changes, "
+        f"{result['failed_changes']} failed; {result['lost']} uploads lost"
+    )
+    for complaint, count in Counter(result["complaints"]).items():
+        say(f"{count} x {complaint}")
+    say(f"{len(result['complaints'])} complaints")
+
+
+def _codes(codes: dict[str, int]) -> str:
+    return ", ".join(f"{count} {code}" for code, count in sorted(codes.items()))
 
 
 @contextmanager

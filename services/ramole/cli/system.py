@@ -67,11 +67,11 @@ def serve(
 
             settings = resolve(load_settings(**({"ray": {"address": address}} if address else {})))
             await run_until_stopped(start_local if local else start, settings, is_ready)
+        # A start that was cut off goes on in its threads: in Ray's, which would write into the folder that has just
+        # been removed, or in one that waits for a store that does not answer, and that the loop would wait for.
+        leave()
 
     run(main)
-    # A start that was cut off goes on in Ray's thread, and at Ray's own exit, and would write into the folder that has
-    # just been removed.
-    leave()
 
 
 @needing("serve")

@@ -24,6 +24,7 @@ from ramole.executor.source import AdapterSource
 from ramole.executor.stages import LOAD
 from ramole.executor.text import TokenIds
 from ramole.executor.worker import Done, EngineWorker
+from ramole.lora.content import Content
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.router import router_digest
 from ramole.observability.specs import TenantNames
@@ -69,7 +70,9 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         runner, codec = await asyncio.to_thread(self.load, self._settings)
         self._codec = codec
         self._router = await asyncio.to_thread(router_digest, Path(options.router)) if options.router else ""
-        self._disk = disk = await asyncio.to_thread(DiskTier, self._settings.cache_dir, cache.disk_bytes)
+        self._disk = disk = await asyncio.to_thread(
+            DiskTier, self._settings.cache_dir, cache.disk_bytes, Content.copy_of_folder
+        )
         self._source = source = AdapterSource(self._peers.adapters.stub, disk, metrics, machine=machine_id())
         worker = EngineWorker(codec, max_step_s=options.max_step_s)
         loop = asyncio.get_running_loop()

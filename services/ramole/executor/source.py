@@ -34,7 +34,7 @@ class AdapterSource:
     """Belongs to one event loop.
 
     Args:
-        machine: of this process: files of an adapters service on the same machine are mapped, not sent; '' = never.
+        machine: of this process: files of an adapters service on the same machine are read, not sent; '' = never.
     """
 
     def __init__(self, adapters: AdaptersAsyncStub, disk: DiskTier, metrics: TierMetrics, *, machine: str) -> None:
@@ -77,7 +77,7 @@ class AdapterSource:
         folder, content = await self._ask(digest, self._machine)
         if folder is not None:
             try:
-                return await asyncio.to_thread(Content.of_folder, folder, digest)
+                return await asyncio.to_thread(Content.copy_of_folder, folder, digest)
             except (OSError, Corrupt) as error:
                 # Removed meanwhile, in another container, or broken: the service can tell, and may have better files.
                 _log.info("files of %s are not taken over from %s: %s", digest, folder, error)

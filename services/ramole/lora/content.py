@@ -34,6 +34,14 @@ class Content:
         config_json = (folder / CONFIG_FILE).read_bytes()
         return cls(config_json, map_file(folder / TENSORS_FILE)).verified(digest)
 
+    @classmethod
+    def copy_of_folder(cls, folder: Path, digest: str) -> Content:
+        """The same, read into memory: what becomes of the files afterwards, even in place, changes nothing here.
+
+        A map of a file that is cut short kills the process that reads it.
+        """
+        return cls((folder / CONFIG_FILE).read_bytes(), (folder / TENSORS_FILE).read_bytes()).verified(digest)
+
     def verified(self, digest: str) -> Content:
         """Itself. Raises Corrupt when the files do not have this digest."""
         if content_digest(self.config_json, self.tensors) != digest:

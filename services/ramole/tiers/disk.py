@@ -45,11 +45,13 @@ class DiskTier:
         max_bytes: of all files; the least recently used go first. 0 keeps nothing. Processes that share the folder do
             not see each other's new files at once, so that it may be exceeded by a tenth for each of them, and by what
             is being written.
+        read: a folder of a digest, verified.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, read: Callable[[Path, str], Content] = Content.of_folder) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
+        self._read = read
         self._lock = Lock()
         self._counts = TierCounts()
         self._sizes: dict[Path, int] = {}  # what is counted: only that may be subtracted again
@@ -68,10 +70,10 @@ class DiskTier:
         return folder if folder.is_dir() else None
 
     def get(self, digest: str) -> Content | None:
-        """Maps and verifies the files of a digest. None when they are not here or broken; those are removed."""
+        """Reads and verifies the files of a digest. None when they are not here or broken; those are removed."""
         folder = self._path(digest)
         try:
-            content = Content.of_folder(folder, digest)
+            content = self._read(folder, digest)
             os.utime(folder)
         except (Corrupt, OSError) as error:
             with self._lock:

@@ -27,6 +27,10 @@ from ramole.transport.tls import ServerTls
 
 _WATCH_S = 0.3
 
+ACCEPTING = "accepting"
+"""A name in health.v1 that is SERVING until the server drains, whatever is missing behind it: a gateway without an
+index still answers who names his adapters, and must not be taken out of its load balancer."""
+
 _log = logging.getLogger(__name__)
 
 _OPTIONS = (
@@ -183,6 +187,7 @@ class GrpcServer:
         self._limit.is_open = True
         shown = await self._judge()
         await self._set_health(shown)
+        await self._health.set(ACCEPTING, health_pb2.HealthCheckResponse.SERVING)
         self._watching = asyncio.create_task(self._watch(shown))
 
     async def stop(self) -> None:

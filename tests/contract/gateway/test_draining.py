@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ramole.core.errors import Unavailable
 from ramole.transport.errors import from_rpc_error
+from ramole.transport.server import ACCEPTING
 from ramole.v1 import gateway_pb2
 from ramole.v1.gateway_pb2_grpc import GatewayStub
 from support.front_door import FrontDoor, Wire, front_door, post
@@ -75,13 +76,15 @@ async def test_who_runs_ends_whole_and_who_comes_is_refused() -> None:
         idle.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
         assert (await idle.answer())[0] == 200
         health = health_pb2_grpc.HealthStub(calls.channel)
-        watch = aiter(health.Watch(health_pb2.HealthCheckRequest()))
-        assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
+        watches = [aiter(health.Watch(health_pb2.HealthCheckRequest(service=name))) for name in ("", ACCEPTING)]
+        for watch in watches:
+            assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
 
         stopping = asyncio.create_task(door.servers["gateway"].stop())
         await until_closed(door)
         async with asyncio.timeout(30):
-            assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            for watch in watches:
+                assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert await idle.rest() == b"", "a connection that nobody uses is closed"
         for asked, status in (
             (post(PATH, BODY), 503),

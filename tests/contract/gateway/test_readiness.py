@@ -16,7 +16,7 @@ from ramole.core.errors import Unavailable
 from ramole.core.settings import ServerSettings
 from ramole.executor.servicer import ExecutorService
 from ramole.gateway.readiness import Readiness
-from ramole.transport.server import GrpcServer
+from ramole.transport.server import ACCEPTING, GrpcServer
 from support.front_door import BothPorts
 from support.gateway_world import TRUST
 from support.real_door import RealDoor
@@ -60,6 +60,12 @@ class Watch:
         """The next change is to it."""
         async with asyncio.timeout(30):
             assert [(await anext(seen)).status for seen in self._seen] == [status, status]
+
+    async def is_accepting(self) -> bool:
+        """What the kubelet of a gateway's pod asks."""
+        request = health_pb2.HealthCheckRequest(service=ACCEPTING)
+        answer = await health_pb2_grpc.HealthStub(self._channel).Check(request, timeout=10)
+        return bool(answer.status == SERVING)
 
     async def ready(self) -> tuple[int, str]:
         """Status and message of ``/ready``; within the time that an answer is kept it may be the one before."""
@@ -109,6 +115,7 @@ async def test_an_index_that_does_not_answer_is_missing(door: RealDoor, monkeypa
             await watch.until(NOT_SERVING)
             assert "no replica of retrieval serves" in (await watch.ready())[1]
             assert (await door.client.complete("go", adapters=[])).text, "it is told, not refused"
+            assert await watch.is_accepting(), "and so no load balancer takes it out"
         await watch.until(SERVING)
 
 

@@ -44,6 +44,18 @@ def check_books(tier: DiskTier, folder: Path) -> None:
     assert 2 * tier.counts.num_entries == len(files)
 
 
+@pytest.mark.parametrize("num_bytes", [SIZE - 2, 10, 0])
+def test_a_copy_is_what_was_verified_whatever_becomes_of_the_file(tmp_path: Path, num_bytes: int) -> None:
+    digest, content = make(1)
+    tier = DiskTier(tmp_path, 10 * SIZE, Content.copy_of_folder)
+    assert tier.put(digest, content)
+    read = tier.get(digest)
+    assert read is not None
+    (tmp_path / digest[:2] / digest / TENSORS_FILE).write_bytes(bytes(num_bytes))  # in place, and cut short
+    assert bytes(read.tensors) == content.tensors
+    assert tier.get(digest) is None
+
+
 def test_survives_a_restart_and_a_map_survives_its_file(tmp_path: Path) -> None:
     digest, content = make(1)
     assert DiskTier(tmp_path, 10 * SIZE).put(digest, content)

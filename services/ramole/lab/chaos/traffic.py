@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ramole.client import RamoleClient
-from ramole.core.errors import RamoleError
+from ramole.core.errors import Cancelled, RamoleError
 from ramole.core.sampling import Sampling
 from ramole.lab.chaos.history import OK, Asked, Changed, History
 
@@ -75,6 +75,7 @@ class Traffic:
         retries: of each request.
         changes: whether adapters are uploaded and revoked meanwhile.
         seed: of everything random.
+        ca_file: PEM, of a server with TLS; '' = without.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Traffic:
         retries: int = 1,
         changes: bool = True,
         seed: int = 0,
+        ca_file: str | Path = "",
     ) -> None:
         self.history = History(codes)
         self._tenants = tenants
@@ -95,7 +97,7 @@ class Traffic:
         self._changes = changes
         self._random = random.Random(seed)
         self._clients = {
-            tenant.name: RamoleClient(address, key=tenant.key, timeout_s=deadline_s, retries=retries)
+            tenant.name: RamoleClient(address, key=tenant.key, ca_file=ca_file, timeout_s=deadline_s, retries=retries)
             for tenant in tenants
         }
         self._wanted: dict[tuple[str, str], str] = {}
@@ -183,12 +185,14 @@ class Traffic:
             await asyncio.sleep(0.5)
 
     async def _change(self, action: str, tenant: Tenant, name: str, change: Awaitable[object]) -> None:
-        start_s, code = self.now_s, OK
+        start_s, code = self.now_s, Cancelled.reason()  # what is broken off may have been done
         try:
             await change
+            code = OK
         except RamoleError as error:
             code = error.reason()
-        self.history.changed.append(Changed(action, f"{tenant.name}/{name}", start_s, self.now_s, code))
+        finally:
+            self.history.changed.append(Changed(action, f"{tenant.name}/{name}", start_s, self.now_s, code))
 
     async def _look_through(self) -> None:
         """Everything that is listed can be used, or it was published in part."""
