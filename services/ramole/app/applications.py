@@ -31,6 +31,7 @@ def application(spec: ServiceSpec, settings: Settings) -> serve.Application:
     section = spec.section(settings)
     options = deployment_options(spec.name, section.server, has_fixed_port=bool(spec.fixed_ports(settings)))
     options["num_replicas"] = section.replicas  # or, one day, an autoscaling policy of the table
+    options["max_surge_percent"] = spec.max_surge_percent(settings)
     resources = spec.resources(settings)
     options["ray_actor_options"] = {
         "num_cpus": resources.num_cpus,

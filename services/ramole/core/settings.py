@@ -206,6 +206,14 @@ class ServiceSettings(_Section):
     server: ServerSettings = ServerSettings()
     replicas: int = Field(default=1, ge=1, description="on Ray; of a service with one writer there is one")
     resources: ResourceSettings = ResourceSettings()
+    max_surge_percent: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="replicas that an update of a cluster may run beside the usual ones, so that an old one ends when "
+        "a new one serves: each needs its resources, and the update waits for them. 0 = an old one ends first; null = "
+        "100 where a replica needs no GPU, no port of its own and no other's right to write, else 0",
+    )
 
 
 class GatewaySettings(ServiceSettings):
