@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,9 +11,9 @@ import pytest
 from ramole.lab.chaos.traffic import Traffic
 from ramole.zoo.catalog import Zoo
 from statuses import ROWS
-from support.fault_proxy import FaultProxy
-from support.fault_report import Row
+from support.fault_report import Row, row_of
 from support.fleet import Fleet
+from support.traffic_world import following
 
 pytestmark = pytest.mark.fault
 
@@ -62,8 +61,7 @@ FAULTS: dict[str, tuple[Callable[[Fleet], None], float]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_requests_live_through(fault: str, fleet: Fleet, add_row: Callable[[Row], None]) -> None:
     strike, bound_s = FAULTS[fault]
-    async with FaultProxy(await asyncio.to_thread(fleet.gateways)) as service:
-        endpoints = asyncio.create_task(follow_endpoints(service, fleet))
+    async with following(fleet.gateways) as service:
         traffic = Traffic(service.address, fleet.tenants, CODES)
         await traffic.set_up()
         async with traffic.running():
@@ -73,22 +71,10 @@ async def test_requests_live_through(fault: str, fleet: Fleet, add_row: Callable
             await asyncio.sleep(AFTER_S)
             await asyncio.to_thread(fleet.wait_until_serving)
             await asyncio.sleep(CALM_S)
-        endpoints.cancel()
         await traffic.close()
     history = traffic.history
-    failed = history.failed(since_s)
-    recovery_s = history.recovery_s(since_s)
-    asked = [one for one in history.asked if one.end_s >= since_s]
-    bound = f"{bound_s:.0f} s" if bound_s else "none fails"
-    codes = dict(Counter(one.code for one in asked))
-    add_row(Row(fault, len(asked), len(failed), len(history.lost), round(recovery_s, 1), codes, bound))
+    row = row_of(fault, history, since_s, f"{bound_s:.0f} s" if bound_s else "none fails")
+    add_row(row)
     assert list(history.complaints()) == []
-    assert asked
-    assert recovery_s <= bound_s, Counter(one.code for one in failed)
-
-
-async def follow_endpoints(service: FaultProxy, fleet: Fleet) -> None:
-    """What Kubernetes does by readiness probes."""
-    while True:
-        service.backends = await asyncio.to_thread(fleet.gateways) or service.backends
-        await asyncio.sleep(1)
+    assert row.requests
+    assert row.recovery_s <= bound_s, row.codes

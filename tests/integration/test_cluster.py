@@ -7,26 +7,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from ramole.app.services import SERVICES
 from ramole.client import SyncRamoleClient
-from ramole.gateway.keys import KeyFile, Role
 from ramole.lab.milvus_server import MilvusServer
 from ramole.zoo.catalog import Zoo
-from support.certificates import Authority
-from support.manifests import ROOT
+from support.cluster_config import NODE, patched
 from support.ray_cluster import RayCluster
 from support.s3_server import new_bucket, s3_server
 from support.server_process import ServerProcess, free_port
 
 pytestmark = pytest.mark.slow
-
-NODE = {"ramole-services": 32.0, "ramole-gateway": 4.0, "ramole-executor": 4.0}
 
 
 @pytest.fixture(scope="module")
@@ -59,44 +53,6 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
 
 
-def patched(overlay: str, folder: Path, milvus: str, store: str) -> tuple[dict[str, Any], int, int, str]:
-    """The overlay's configuration with this machine's paths and ports, a small base model, and no GPU.
-
-    Returns:
-        it, the ports of gRPC and HTTP, and an API key.
-    """
-    patch = yaml.safe_load((ROOT / "k8s" / "overlays" / overlay / "serve-config.yaml").read_text())
-    config: dict[str, Any] = yaml.safe_load(patch["spec"]["serveConfigV2"])
-    settings = config["applications"][0]["args"]["settings"]
-    grpc_port, http_port = free_port(), free_port()
-    settings["data_dir"] = str(folder / "data")
-    settings.pop("base_model", None)
-    gateway = settings["gateway"]
-    _, key = KeyFile(folder / "keys.json").add("tester", "default", Role.ADMIN)
-    gateway["keys_file"] = str(folder / "keys.json")
-    gateway["server"]["port"], gateway["http"]["port"] = grpc_port, http_port
-    gateway["replicas"] = 1  # whose ports are fixed, on one machine
-    settings["executor"] |= {"device": "cpu", "dtype": "float32", "max_len": 256}
-    settings["retrieval"]["uri"] = milvus
-    settings["retrieval"]["token_file"] = str(folder / "token")
-    (folder / "token").write_text("root:Milvus\n")
-    if "secret_file" in settings["internal"]:
-        (folder / "key").write_text("k" * 64)
-        settings["internal"]["secret_file"] = str(folder / "key")
-    else:
-        tls = settings["internal"]["tls"]
-        files = Authority().write(folder, tls["server_name"])
-        for name, path in zip(("cert_file", "key_file", "ca_file"), files, strict=True):
-            tls[name] = str(path)
-    for field in ("store_uri", "audit_uri"):
-        if field in settings["adapters"]:
-            settings["adapters"][field] = f"{store}/{field}"
-    for application in config["applications"]:
-        application["args"]["settings"] = settings
-    config["http_options"] = {"host": "127.0.0.1", "port": free_port()}
-    return config, grpc_port, http_port, key
-
-
 @pytest.mark.parametrize("overlay", ["cpu-dev", "gpu-prod"])
 def test_the_configuration_of_an_overlay_serves(
     overlay: str,
@@ -106,8 +62,10 @@ def test_the_configuration_of_an_overlay_serves(
     tmp_path: Path,
     cluster_store: str,
 ) -> None:
-    config, grpc_port, http_port, key = patched(overlay, tmp_path, milvus, cluster_store)
-    cluster.apply(config)
+    world = patched(overlay, tmp_path, milvus, cluster_store)
+    grpc_port, http_port = world.grpc_port, world.http_port
+    key = world.add_key("tester", "default")
+    cluster.apply(world.config)
     try:
         found = cluster.wait_until_running(tuple(SERVICES))
         replicas = {name: len(found[name]["deployments"][name]["replicas"]) for name in SERVICES}

@@ -6,10 +6,14 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 from contextlib import suppress
+from socket import IPPROTO_TCP, TCP_USER_TIMEOUT
+from socket import socket as Socket
 from types import TracebackType
 from typing import Self
 
 _BLOCK = 64 * 1024
+UNACKNOWLEDGED_S = 5.0
+"""How long gRPC lets a peer leave what it was sent unacknowledged: ``grpc.keepalive_timeout_ms`` of our channels."""
 
 
 class FaultProxy:
@@ -96,7 +100,11 @@ class FaultProxy:
         for _ in range(len(self.backends)):
             host, _, port = self.backends[next(self._turn) % len(self.backends)].rpartition(":")
             with suppress(OSError):
-                return await asyncio.open_connection(host, int(port))
+                reader, writer = await asyncio.open_connection(host, int(port))
+                # A Service only translates addresses: what is not acknowledged breaks the client's own connection.
+                socket: Socket = writer.get_extra_info("socket")
+                socket.setsockopt(IPPROTO_TCP, TCP_USER_TIMEOUT, int(1000 * UNACKNOWLEDGED_S))
+                return reader, writer
         return None
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

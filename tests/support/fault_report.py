@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+
+from ramole.lab.chaos.history import History
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +27,17 @@ class Row:
     recovery_s: float
     codes: dict[str, int]
     bound: str
+
+
+def row_of(fault: str, history: History, since_s: float, bound: str) -> Row:
+    """What the history tells of a fault that struck at `since_s`."""
+    asked = [one for one in history.asked if one.end_s >= since_s]
+    return Row(
+        fault,
+        len(asked),
+        len(history.failed(since_s)),
+        len(history.lost),
+        round(history.recovery_s(since_s), 1),
+        dict(Counter(one.code for one in asked)),
+        bound,
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -16,6 +18,7 @@ from support.server_process import ServerProcess
 from support.traffic_tasks import two_tenants
 
 START_S = 300
+_LISTEN = "0A"  # in the kernel's tables
 
 
 class Fleet:
@@ -55,7 +58,7 @@ class Fleet:
 
     def processes(self, service: str) -> list[psutil.Process]:
         """Of the replicas of a service."""
-        return [p for p in self.server.descendants() if _title(p).startswith(f"ray::ServeReplica:{service}:")]
+        return replicas_of(service, self.server.descendants())
 
     def named(self, title: str) -> list[psutil.Process]:
         """Processes whose command line holds a word, such as ``gcs_server``."""
@@ -63,18 +66,40 @@ class Fleet:
 
     def gateways(self) -> list[str]:
         """``host:port`` of every gateway that is SERVING."""
-        found = []
-        for process in self.processes("gateway"):
-            try:
-                listening = [c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-            except psutil.Error:
-                continue
-            found += [f"127.0.0.1:{port}" for port in listening if _serves(f"127.0.0.1:{port}")]
-        return found
+        return serving_gateways(self.server.descendants())
 
     def stop(self) -> list[psutil.Process]:
         """Ends it; returns what outlived it."""
         return self.server.stop()
+
+
+def replicas_of(service: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that are replicas of a service."""
+    return [each for each in processes if _title(each).startswith(f"ray::ServeReplica:{service}:")]
+
+
+def serving_gateways(processes: Iterable[psutil.Process], host: str = "127.0.0.1") -> list[str]:
+    """``host:port`` of every gateway among them that is SERVING; `host` is where they listen."""
+    found = []
+    for process in replicas_of("gateway", processes):
+        listening = _listening(process.pid)
+        found += [f"{host}:{port}" for port in listening if _serves(f"{host}:{port}")]
+    return found
+
+
+def _listening(pid: int) -> list[int]:
+    """The TCP ports on which a process listens, in whatever network namespace it is: psutil knows its own only."""
+    inodes, ports = set(), []
+    with suppress(OSError):  # it has ended
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                inodes.add(os.readlink(fd))
+        for table in ("tcp", "tcp6"):
+            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN and f"socket:[{fields[9]}]" in inodes:
+                    ports.append(int(fields[1].rpartition(":")[2], 16))
+    return ports
 
 
 def _title(process: psutil.Process) -> str:

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,25 @@ class Manifests:
 
     @property
     def settings(self) -> Settings:
-        """That the pods will have."""
-        return resolve(PlainSettings(**self.serve_config["applications"][0]["args"]["settings"]))
+        """That the pods will have, all of them together."""
+        return resolve(PlainSettings(**all_settings(self.serve_config)))
+
+
+def all_settings(serve_config: Object) -> Object:
+    """Of the applications together: each has a share of them."""
+    found: Object = {}
+    for application in serve_config["applications"]:
+        merge(found, application["args"]["settings"])
+    return found
+
+
+def merge(target: Object, source: Mapping[str, Any]) -> None:
+    """Sets in `target`, at any depth, what `source` has."""
+    for key, value in source.items():
+        if isinstance(value, Mapping):
+            merge(target.setdefault(key, {}), value)
+        else:
+            target[key] = value
 
 
 def settings_of(overlay: str, monkeypatch: Any) -> Settings:
@@ -341,6 +359,8 @@ def resources(world: Manifests) -> Iterator[str]:
         most = sum(group["maxReplicas"] for group in fitting) * per_pod
         if section.replicas > most:
             yield f"{section.replicas} replicas of {name}, but pods for {most}"
+        elif (asks := section.replicas + ceil(section.replicas * spec.max_surge_percent(settings) / 100)) > most:
+            yield f"an update runs {asks} replicas of {name}, but there are pods for {most}"
         free[name] = most
         for group in fitting:
             if name == "executor":

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
-from ramole.app.scratch import MARK, Scratch
+from ramole.app.scratch import MARK, Scratch, members
 from ramole.lab.milvus_server import bound_to_parent
 from support.server_process import free_port
 
@@ -85,6 +86,16 @@ class RayCluster:
     @property
     def is_alive(self) -> bool:
         return self._process.poll() is None and self._http.get("/api/version").status_code == 200
+
+    def processes(self) -> list[psutil.Process]:
+        """All that belong to it."""
+        return members(self._scratch.path)
+
+    def replicas(self, service: str) -> set[str]:
+        """Ids of the replicas of a service that are RUNNING."""
+        deployments = self.applications().get(service, {}).get("deployments", {})
+        found = deployments.get(service, {}).get("replicas", [])
+        return {each["replica_id"] for each in found if each["state"] == "RUNNING"}
 
     def apply(self, config: Mapping[str, Any]) -> None:
         """What KubeRay does with ``serveConfigV2``."""

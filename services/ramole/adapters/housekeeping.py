@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from datetime import timedelta
 
 from ramole.adapters.audit import AuditLog
@@ -16,6 +17,8 @@ from ramole.tiers.reserve import Reserve
 
 # Cheap but for the listing of all objects.
 _PAUSE_S = 3600.0
+_FOLLOW_S = 2.0
+_FOLLOW_SHARE = 5.0
 _STAGED_LIFE = timedelta(hours=1)
 """Ten times as long as any upload takes from its last byte to its publication."""
 
@@ -33,6 +36,7 @@ class Housekeeping:
         self._contents = contents
         self._audit = audit
         self._reserve = reserve
+        self._is_replaced = False
 
     def forget(self, digest: str) -> None:
         """Frees the disk tier of a content that no version has any more."""
@@ -61,6 +65,19 @@ class Housekeeping:
                 entry.refs, entry.detail = forgotten, "never published"
         for ref in forgotten:
             self.forget(ref.digest)
+
+    async def follow(self) -> None:
+        """Keeps up with a server that has taken the store over, until it is cancelled."""
+        while True:
+            start_s = time.monotonic()
+            try:
+                if await asyncio.to_thread(self._store.follow) and not self._is_replaced:
+                    self._is_replaced = True
+                    _log.warning("another server has opened the store; changes are refused here")
+            except (RamoleError, OSError) as error:
+                _log.debug("the store cannot be followed: %s", error)
+            # A big store takes a while to read.
+            await asyncio.sleep(max(_FOLLOW_S, _FOLLOW_SHARE * (time.monotonic() - start_s)))
 
     async def run(self) -> None:
         """Until it is cancelled."""

@@ -73,7 +73,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         self._reserve = Reserve(settings.data_dir)
         self._machine = machine_id()
         self._opened: _Opened | None = None
-        self._keeping_house: asyncio.Task[None] | None = None
+        self._keeping_house: list[asyncio.Task[None]] = []
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds this servicer to a server."""
@@ -95,14 +95,16 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         housekeeping = Housekeeping(settings.adapters, store, contents, self._audit, self._reserve)
         self._opened = _Opened(store, contents, Ingest(settings, store, base), housekeeping)
         watch_store(self.registry, store)
-        self._keeping_house = asyncio.create_task(housekeeping.run())
+        self._keeping_house = [asyncio.create_task(housekeeping.run())]
+        if settings.adapters.store_uri:  # a folder has one server, by its lock
+            self._keeping_house.append(asyncio.create_task(housekeeping.follow()))
 
     async def close(self) -> None:
         """Lets another process open the store."""
-        if self._keeping_house is not None:
-            self._keeping_house.cancel()
+        for task in self._keeping_house:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._keeping_house
+                await task
         if self._opened is not None:
             await asyncio.to_thread(self._opened.contents.close)
             store = self._opened.store
@@ -187,6 +189,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
     ) -> adapters_pb2.ListStoredResponse:
         """One page of live versions."""
         opened, query = self._ready(), request.query
+        if request.from_writer:
+            await asyncio.to_thread(opened.store.check_writer)
         size = query.page_size or DEFAULT_PAGE_SIZE
         check_number("page_size", size)
         after, tags = position_from_token(query.page_token), set(check_tags(query.tags))

@@ -75,7 +75,7 @@ def build(args: dict[str, Any]) -> serve.Application:
 
     Args:
         args: ``service``, its name, and ``settings``, as in the YAML file; they come before the environment and the
-            file. All applications of one system have the same settings.
+            file. The applications of one system agree on what they share; what the service does not read has no effect.
 
     Raises:
         WrongState: something else is given, there is no such service, or the settings are wrong.

@@ -38,6 +38,7 @@ def application(spec: ServiceSpec, settings: Settings) -> serve.Application:
         options["num_replicas"] = section.replicas
     else:
         options["autoscaling_config"] = autoscaling_config(section.scaling)
+    options["max_surge_percent"] = spec.max_surge_percent(settings)
     resources = spec.resources(settings)
     options["ray_actor_options"] = {
         "num_cpus": resources.num_cpus,

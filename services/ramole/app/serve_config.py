@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from ramole.app.resolution import resolve
 from ramole.app.services import SERVICES, check_replicas
+from ramole.app.shares import share
 from ramole.app.trust import check_hosts
 from ramole.core.errors import WrongState
 from ramole.core.setting_errors import fields
@@ -20,8 +21,9 @@ IMPORT_PATH = "ramole.app:build"
 def serve_config(settings: Settings) -> dict[str, Any]:
     """A configuration in the form of Serve's `ServeDeploySchema`.
 
-    Every application gets all settings that differ from their defaults by having been given, and makes its deployment
-    from them by the table of services: the configuration repeats nothing of that.
+    Every application gets those of the given settings that its service reads, and makes its deployment from them by the
+    table of services: the configuration repeats nothing of that. Sent again with a change, it makes Serve replace the
+    replicas of those that read what has changed.
 
     Args:
         settings: as they were read, not resolved: their files are those of the cluster's nodes.
@@ -48,9 +50,9 @@ def serve_config(settings: Settings) -> dict[str, Any]:
                 "name": name,
                 "import_path": IMPORT_PATH,
                 "route_prefix": None,
-                "args": {"service": name, "settings": given},
+                "args": {"service": name, "settings": share(given, spec.all_reads)},
             }
-            for name in SERVICES
+            for name, spec in SERVICES.items()
         ],
     }
 
@@ -71,10 +73,10 @@ def as_yaml(value: dict[str, Any]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a text of several lines as a block, and what all applications share once."""
+    """Writes a text of several lines as a block, and everything where it belongs."""
 
-    def generate_anchor(self, node: yaml.Node) -> str:
-        return "settings"
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
+from ramole.app.shares import SHARED, narrowed
 from ramole.app.tracing import tracing_of
 from ramole.core.errors import WrongState
 from ramole.core.settings import ResourceSettings, ServiceSettings, Settings
@@ -48,6 +49,8 @@ class ServiceSpec:
         factory: ``module:Class`` of the `Service`; heavy, and so imported only in the process that runs it. Takes the
             settings and, if `needs_peers`, the `Peers`.
         scaling: under these settings.
+        reads: paths of settings outside of its section and of what all share, such as ``executor.slot_rank``. It gets
+            no others: see `shares`.
         needs_peers: whether it calls the other services.
         is_public: whether it is the edge: what its callers say of themselves is not believed.
         default_timeout_s: deadline of calls whose client set none; None = no limit.
@@ -58,6 +61,7 @@ class ServiceSpec:
     name: str
     factory: str
     scaling: Callable[[Settings], Scaling]
+    reads: tuple[str, ...] = ()
     needs_peers: bool = False
     is_public: bool = False
     default_timeout_s: Callable[[Settings], float | None] = lambda _: None
@@ -68,6 +72,22 @@ class ServiceSpec:
         """Its part of the settings."""
         section: ServiceSettings = getattr(settings, self.name)
         return section
+
+    @property
+    def all_reads(self) -> tuple[str, ...]:
+        """Paths of all settings that it gets."""
+        return (*SHARED, self.name, *self.reads)
+
+    def max_surge_percent(self, settings: Settings) -> int:
+        """How many more replicas than usual an update may run, so that an old one ends once a new one serves.
+
+        By itself only where a second one needs nothing that there may be one of: no GPU, port or right to write.
+        """
+        asked = self.section(settings).max_surge_percent
+        if asked is not None:
+            return asked
+        is_bound = self.scaling(settings).replicas is Replicas.ONE_WRITER or self.fixed_ports(settings)
+        return 0 if is_bound or self.resources(settings).num_gpus else 100
 
     def resources(self, settings: Settings) -> ResourceSettings:
         """What Ray sets aside for each replica, with a number of GPUs."""
@@ -93,6 +113,7 @@ class ServiceSpec:
         """
         module, _, name = self.factory.partition(":")
         make: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        settings = narrowed(settings, self.all_reads)
         service = make(settings, peers()) if self.needs_peers else make(settings)
         server, timeout_s = self.section(settings).server, self.default_timeout_s(settings)
         tracing = tracing_of(settings.tracing, self.name, is_edge=self.is_public)
@@ -141,7 +162,12 @@ def _many(why: str) -> Callable[[Settings], Scaling]:
 
 
 _IN_ORDER = (
-    ServiceSpec(name="adapters", factory="ramole.adapters.servicer:AdaptersService", scaling=_store_scaling),
+    ServiceSpec(
+        name="adapters",
+        factory="ramole.adapters.servicer:AdaptersService",
+        scaling=_store_scaling,
+        reads=("cache", "executor.slot_rank"),
+    ),
     ServiceSpec(
         name="embedding",
         factory="ramole.embedding.servicer:EmbeddingService",
@@ -152,6 +178,7 @@ _IN_ORDER = (
         name="executor",
         factory="ramole.executor.servicer:ExecutorService",
         needs_peers=True,
+        reads=("cache", "gateway.tenant_limits", "adapters.tenant_quotas"),  # the last two: tenants that metrics name
         scaling=_many("each has an engine and adapters of its own"),
         needs_gpu=lambda settings: settings.executor.device.startswith("cuda"),
         request_router="ramole.transport.affinity_router:AdapterAffinityRouter",
@@ -160,6 +187,12 @@ _IN_ORDER = (
         name="gateway",
         factory="ramole.gateway.servicer:GatewayService",
         needs_peers=True,
+        reads=(
+            *("adapters.max_upload_bytes", "adapters.max_rank", "adapters.max_samples", "retrieval.timeout_s"),
+            "executor.router",  # whether the default preset has one, see `resolution`
+            *("executor.max_len", "executor.max_waiting", "executor.scaling"),
+            *("executor.tenant_weights", "adapters.tenant_quotas"),  # tenants that metrics name
+        ),
         is_public=True,
         scaling=_many("what it decides is in the store and the index"),
         default_timeout_s=lambda settings: settings.gateway.deadline_s,
@@ -188,6 +221,12 @@ def check_replicas(settings: Settings, place: Literal["process", "machine", "clu
                 "Ray hides the GPUs of its node from a replica that asks for none",
                 field=f"{spec.name}.resources.num_gpus",
                 remedy="leave it out, or give the part of a GPU that a replica takes",
+            )
+        if section.max_surge_percent and scaling.replicas is Replicas.ONE_WRITER:
+            raise WrongState(
+                f"an update would run two replicas of a service that can have one only: {scaling.why}",
+                field=f"{spec.name}.max_surge_percent",
+                remedy="leave it out",
             )
         most = section.bounds[1]
         if section.scaling is None:

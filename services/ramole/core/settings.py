@@ -256,6 +256,14 @@ class ServiceSettings(_Section):
     scaling: CallScalingSettings | None = Field(
         default=None, description="bounds instead of a number of replicas; absent = there are as many as `replicas`"
     )
+    max_surge_percent: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="replicas that an update of a cluster may run beside the usual ones, so that an old one ends when "
+        "a new one serves: each needs its resources, and the update waits for them. 0 = an old one ends first; null = "
+        "100 where a replica needs no GPU, no port of its own and no other's right to write, else 0",
+    )
 
     @property
     def bounds(self) -> tuple[int, int]:

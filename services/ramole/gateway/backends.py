@@ -169,9 +169,9 @@ class Backends:
             if name is None or record.adapter.name == name.name:
                 yield ref_from_pb(record.adapter)
 
-    async def _listed(self, query: ListAdaptersRequest) -> AsyncIterator[AdapterRecord]:
+    async def _listed(self, query: ListAdaptersRequest, *, from_writer: bool = False) -> AsyncIterator[AdapterRecord]:
         while True:
-            page = (await self.adapters.ListStored(ListStoredRequest(query=query))).page
+            page = (await self.adapters.ListStored(ListStoredRequest(query=query, from_writer=from_writer))).page
             for record in page.records:
                 yield record
             query.page_token = page.next_page_token
@@ -179,9 +179,14 @@ class Backends:
                 return
 
     async def findable(self) -> set[AdapterRef]:
-        """What the index must hold: the latest live version of each name, unless it is one that is only named."""
+        """What the index must hold: the latest live version of each name, unless it is one that is only named.
+
+        Raises:
+            Unavailable: the store here is not the writer any more. By its view the rows of newer adapters would go.
+        """
         query = ListAdaptersRequest(page_size=_PAGE, without_samples=True, latest_only=True)
-        return {ref_from_pb(record.adapter) async for record in self._listed(query) if record.report.num_samples}
+        found = self._listed(query, from_writer=True)
+        return {ref_from_pb(record.adapter) async for record in found if record.report.num_samples}
 
     async def live_records(self, refs: Sequence[AdapterRef]) -> AsyncIterator[AdapterRecord]:
         """Those of `refs` that are live, with their samples. One that the store cannot read is logged and left out."""

@@ -27,7 +27,7 @@ from ramole.v1 import gateway_pb2 as ramole_dot_v1_dot_gateway__pb2
 from ramole.v1 import records_pb2 as ramole_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ramole/v1/adapters.proto\x12\tramole.v1\x1a\x16ramole/v1/common.proto\x1a\x17ramole/v1/gateway.proto\x1a\x17ramole/v1/records.proto\"=\n\nPutRequest\x12/\n\x06upload\x18\x01 \x01(\x0b\x32\x1f.ramole.v1.UploadAdapterRequest\"Y\n\x0bPutResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x0f\n\x07is_live\x18\x03 \x01(\x08\"8\n\x0ePublishRequest\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\";\n\x0fPublishResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\"U\n\x0eRestageRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"]\n\x0fRestageResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x0f\n\x07is_live\x18\x03 \x01(\x08\"8\n\x0e\x44iscardRequest\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\"\x11\n\x0f\x44iscardResponse\"<\n\x10GetStoredRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x17\n\x0fwithout_samples\x18\x02 \x01(\x08\"N\n\x11GetStoredResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x0f\n\x07is_live\x18\x02 \x01(\x08\"B\n\x11ListStoredRequest\x12-\n\x05query\x18\x01 \x01(\x0b\x32\x1e.ramole.v1.ListAdaptersRequest\"C\n\x12ListStoredResponse\x12-\n\x04page\x18\x01 \x01(\x0b\x32\x1f.ramole.v1.ListAdaptersResponse\"*\n\x17GetStoredHistoryRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\"Z\n\x18GetStoredHistoryResponse\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.ramole.v1.HistoryEntry\x12\x14\n\x0cheld_digests\x18\x02 \x03(\t\"\x82\x01\n\x13\x44\x65leteStoredRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x15\n\ris_revocation\x18\x03 \x01(\x08\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"U\n\x14\x44\x65leteStoredResponse\x12&\n\x07removed\x18\x01 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x15\n\rfreed_digests\x18\x02 \x03(\t\"/\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07machine\x18\x02 \x01(\t\"e\n\rFetchResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.ramole.v1.WeightsHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06\x66older\x18\x03 \x01(\tH\x00\x42\x06\n\x04part\"2\n\rWeightsHeader\x12\x13\n\x0b\x63onfig_json\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\x32\x87\x05\n\x08\x41\x64\x61pters\x12\x36\n\x03Put\x12\x15.ramole.v1.PutRequest\x1a\x16.ramole.v1.PutResponse(\x01\x12@\n\x07Publish\x12\x19.ramole.v1.PublishRequest\x1a\x1a.ramole.v1.PublishResponse\x12@\n\x07Restage\x12\x19.ramole.v1.RestageRequest\x1a\x1a.ramole.v1.RestageResponse\x12@\n\x07\x44iscard\x12\x19.ramole.v1.DiscardRequest\x1a\x1a.ramole.v1.DiscardResponse\x12\x46\n\tGetStored\x12\x1b.ramole.v1.GetStoredRequest\x1a\x1c.ramole.v1.GetStoredResponse\x12I\n\nListStored\x12\x1c.ramole.v1.ListStoredRequest\x1a\x1d.ramole.v1.ListStoredResponse\x12[\n\x10GetStoredHistory\x12\".ramole.v1.GetStoredHistoryRequest\x1a#.ramole.v1.GetStoredHistoryResponse\x12O\n\x0c\x44\x65leteStored\x12\x1e.ramole.v1.DeleteStoredRequest\x1a\x1f.ramole.v1.DeleteStoredResponse\x12<\n\x05\x46\x65tch\x12\x17.ramole.v1.FetchRequest\x1a\x18.ramole.v1.FetchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ramole/v1/adapters.proto\x12\tramole.v1\x1a\x16ramole/v1/common.proto\x1a\x17ramole/v1/gateway.proto\x1a\x17ramole/v1/records.proto\"=\n\nPutRequest\x12/\n\x06upload\x18\x01 \x01(\x0b\x32\x1f.ramole.v1.UploadAdapterRequest\"Y\n\x0bPutResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x0f\n\x07is_live\x18\x03 \x01(\x08\"8\n\x0ePublishRequest\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\";\n\x0fPublishResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\"U\n\x0eRestageRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"]\n\x0fRestageResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x0f\n\x07is_live\x18\x03 \x01(\x08\"8\n\x0e\x44iscardRequest\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\"\x11\n\x0f\x44iscardResponse\"<\n\x10GetStoredRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x17\n\x0fwithout_samples\x18\x02 \x01(\x08\"N\n\x11GetStoredResponse\x12(\n\x06record\x18\x01 \x01(\x0b\x32\x18.ramole.v1.AdapterRecord\x12\x0f\n\x07is_live\x18\x02 \x01(\x08\"W\n\x11ListStoredRequest\x12-\n\x05query\x18\x01 \x01(\x0b\x32\x1e.ramole.v1.ListAdaptersRequest\x12\x13\n\x0b\x66rom_writer\x18\x02 \x01(\x08\"C\n\x12ListStoredResponse\x12-\n\x04page\x18\x01 \x01(\x0b\x32\x1f.ramole.v1.ListAdaptersResponse\"*\n\x17GetStoredHistoryRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\"Z\n\x18GetStoredHistoryResponse\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.ramole.v1.HistoryEntry\x12\x14\n\x0cheld_digests\x18\x02 \x03(\t\"\x82\x01\n\x13\x44\x65leteStoredRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x15\n\ris_revocation\x18\x03 \x01(\x08\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"U\n\x14\x44\x65leteStoredResponse\x12&\n\x07removed\x18\x01 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x15\n\rfreed_digests\x18\x02 \x03(\t\"/\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07machine\x18\x02 \x01(\t\"e\n\rFetchResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.ramole.v1.WeightsHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06\x66older\x18\x03 \x01(\tH\x00\x42\x06\n\x04part\"2\n\rWeightsHeader\x12\x13\n\x0b\x63onfig_json\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\x32\x87\x05\n\x08\x41\x64\x61pters\x12\x36\n\x03Put\x12\x15.ramole.v1.PutRequest\x1a\x16.ramole.v1.PutResponse(\x01\x12@\n\x07Publish\x12\x19.ramole.v1.PublishRequest\x1a\x1a.ramole.v1.PublishResponse\x12@\n\x07Restage\x12\x19.ramole.v1.RestageRequest\x1a\x1a.ramole.v1.RestageResponse\x12@\n\x07\x44iscard\x12\x19.ramole.v1.DiscardRequest\x1a\x1a.ramole.v1.DiscardResponse\x12\x46\n\tGetStored\x12\x1b.ramole.v1.GetStoredRequest\x1a\x1c.ramole.v1.GetStoredResponse\x12I\n\nListStored\x12\x1c.ramole.v1.ListStoredRequest\x1a\x1d.ramole.v1.ListStoredResponse\x12[\n\x10GetStoredHistory\x12\".ramole.v1.GetStoredHistoryRequest\x1a#.ramole.v1.GetStoredHistoryResponse\x12O\n\x0c\x44\x65leteStored\x12\x1e.ramole.v1.DeleteStoredRequest\x1a\x1f.ramole.v1.DeleteStoredResponse\x12<\n\x05\x46\x65tch\x12\x17.ramole.v1.FetchRequest\x1a\x18.ramole.v1.FetchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,23 +55,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTOREDRESPONSE']._serialized_start=707
   _globals['_GETSTOREDRESPONSE']._serialized_end=785
   _globals['_LISTSTOREDREQUEST']._serialized_start=787
-  _globals['_LISTSTOREDREQUEST']._serialized_end=853
-  _globals['_LISTSTOREDRESPONSE']._serialized_start=855
-  _globals['_LISTSTOREDRESPONSE']._serialized_end=922
-  _globals['_GETSTOREDHISTORYREQUEST']._serialized_start=924
-  _globals['_GETSTOREDHISTORYREQUEST']._serialized_end=966
-  _globals['_GETSTOREDHISTORYRESPONSE']._serialized_start=968
-  _globals['_GETSTOREDHISTORYRESPONSE']._serialized_end=1058
-  _globals['_DELETESTOREDREQUEST']._serialized_start=1061
-  _globals['_DELETESTOREDREQUEST']._serialized_end=1191
-  _globals['_DELETESTOREDRESPONSE']._serialized_start=1193
-  _globals['_DELETESTOREDRESPONSE']._serialized_end=1278
-  _globals['_FETCHREQUEST']._serialized_start=1280
-  _globals['_FETCHREQUEST']._serialized_end=1327
-  _globals['_FETCHRESPONSE']._serialized_start=1329
-  _globals['_FETCHRESPONSE']._serialized_end=1430
-  _globals['_WEIGHTSHEADER']._serialized_start=1432
-  _globals['_WEIGHTSHEADER']._serialized_end=1482
-  _globals['_ADAPTERS']._serialized_start=1485
-  _globals['_ADAPTERS']._serialized_end=2132
+  _globals['_LISTSTOREDREQUEST']._serialized_end=874
+  _globals['_LISTSTOREDRESPONSE']._serialized_start=876
+  _globals['_LISTSTOREDRESPONSE']._serialized_end=943
+  _globals['_GETSTOREDHISTORYREQUEST']._serialized_start=945
+  _globals['_GETSTOREDHISTORYREQUEST']._serialized_end=987
+  _globals['_GETSTOREDHISTORYRESPONSE']._serialized_start=989
+  _globals['_GETSTOREDHISTORYRESPONSE']._serialized_end=1079
+  _globals['_DELETESTOREDREQUEST']._serialized_start=1082
+  _globals['_DELETESTOREDREQUEST']._serialized_end=1212
+  _globals['_DELETESTOREDRESPONSE']._serialized_start=1214
+  _globals['_DELETESTOREDRESPONSE']._serialized_end=1299
+  _globals['_FETCHREQUEST']._serialized_start=1301
+  _globals['_FETCHREQUEST']._serialized_end=1348
+  _globals['_FETCHRESPONSE']._serialized_start=1350
+  _globals['_FETCHRESPONSE']._serialized_end=1451
+  _globals['_WEIGHTSHEADER']._serialized_start=1453
+  _globals['_WEIGHTSHEADER']._serialized_end=1503
+  _globals['_ADAPTERS']._serialized_start=1506
+  _globals['_ADAPTERS']._serialized_end=2153
 # @@protoc_insertion_point(module_scope)

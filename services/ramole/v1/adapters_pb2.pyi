@@ -287,6 +287,11 @@ class ListStoredRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     QUERY_FIELD_NUMBER: _builtins.int
+    FROM_WRITER_FIELD_NUMBER: _builtins.int
+    from_writer: _builtins.bool
+    """Refused with UNAVAILABLE by a server that another one has replaced as the writer of the store: for callers that
+    change something else by the answer, such as the index.
+    """
     @_builtins.property
     def query(self) -> _gateway_pb2.ListAdaptersRequest:
         """As the client asked."""
@@ -295,10 +300,11 @@ class ListStoredRequest(_message.Message):
         self,
         *,
         query: _gateway_pb2.ListAdaptersRequest | None = ...,
+        from_writer: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_writer", b"from_writer", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

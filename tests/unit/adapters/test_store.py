@@ -334,6 +334,31 @@ def test_a_server_that_was_replaced_destroys_nothing(s3_place: Any, tmp_path: Pa
     last.close()
 
 
+def test_a_server_that_was_replaced_follows(s3_place: Any, tmp_path: Path, new_at: Any) -> None:
+    old = s3_place.open()
+    kept, gone = (publish(old, new_at(s3_place, name, name)) for name in ("kept", "gone"))
+    staged, _ = old.put(new_at(s3_place, "late", "mine"))
+    assert not old.follow(), "it is the writer itself"
+    there = s3_place.elsewhere(tmp_path / "elsewhere")
+    taker = there.open()
+    late = publish(taker, new_at(there, "late", "theirs"))
+    taker.revoke(gone.name)
+    assert listed(old) == [str(gone.ref), str(kept.ref)]
+    assert old.follow()
+    assert listed(old) == listed(taker) == [str(kept.ref), str(late.ref)]
+    assert old.get(late.name) == taker.get(late.name)
+    assert old.read(late.ref.digest).tensors == b"theirs"
+    assert old.with_samples(old.get(late.name)).samples
+    with pytest.raises(Unavailable, match="another server"):
+        old.publish(staged.ref)
+    for change in (old.check_writer, lambda: old.put(new_at(s3_place, "more", "a"))):
+        with pytest.raises(Unavailable, match="another server"):
+            change()
+    assert old.follow()
+    old.close()
+    taker.close()
+
+
 def test_a_revoked_content_goes_under_every_name_and_stays_out(store: Store, place: Any, new: New) -> None:
     publish(store, new("math", "a"))
     publish(store, new("math", "b"))

@@ -1,4 +1,4 @@
-"""The configuration of a cluster says what was given, to every service, and shows no secret."""
+"""The configuration of a cluster says what was given, to whom it is about, and shows no secret."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def test_serve_reads_it_and_builds_what_the_table_says() -> None:
     assert [application.name for application in schema.applications] == list(SERVICES)
     for application in schema.applications:
         assert application.route_prefix is None
-        assert application.args["settings"]["embedding"] == GIVEN["embedding"]
+        name = application.name
+        assert application.args["settings"].get(name) == GIVEN.get(name)
+        assert application.args["settings"]["internal"] == GIVEN["internal"]
         assert build(application.args)._bound_deployment.name == application.name
     options = build(config["applications"][3]["args"])._bound_deployment.ray_actor_options
     assert options == {"num_cpus": 0.1, "num_gpus": 0.5, "memory": 2**30, "resources": {"big": 1.0}}
@@ -38,8 +40,12 @@ def test_serve_reads_it_and_builds_what_the_table_says() -> None:
 def test_only_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAMOLE_DATA_DIR", "/var/lib/ramole")
     monkeypatch.setenv("RAMOLE_RETRIEVAL__TIMEOUT_S", "3")
-    (args,) = {str(app["args"]["settings"]) for app in serve_config(load_settings())["applications"]}
-    assert args == str({"data_dir": "/var/lib/ramole", "retrieval": {"timeout_s": 3.0}})
+    shares = {app["name"]: app["args"]["settings"] for app in serve_config(load_settings())["applications"]}
+    some = {"data_dir": "/var/lib/ramole"}
+    assert shares == {
+        name: some | ({"retrieval": {"timeout_s": 3.0}} if name in ("retrieval", "gateway") else {})
+        for name in SERVICES
+    }
 
 
 def test_a_patch_holds_the_configuration_as_text() -> None:

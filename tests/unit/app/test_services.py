@@ -157,3 +157,28 @@ def test_what_kuberays_arguments_cannot_mean_is_refused(args: dict[str, Any], fi
         build(args)
     assert refused.value.field == field
     assert remedy in refused.value.remedy
+
+
+def test_an_update_starts_a_new_replica_first_where_there_may_be_two() -> None:
+    def surges(**given: Any) -> dict[str, int]:
+        asked = settings(**given)
+        return {
+            name: build({"service": name, "settings": given})._bound_deployment._deployment_config.max_surge_percent
+            for name, spec in SERVICES.items()
+            if spec.max_surge_percent(asked)
+        }
+
+    any_port = {"server": {"port": 0}, "http": {"port": 0}}
+    assert surges() == {"embedding": 100, "executor": 100}
+    assert surges(retrieval=SERVER, gateway=any_port) == dict.fromkeys(
+        ("embedding", "retrieval", "executor", "gateway"), 100
+    )
+    assert surges(executor={"device": "cuda"}, embedding={"max_surge_percent": 0}) == {}
+    assert surges(executor={"device": "cuda", "max_surge_percent": 50}) == {"embedding": 100, "executor": 50}
+
+
+@pytest.mark.parametrize("name", ["adapters", "retrieval"])
+def test_no_update_runs_two_writers(name: str) -> None:
+    with pytest.raises(WrongState, match=r"one writer|one process") as refused:
+        check_replicas(settings(**{name: {"max_surge_percent": 1}}), "cluster")
+    assert refused.value.field == f"{name}.max_surge_percent"

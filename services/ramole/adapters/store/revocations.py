@@ -17,7 +17,12 @@ class Revocations:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._revoked = {(parts[1], parts[2]) for key in files.keys(_FOLDER) if len(parts := key.split("/")) == 3}
+        self.read()
+
+    def read(self) -> None:
+        """Those that another server has made, too."""
+        keys = self._files.keys(_FOLDER)
+        self._revoked = {(parts[1], parts[2]) for key in keys if len(parts := key.split("/")) == 3}
 
     def __contains__(self, content: tuple[str, str]) -> bool:
         """Whether a (tenant, digest) is revoked."""

@@ -117,6 +117,32 @@ class Store:
             self._writer.close()
             self._lock.close()
 
+    def check_writer(self) -> None:
+        """Raises Unavailable when another server has opened the store since: this one may know too little of it."""
+        self._writer.check()
+
+    def follow(self) -> bool:
+        """Takes over what another server has changed, if one has become the writer. Returns whether one has.
+
+        Two servers run at once while one cluster takes over from another: what is revoked or uploaded at the new one is
+        so at the old one, too, as soon as this has run.
+        """
+        if not self._writer.is_replaced():
+            return False
+        live = {record.ref: record for record in self._manifests.load(finishes=False).records}
+        with self._writing:
+            self._revocations.read()
+            known = {record.ref for record in self._catalog.live()}
+            for ref in known - live.keys():
+                self._catalog.remove(ref)
+            for ref in sorted(live.keys() - known, key=str):
+                staged = self._catalog.get(AdapterName(ref.tenant, ref.name, ref.version))
+                if staged is not None:  # here, and never published: the number is taken
+                    del self._staged[staged.ref]
+                    self._catalog.remove(staged.ref)
+                self._catalog.put(live[ref])
+        return True
+
     def put(
         self, new: NewAdapter, check_usage: Callable[[TenantUsage], None] | None = None
     ) -> tuple[AdapterRecord, bool]:
@@ -133,7 +159,9 @@ class Store:
             AlreadyExists: the idempotency key belongs to another upload.
             Conflict: expected_version is not the latest live version (0 = there must be none).
             WrongState: the tenant has revoked this content.
+            Unavailable: another server has opened the store since, and numbers the versions.
         """
+        self._writer.check()
         self._revocations.check(new.name.tenant, new.digest)
         with self._collector.holding(new.digest):
             with self._writing:
@@ -190,7 +218,11 @@ class Store:
             Unavailable: another server has opened the store since.
         """
         with self._writing:
-            record = self._catalog.at(ref)
+            try:
+                record = self._catalog.at(ref)
+            except NotFound:
+                self._writer.check()  # another server has made its number that of another version
+                raise
             if record.is_live:
                 return self.with_samples(record)
             self._revocations.check(ref.tenant, ref.digest)

@@ -70,12 +70,15 @@ class Writer:
         """Raises as `changing`."""
         if self._is_closed:
             raise Unavailable("the store is closed", remedy="retry with back-off")
-        try:
-            name = self._files.read(_WRITER).decode()
-        except FileNotFoundError:
-            name = ""
-        if name != self._name:
+        if self.is_replaced():
             raise taken_over()
+
+    def is_replaced(self) -> bool:
+        """Whether another server has opened the store since."""
+        try:
+            return self._files.read(_WRITER).decode() != self._name
+        except FileNotFoundError:
+            return True
 
 
 def taken_over() -> Unavailable:
