@@ -61,7 +61,7 @@ def test_a_service_cannot_read_what_it_is_not_given(name: str) -> None:
         ({"cache": {"negative_s": 1}}, {"adapters", "executor"}),
         ({"logging": {"access": False}}, set(SERVICES)),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",  # a set has another order in each process
 )
 def test_a_change_replaces_only_those_who_read_it(change: dict[str, Any], replaced: set[str]) -> None:
     before, after = shares(), shares(**change)
