@@ -63,6 +63,7 @@ class Caller:
         self._channels = channels
         self._part = part
         self._key = key
+        self._replicas: Sequence[str] = ()
 
     async def unary(
         self,
@@ -164,7 +165,7 @@ class Caller:
 
     async def health(self, service: str, *, timeout_s: float = 1.0) -> list[bool]:
         """Asks all replicas for their health, by the name that the service has in protobuf: who says in time that it
-        serves. Empty when none is known."""
+        serves. Empty when none was ever known."""
         from grpc_health.v1 import health_pb2, health_pb2_grpc  # only servers have it
 
         async def is_serving(address: str) -> bool:
@@ -177,10 +178,10 @@ class Caller:
 
         try:
             async with asyncio.timeout(timeout_s):
-                addresses = await self._picker.everyone()
+                self._replicas = await self._picker.everyone()
         except (TimeoutError, Unavailable):
-            addresses = ()
-        return await asyncio.gather(*map(is_serving, addresses))
+            pass  # one that cannot be reached holds up all: then those of the last time are asked
+        return await asyncio.gather(*map(is_serving, self._replicas))
 
     async def everywhere(
         self, method: UnaryUnary[Request, Response], request: Request, *, timeout_s: float | None = None
