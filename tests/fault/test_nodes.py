@@ -26,7 +26,7 @@ LIMIT_S = 580.0
 FAULTS: dict[str, tuple[float, str]] = {
     "kill -9 of Redis": (0, "none fails; Ray's GCS ends with it: both must restart"),
     "kill -9 of the GCS": (0, "none fails; nothing is placed, scaled or replaced meanwhile"),
-    "partition of a node": (20, "20 s for those led there; the node must join anew"),
+    "partition of a node": (12, "12 s for those led there; the node must join anew"),
     "kill -9 of a node": (15, "15 s for those led there; a single writer on it: until Ray places it again"),
 }
 

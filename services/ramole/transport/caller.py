@@ -66,6 +66,7 @@ class Caller:
         self._channels = channels
         self._part = part
         self._key = key
+        self._replicas: tuple[str, ...] | None = None
         self._told_pick: Callable[[float], None] = lambda seconds: None
 
     def report_picks(self, told: Callable[[float], None]) -> None:
@@ -165,16 +166,18 @@ class Caller:
 
     async def health(self, service: str, *, timeout_s: float = 1.0) -> list[bool]:
         """Asks all replicas for their health, by the name that the service has in protobuf: who says in time that it
-        serves. Empty when none is known."""
+        serves. Empty when none was ever known."""
         return await self._health(await self._known(timeout_s) or (), service, timeout_s)
 
     async def _known(self, timeout_s: float) -> tuple[str, ...] | None:
-        """Addresses of all replicas; None = there should be some, and they are not known in time."""
+        """Addresses of all replicas; one that cannot be reached holds up all, and then they are those of the last time.
+        None = there should be some, and none was ever known."""
         try:
             async with asyncio.timeout(timeout_s):
-                return tuple(await self._picker.everyone())
+                self._replicas = tuple(await self._picker.everyone())
         except (TimeoutError, Unavailable):
-            return None
+            pass
+        return self._replicas
 
     async def _health(self, addresses: Sequence[str], service: str, timeout_s: float) -> list[bool]:
         from grpc_health.v1 import health_pb2, health_pb2_grpc  # only servers have it

@@ -21,7 +21,11 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
+    # Also how long anything sent may stay unacknowledged by the other machine (TCP_USER_TIMEOUT): a call into a network
+    # that is cut fails while there is time for another try elsewhere.
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # And how long a connection may take to be made.
+    ("grpc.min_reconnect_backoff_ms", 3_000),
 )
 _NO_PROXY = ("grpc.enable_http_proxy", 0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -16,6 +16,8 @@ from ramole.core.errors import Unavailable
 from ramole.core.settings import ServerSettings
 from ramole.executor.servicer import ExecutorService
 from ramole.gateway.readiness import Readiness
+from ramole.transport.peers import Peers
+from ramole.transport.picker import DirectoryPicker
 from ramole.transport.server import ACCEPTING, GrpcServer
 from support.front_door import BothPorts
 from support.gateway_world import TRUST
@@ -160,6 +162,27 @@ async def test_an_executor_serves_once_the_base_is_loaded() -> None:
     assert str(missing.value).count("no replica") == 3, "all that is missing is named"
     await door.stop()
     await server.stop()
+
+
+async def test_a_replica_that_cannot_be_reached_hides_no_other(door: RealDoor) -> None:
+    """Ray asks all replicas for their addresses, and waits for the one on a node that is cut off."""
+
+    class Cut(DirectoryPicker):
+        is_cut = False
+
+        async def everyone(self) -> Sequence[str]:
+            if self.is_cut:
+                await asyncio.Event().wait()
+            return await super().everyone()
+
+    peers = Peers(lambda name: Cut(door._directory, name), TRUST)
+    name = "ramole.v1.Executor"
+    await peers.executor.check_any_serves(name)
+    Cut.is_cut = True
+    await peers.executor.check_any_serves(name, timeout_s=0.2)
+    with pytest.raises(Unavailable):  # one that was never known
+        await peers.embedding.check_any_serves("ramole.v1.Embedding", timeout_s=0.2)
+    await peers.close()
 
 
 async def test_health_is_asked_for_once_in_a_while_however_many_ask(door: RealDoor) -> None:
