@@ -158,7 +158,8 @@ FAULTS: dict[str, tuple[Check, Callable[[Manifests], Any]]] = {
     "a replica that fits nowhere": (manifests.resources, given(executor={"resources": {"num_cpus": 64}})),
     "a resource of no group": (manifests.resources, given(embedding={"resources": {"custom": {"ramole-service": 1}}})),
     "more replicas than pods": (manifests.resources, given(gateway={"replicas": 50})),
-    "an update without room": (manifests.resources, given(executor={"replicas": 8, "max_surge_percent": 100})),
+    "bounds beyond the pods": (manifests.resources, given(executor={"scaling": {"min": 1, "max": 9}})),
+    "an update without room": (manifests.resources, given(gateway={"replicas": 8, "max_surge_percent": 100})),
     "a head with replicas": (
         manifests.resources,
         lambda w: w.cluster["headGroupSpec"]["rayStartParams"].update({"num-cpus": "4"}),

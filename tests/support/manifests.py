@@ -357,9 +357,10 @@ def resources(world: Manifests) -> Iterator[str]:
         if any(spec.fixed_ports(settings).values()):
             per_pod = min(per_pod, 1)
         most = sum(group["maxReplicas"] for group in fitting) * per_pod
-        if section.replicas > most:
-            yield f"{section.replicas} replicas of {name}, but pods for {most}"
-        elif (asks := section.replicas + ceil(section.replicas * spec.max_surge_percent(settings) / 100)) > most:
+        replicas = section.bounds[1]
+        if replicas > most:
+            yield f"{replicas} replicas of {name}, but pods for {most}"
+        elif (asks := replicas + ceil(replicas * spec.max_surge_percent(settings) / 100)) > most:
             yield f"an update runs {asks} replicas of {name}, but there are pods for {most}"
         free[name] = most
         for group in fitting:
