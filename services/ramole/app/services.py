@@ -237,7 +237,7 @@ def check_replicas(settings: Settings, place: Literal["process", "machine", "clu
             continue
         if scaling.replicas is Replicas.ONE_WRITER:
             raise WrongState(
-                f"{asked} for a service that can have one only: {scaling.why}",
+                f"{asked} of a service that can have one only: {scaling.why}",
                 field=field,
                 remedy=scaling.remedy if section.scaling is None else remedy,
             )
