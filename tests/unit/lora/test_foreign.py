@@ -44,7 +44,7 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "pointer": (POINTER, "Git LFS pointer", "git lfs pull"),
     "page": (PAGE, "web page", "raw file"),
     "xml": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "web page", "signed in"),
-    "text": (b"Entry not found", "'Entry not found'", "raw file"),
+    "text": (b"Entry not found", "this is text", "raw file"),
     "pickle": (pickled(), "pickle", "with PEFT where you trust it"),
     "gguf": (b"GGUF\x03\x00\x00\x00" + bytes(64), "llama.cpp", "PEFT adapter"),
     "zip": (zipped(), "is compressed", "unpack"),
