@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # matrices are tiny here: more threads would wait for each other
 
+import hypothesis
 import pytest
 import torch
 
@@ -26,6 +27,9 @@ if not torch.cuda.is_available():
 
 def pytest_configure(config: pytest.Config) -> None:
     keep_poller()
+    # How long one example takes says how busy the machine is, and nothing of what is tried.
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
     config.pluginmanager.register(CanaryNet(), "canary-net")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
 import urllib.request
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
@@ -20,6 +22,7 @@ import picture
 from ramole.client.client import RamoleClient
 from ramole.core.errors import RamoleError
 from ramole.core.settings import MetricsSettings
+from ramole.lab.chaos.traffic import write_variant
 from ramole.observability.specs import LABELS, OTHER, HistogramSpec
 from ramole.v1 import adapters_pb2, embedding_pb2, executor_pb2, gateway_pb2, retrieval_pb2
 from ramole.zoo.catalog import Zoo
@@ -60,10 +63,12 @@ def figures(families: Families) -> tuple[float, ...]:
 
 
 async def use(address: str, zoo: Zoo, name: str) -> None:
-    """Uploads, generates with the adapter by name and by prompt, deletes."""
+    """Uploads a content that no server has met, generates with the adapter by name and by prompt, deletes."""
     adapter = zoo.adapters[0]
     async with RamoleClient(address) as client:
-        await client.upload(adapter.path, adapter.samples, adapter=name)
+        with TemporaryDirectory() as folder:
+            write_variant(adapter.path, Path(folder), secrets.token_hex(8))
+            await client.upload(folder, adapter.samples, adapter=name)
         for named in ([name], [name], None):
             await client.complete(adapter.prompts[0].prompt, adapters=named or ())
         await client.delete(name)
