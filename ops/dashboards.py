@@ -227,6 +227,12 @@ _ADAPTERS = Dashboard(
             text="1: all requests of a step use the same adapters; 1/b: each has its own.",
         ),
         Panel(
+            "Entropy of the gate",
+            "percentunit",
+            (*_quantiles("ramole_gate_entropy_ratio"), _mean("ramole_gate_entropy_ratio")),
+            text="How evenly an answer's experts share the weight: 0, one has all; 1, all have the same.",
+        ),
+        Panel(
             "Uploads",
             "short",
             (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.numpy import save
 from ramole.adapters.servicer import AdaptersService
 from ramole.core.settings import Settings
 from ramole.executor import servicer
+from ramole.executor.engine import Engine, Update
 from ramole.executor.runner import ModelRunner
 from ramole.executor.scheduler import Schedule
 from ramole.executor.servicer import ExecutorService
@@ -25,6 +27,7 @@ from support.gateway_world import BASE
 from support.real_door import RealDoor
 
 _TARGETS = ("q_proj", "v_proj")
+_TURN_S = 0.005
 
 Tell = Callable[[Any], None]
 
@@ -48,6 +51,7 @@ class CountedWorker(EngineWorker):
         steps: begun so far.
         heard: sequence -> steps begun when the event loop heard of it, of those that ended from outside.
         last: sequence -> the last step that it was part of.
+        held_at: a batch of so many stands still, as does a smaller one that nobody waits to join; None = nothing does.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -55,12 +59,21 @@ class CountedWorker(EngineWorker):
         self.steps = 0
         self.heard: dict[str, int] = {}
         self.last: dict[str, int] = {}
+        self.held_at: int | None = None
         self._over: dict[Tell, int] = {}
         self._waiting = _Waiting(lambda tell: self._over.update({tell: self.steps}))
 
-    def watch(self, runner: ModelRunner) -> None:
+    def watch(self, engine: Engine) -> None:
         """Before the engine runs."""
-        run = runner.run
+        runner: ModelRunner = engine._runner
+        run, step = runner.run, engine.step
+
+        def held() -> list[Update]:
+            held_at = self.held_at  # the event loop's thread sets it
+            if held_at is None:
+                return step()
+            time.sleep(_TURN_S)  # commands run between two calls
+            return step() if engine.num_waiting and engine.num_running < held_at else []
 
         def counted(schedule: Schedule) -> Any:
             self.steps += 1
@@ -68,6 +81,7 @@ class CountedWorker(EngineWorker):
             return run(schedule)
 
         runner.run = counted  # type: ignore[method-assign]
+        engine.step = held  # type: ignore[method-assign]
 
     def _drop(self, sequence_id: str) -> None:
         client = self._clients.get(sequence_id)
@@ -128,7 +142,7 @@ class EngineDoor(RealDoor):
         """
         await self.start_neighbours()
         assert self.tiny._engine is not None
-        self.worker.watch(self.tiny._engine._runner)
+        self.worker.watch(self.tiny._engine)
         await self.start_gateway()
         for number, name in enumerate(names):
             folder = self.settings.data_dir / f"new-{name}"

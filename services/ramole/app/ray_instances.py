@@ -66,12 +66,7 @@ class PrivateRay:
     async def stop(self, cleanup: Callable[[], None], limit_s: float) -> None:
         """See `RayInstance`. Ends every process of it and removes its files; what does not end in time is killed."""
         try:
-            async with asyncio.timeout(limit_s):
-                await self._thread.run(lambda: _leave(cleanup))
-        except TimeoutError:
-            _log.warning("Ray has not stopped within %s s and is killed", limit_s)
-        except Exception:  # whatever it was, nothing of it may be left
-            _log.exception("Ray has not stopped in order and is killed")
+            await _leave(self._thread, cleanup, limit_s, "Ray is killed")
         finally:
             if self._following is not None:
                 self._following.cancel()
@@ -98,13 +93,7 @@ class RunningRay:
 
     async def stop(self, cleanup: Callable[[], None], limit_s: float) -> None:
         """See `RayInstance`."""
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._thread.run(lambda: _leave(cleanup))
-        except TimeoutError:
-            _log.warning("the applications have not ended within %s s; `serve status` there shows them", limit_s)
-        except Exception:
-            _log.exception("the applications may still run; `serve status` there shows them")
+        await _leave(self._thread, cleanup, limit_s, "the applications may still run; `serve status` there shows them")
 
 
 def _start(settings: Settings, folder: Path) -> None:
@@ -178,7 +167,18 @@ def _check_detached() -> None:
         raise WrongState("this process is attached to a Ray instance already", remedy="use another process")
 
 
-def _leave(cleanup: Callable[[], None]) -> None:
+async def _leave(thread: RayThread, cleanup: Callable[[], None], limit_s: float, otherwise: str) -> None:
+    """Runs `cleanup` and detaches. Never raises: what went wrong is logged, with `otherwise`, which then is so."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await thread.run(lambda: _detach(cleanup))
+    except TimeoutError:
+        _log.warning("Ray has not let go within %s s: %s", limit_s, otherwise)
+    except Exception:
+        _log.exception("Ray has not let go in order: %s", otherwise)
+
+
+def _detach(cleanup: Callable[[], None]) -> None:
     import ray
 
     try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from math import log
 from typing import TYPE_CHECKING
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -27,6 +29,12 @@ BATCH_ADAPTERS = HistogramSpec("ramole_batch_unique_adapters", "Unique adapters 
 DENSITY = HistogramSpec(
     "ramole_batch_mask_density",
     "Share of the mask M [requests, unique adapters] that is set, of steps with adapters: 1 = all use the same.",
+    buckets=SHARES,
+)
+GATE_ENTROPY = HistogramSpec(
+    "ramole_gate_entropy_ratio",
+    "Entropy of the mean weights of an answer's experts, as a share of that of equal weights: 0 = one has all. Of "
+    "answers with two experts or more.",
     buckets=SHARES,
 )
 STEP_TOKENS = CounterSpec("ramole_step_tokens", "Tokens that the engine has computed.", ("kind",))
@@ -55,6 +63,7 @@ class EngineMetrics(Collector):
         self._batch_size = BATCH_SIZE.tally(registry)
         self._batch_adapters = BATCH_ADAPTERS.tally(registry)
         self._density = DENSITY.tally(registry)
+        self._entropy = GATE_ENTROPY.tally(registry)
         self._num_prefill = self._num_decode = 0
         self._stages = STAGE_S.on(registry)
         self._seen: StepPlan | None = None
@@ -92,6 +101,10 @@ class EngineMetrics(Collector):
             self._stages.labels(Stage.QUEUE).observe(admitted_s - sequence.arrived_s)
             self._stages.labels(Stage.PREFILL).observe(first_s - admitted_s)
             self._stages.labels(Stage.DECODE).observe(last_s - first_s)
+        weights, _ = sequence.mean_weights()
+        if len(weights) > 1 and weights.sum() > 0:
+            shares = weights[weights > 0] / weights.sum()
+            self._entropy.observe(-float(shares @ np.log(shares)) / log(len(weights)))
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""

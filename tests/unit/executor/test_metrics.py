@@ -72,6 +72,23 @@ def test_steps_tell_batch_adapters_mask_and_tokens(registry: CollectorRegistry) 
         assert value("stage_duration_seconds_count", stage=stage) == 3
 
 
+@pytest.mark.parametrize(
+    ("weights", "entropy"), [([1, 1, 1], 1.0), ([3, 0, 0], 0.0), ([1, 1, 0], np.log(2) / np.log(3))]
+)
+def test_the_gates_entropy_is_of_an_answers_mean_weights(
+    registry: CollectorRegistry, weights: list[float], entropy: float
+) -> None:
+    metrics = EngineMetrics(registry, TenantNames(()), max_waiting=7)
+    mixed = Sequence("0", [1], 1, (Expert("a"), Expert("b"), Expert("c")))
+    mixed.add_usage(np.array([weights, weights], np.float64), np.array([3.0, 3.0]))
+    single = Sequence("1", [1], 1, (Expert("a"),))
+    single.add_usage(np.ones((2, 1)), np.ones(2))
+    for sequence in (mixed, single, Sequence("2", [1], 1)):
+        metrics.answered(sequence)
+    assert registry.get_sample_value("ramole_gate_entropy_ratio_count") == 1
+    assert registry.get_sample_value("ramole_gate_entropy_ratio_sum") == pytest.approx(entropy)
+
+
 def test_an_answer_that_never_began_has_no_stages(registry: CollectorRegistry) -> None:
     metrics = EngineMetrics(registry, TenantNames(()), max_waiting=7)
     metrics.answered(Sequence("0", [1], 1))

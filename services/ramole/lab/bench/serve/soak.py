@@ -59,10 +59,11 @@ def run_soak(case: SoakCase, *, progress: Progress) -> dict[str, Any]:
     Returns:
         {"setup", "case", "samples", "summary"}, ready for JSON.
     """
+    load_before = os.getloadavg()
     with TemporaryDirectory(prefix="ramole-soak-") as name:
         seen, left = asyncio.run(_run(case, Path(name), progress))
     return {
-        "setup": setup() | {"load_after": os.getloadavg()},
+        "setup": setup() | {"load_before": load_before, "load_after": os.getloadavg()},
         "case": asdict(case),
         "samples": seen.samples,
         "errors": seen.errors,
