@@ -13,7 +13,7 @@ import grpc
 from ramole.core import access
 from ramole.core.bounds import COUNTS, check_count
 from ramole.core.call import current_call
-from ramole.core.errors import InvalidInput, RamoleError, WrongState
+from ramole.core.errors import InvalidInput, RamoleError, Unavailable, WrongState
 from ramole.core.settings import Settings
 from ramole.gateway.answers import AnswerFlow
 from ramole.gateway.backends import Backends
@@ -266,7 +266,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
         return await self._describe()
 
     async def _describe(self) -> gateway_pb2.DescribeResponse:
-        statuses, encoder_id = await asyncio.gather(self._statuses(), self._encoder_id())
+        statuses, encoder_id = await asyncio.gather(self._present_statuses(), self._encoder_id())
         answer = describe_to_pb(
             statuses,
             version=version("ramole"),
@@ -291,6 +291,13 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer, Service):
                 return next((each.encoder_id for each in await self._backends.generations()), "")
         except (TimeoutError, RamoleError):
             return ""
+
+    async def _present_statuses(self) -> list[executor_pb2.GetStatusResponse]:
+        """None while no executor answers: who looks at a system wants to see what is wrong with it."""
+        try:
+            return await self._statuses()
+        except Unavailable:
+            return []
 
     async def _statuses(self) -> list[executor_pb2.GetStatusResponse]:
         executor, request = self._backends.executor, executor_pb2.GetStatusRequest()

@@ -91,6 +91,8 @@ async def test_health_is_serving_while_each_service_has_a_replica(door: RealDoor
         status, why = await watch.ready()
         assert status == 503
         assert f"no replica of {name} serves" in why
+        told = await door.client.describe()
+        assert [each.name for each in told.services if not each.serving] == [name], "also where it was the executor"
         again = type(service)(door.settings) if name == "retrieval" else service
         if name == "adapters":  # the store of the one that stopped is closed
             again = type(service)(door.settings, service._base)
