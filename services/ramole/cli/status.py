@@ -74,9 +74,9 @@ async def _watch(client: RamoleClient, every_s: float, *, as_json: bool) -> None
 def rates(now: Description, before: Description | None) -> dict[str, float] | None:
     """Requests and tokens of answers a second between two looks; None where that cannot be told.
 
-    An executor that was replaced, or did not answer one of the times, takes its counts with it.
+    An executor that was replaced, or did not answer one of the times, takes its counts with it, and brings them back.
     """
-    if before is None or now.time is None or before.time is None:
+    if before is None or now.time is None or before.time is None or now.max_running != before.max_running:
         return None
     seconds = (now.time - before.time).total_seconds()
     ended, tokens = now.ended - before.ended, now.tokens_out - before.tokens_out

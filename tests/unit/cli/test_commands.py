@@ -21,7 +21,7 @@ from ramole.cli import app
 from ramole.cli.status import rates
 from ramole.client import SyncRamoleClient
 from ramole.core.composition import PRESETS
-from ramole.core.errors import Unavailable
+from ramole.core.errors import DeadlineExceeded
 from ramole.transport.values import composition_from_pb
 from support.world_thread import WorldThread, world_thread
 
@@ -148,7 +148,7 @@ def test_the_status_is_what_the_server_says(world: WorldThread) -> None:
 
 
 def test_watching_goes_on_when_the_server_does_not_answer(world: WorldThread) -> None:
-    world.world.executor.failures["GetStatus"] = [Unavailable("gone", retry_after_s=None)]
+    world.world.executor.failures["GetStatus"] = [DeadlineExceeded("gone")]
     args = [str(Path(sys.executable).with_name("ramole")), "status", "--watch", "--every", "0.2", "--json"]
     with subprocess.Popen(args, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -183,6 +183,7 @@ def test_rates_are_told_only_where_both_looks_count_the_same(
     )
     assert rates(now, before) == expected
     assert rates(now, None) is None
+    assert rates(now, replace(before, max_running=0)) is None, "no executor had answered"
 
 
 def test_an_upload_that_takes_long_shows_its_bytes_on_a_terminal_only(world: WorldThread, folder: Path) -> None:
