@@ -10,7 +10,8 @@ import torch
 
 from ramole.core.composition import PRESETS, Expert
 from ramole.core.errors import Internal
-from ramole.executor.engine import Engine, LoadAdapter
+from ramole.executor.engine import Engine
+from ramole.executor.loads import LoadAdapter
 from ramole.executor.runner import ModelRunner
 from ramole.executor.sequence import Sequence as EngineSequence
 from ramole.lab.bench.executor.world import Request
