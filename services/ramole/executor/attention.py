@@ -103,12 +103,14 @@ class Segment:
     Attributes:
         start, stop: which of the packed tokens.
         past: tokens of the sequence that are cached already.
-        places: of all its tokens, cached and new, among all tokens of all blocks: [past + stop - start].
+        blocks: of the sequence, as far as these tokens reach.
+        places: where their keys and values go, among all tokens of all blocks: [stop - start].
     """
 
     start: int
     stop: int
     past: int
+    blocks: torch.Tensor
     places: torch.Tensor
     _masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
 
@@ -118,28 +120,33 @@ class Segment:
         """Writes k and v into the blocks. Returns what the tokens see.
 
         Args:
-            keys, values: of the layer, token by token: [tokens, H_kv, D].
+            keys, values: of the layer, [blocks, BLOCK, H_kv, D].
             q: [1, H, n, D], `k` and `v` [1, H_kv, n, D] of these tokens.
 
         Returns:
             [1, H, n, D]
         """
-        new = self.places[self.past :]
-        keys[new], values[new] = k[0].transpose(0, 1), v[0].transpose(0, 1)
+        keys.flatten(0, 1).index_copy_(0, self.places, k[0].transpose(0, 1))
+        values.flatten(0, 1).index_copy_(0, self.places, v[0].transpose(0, 1))
+        end = self.past + self.stop - self.start
         if self.past:
-            k, v = (each[self.places].transpose(0, 1)[None] for each in (keys, values))
-        end = len(self.places)
-        group = q.shape[1] // k.shape[1]
-        if group > 1:
-            k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        if not self.past and how.softcap is None and (how.window is None or end <= how.window):
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=how.scale)
-        return attend(q, k, v, self._mask(how.window, q.device), how)
+            k, v = (
+                each.index_select(0, self.blocks).flatten(0, 1)[:end].transpose(0, 1)[None] for each in (keys, values)
+            )
+        is_causal = not self.past and how.softcap is None and (how.window is None or end <= how.window)
+        shares = q.shape[1] > k.shape[1]
+        if shares and not (how.softcap is None and (is_causal or q.device.type == "cpu")):
+            # On a GPU no fast kernel takes both a mask and keys that heads share.
+            group = q.shape[1] // k.shape[1]
+            k, v, shares = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), False
+        if is_causal:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=how.scale, enable_gqa=shares)
+        return attend(q, k, v, self._mask(how.window, end, q.device), how, enable_gqa=shares)
 
-    def _mask(self, window: int | None, device: torch.device) -> torch.Tensor:
+    def _mask(self, window: int | None, end: int, device: torch.device) -> torch.Tensor:
         if window not in self._masks:
-            i = torch.arange(self.past, len(self.places), device=device)[:, None]
-            self._masks[window] = visible(i, torch.arange(len(self.places), device=device), window)
+            i = torch.arange(self.past, end, device=device)[:, None]
+            self._masks[window] = visible(i, torch.arange(end, device=device), window)
         return self._masks[window]
 
 
@@ -204,7 +211,7 @@ def packed_attention(
         q, k, v = (each[0, :, :n].transpose(0, 1) for each in (query, key, value))
         tokens.decode.attend(layer, q, k, v, out[:n], scores)
     if tokens.segments:
-        keys, values = (each[layer].flatten(0, 1) for each in (tokens.kv.keys, tokens.kv.values))
+        keys, values = tokens.kv.keys[layer], tokens.kv.values[layer]
         for segment in tokens.segments:
             q, k, v = (each[:, :, segment.start : segment.stop] for each in (query, key, value))
             seen = segment.attend(keys, values, q, k, v, scores)
@@ -218,9 +225,15 @@ def visible(i: torch.Tensor, j: torch.Tensor, window: int | None) -> torch.Tenso
     return mask & (i - j < window) if window else mask
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, how: Scores) -> torch.Tensor:
-    """What queries [..., n, D] see of keys and values [..., m, D]: [..., n, D]."""
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, how: Scores, *, enable_gqa: bool = False
+) -> torch.Tensor:
+    """What queries [..., H, n, D] see of keys and values [..., H, m, D]: [..., H, n, D].
+
+    Args:
+        enable_gqa: k and v have fewer heads; not with a softcap.
+    """
     if how.softcap is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=how.scale)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=how.scale, enable_gqa=enable_gqa)
     scores = torch.tanh((q @ k.transpose(-1, -2)).float() * how.scale / how.softcap) * how.softcap
     return torch.softmax(scores.masked_fill(~mask, float("-inf")), -1).to(v.dtype) @ v

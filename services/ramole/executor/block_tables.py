@@ -58,7 +58,7 @@ class BlockTables:
         return int(self.positions.max(initial=0)) // BLOCK + 1
 
 
-def places_of(sequence: Sequence, stop: int) -> IntArray:
-    """Where the first `stop` tokens of a sequence are, among all tokens of all blocks: [stop]."""
-    blocks = np.array(sequence.blocks, np.int64)
-    return (blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)[:stop]
+def places_of(sequence: Sequence, count: int) -> IntArray:
+    """Where the next `count` tokens of a sequence go, among all tokens of all blocks: [count]."""
+    positions = np.arange(sequence.num_cached, sequence.num_cached + count)
+    return np.array(sequence.blocks, np.int64)[positions // BLOCK] * BLOCK + positions % BLOCK

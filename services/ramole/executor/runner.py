@@ -167,9 +167,10 @@ class ModelRunner:
         n = plan.num_decode
         segments = []
         for (start, stop), sequence in list(zip(plan.segments, sequences, strict=True))[n:]:
-            past = sequence.num_cached
-            places = self._tensor(places_of(sequence, past + stop - start))
-            segments.append(attention.Segment(start, stop, past, places))
+            past, length = sequence.num_cached, stop - start
+            blocks = sequence.blocks[: blocks_for(past + length)]
+            places = places_of(sequence, length)
+            segments.append(attention.Segment(start, stop, past, self._tensor(blocks), self._tensor(places)))
         decode = None
         if n:
             batch.tables.update()
