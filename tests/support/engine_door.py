@@ -89,6 +89,7 @@ class TinyExecutor(ExecutorService):
             slot_rank=options.slot_rank,
             max_rows=options.max_rows,
             max_len=options.max_len,
+            num_blocks=options.kv_blocks or None,
             router=random_router(model),
         )
         return runner, TextCodec(Words(), ())

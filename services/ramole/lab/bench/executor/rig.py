@@ -62,6 +62,7 @@ class Rig:
         router: AdapterWeights | None,
         layout: Layout | None = None,
         make: type[ModelRunner] = ModelRunner,
+        num_blocks: int | None = None,
     ) -> Rig:
         """`num_slots` counts usable slots, without the empty one."""
         runner = make(
@@ -70,6 +71,7 @@ class Rig:
             slot_rank=slot_rank,
             max_rows=max_rows,
             max_len=max_len,
+            num_blocks=num_blocks,
             router=router,
             layout=layout,
         )
