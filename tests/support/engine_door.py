@@ -103,6 +103,7 @@ class TinyExecutor(ExecutorService):
             slot_rank=options.slot_rank,
             max_rows=options.max_rows,
             max_len=options.max_len,
+            num_blocks=options.kv_blocks or None,
             router=random_router(model),
         )
         return runner, TextCodec(Words(), ())
@@ -157,7 +158,7 @@ class EngineDoor(RealDoor):
         def inside(engine: Any) -> dict[str, int]:
             scheduler = engine._scheduler
             return {
-                "rows": scheduler_rows(engine) - len(scheduler._free_rows),
+                "blocks": engine.memory.num_used_blocks,
                 "running": engine.num_running,
                 "waiting": engine.num_waiting,
                 "slots": sum(scheduler.slots._refs.values()),
@@ -171,12 +172,6 @@ class EngineDoor(RealDoor):
         return (
             found | {"pins": pins, "callers": self.worker.num_callers, "clients": len(self.worker._clients)} | servers
         )
-
-
-def scheduler_rows(engine: Any) -> int:
-    """How many rows there are."""
-    rows: int = engine._runner.kv.keys[0].shape[0]
-    return rows
 
 
 def counted_workers(monkeypatch: Any) -> None:

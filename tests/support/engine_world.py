@@ -109,13 +109,14 @@ def make_world(
     token_budget: int = 64,
     num_adapters: int = 8,
     layout: Layout | None = None,
+    **engine: Any,
 ) -> World:
     """A fresh engine over the tiny model with adapters a0, a1, ... of mixed ranks and targets."""
     model = tiny_llama()
     targets = [("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj", "o_proj"), ("_proj",), ("down_proj",)]
     adapters = {f"a{i}": random_adapter(model, i, [2, 4, 8][i % 3], targets[i % 4]) for i in range(num_adapters)}
     return make_engine(
-        model, adapters, num_slots=num_slots, max_rows=max_rows, token_budget=token_budget, layout=layout
+        model, adapters, num_slots=num_slots, max_rows=max_rows, token_budget=token_budget, layout=layout, **engine
     )
 
 
@@ -129,6 +130,8 @@ def make_engine(
     token_budget: int = 64,
     uses_graphs: bool = True,
     layout: Layout | None = None,
+    num_blocks: int | None = None,
+    prefix_reuse: bool = False,
 ) -> World:
     """A fresh engine over any model and adapters; no `router` = a random one."""
     runner = ModelRunner(
@@ -137,6 +140,7 @@ def make_engine(
         slot_rank=8,
         max_rows=max_rows,
         max_len=96,
+        num_blocks=num_blocks,
         router=router or random_router(model),
         uses_graphs=uses_graphs,
         layout=layout,
@@ -153,5 +157,6 @@ def make_engine(
         num_slots=num_slots,
         max_rows=max_rows,
         token_budget=token_budget,
+        prefix_reuse=prefix_reuse,
     )
     return world

@@ -14,6 +14,7 @@ import torch
 
 from ramole.core.composition import Composition, Expert, Merge, Weighting
 from ramole.core.sampling import Sampling
+from ramole.executor.block_pool import SINK
 from ramole.executor.engine import Update
 from ramole.executor.sampler import Sampler
 from ramole.executor.sequence import Sequence
@@ -71,14 +72,16 @@ def never_answer_poison(module: torch.nn.Module, args: Any, output: Any) -> None
     output.logits[..., POISON] = -torch.inf  # as bases do with ids that stand for nothing
 
 
-def make_world(form: str) -> World:
+def make_world(form: str, **memory: Any) -> World:
     """An engine that computes by `form`: torch, native, triton (its interpreter) or graphs (on a GPU)."""
     if torch.cuda.is_available() and form == "triton":
         pytest.skip("on a GPU the form is tested there, by graphs")
     model = tiny_llama().to(device_of(form))
     model.register_forward_pre_hook(explode_on_poison, with_kwargs=True)
     model.register_forward_hook(never_answer_poison)
-    return make_engine(model, adapters_of(model), num_slots=6, max_rows=4, token_budget=24, layout=layout_of(form))
+    return make_engine(
+        model, adapters_of(model), num_slots=6, max_rows=4, token_budget=24, layout=layout_of(form), **memory
+    )
 
 
 @dataclass(frozen=True)
@@ -142,13 +145,13 @@ class Alone:
         return self._known[bystander.seed]
 
 
-def drive(form: str, seed: int, alone: Alone, steps: int, may_differ: int = 0) -> None:
-    """Bystanders and hostile requests arrive, run, are cancelled, revoked; every row and slot is used many times.
+def drive(form: str, seed: int, alone: Alone, steps: int, may_differ: int = 0, **memory: Any) -> None:
+    """Bystanders and hostile requests arrive, run, are cancelled, revoked; every block and slot is used many times.
 
     `may_differ`: bystanders whose tokens may differ by a tie, where rounding depends on the batch.
     """
     r = random.Random(seed)
-    world = make_world(form)
+    world = make_world(form, **memory)
     engine = world.engine
     updates: list[Update] = []
     bystanders: dict[str, Bystander] = {}
@@ -181,5 +184,7 @@ def drive(form: str, seed: int, alone: Alone, steps: int, may_differ: int = 0) -
     scheduler = engine._scheduler
     assert not scheduler.running
     assert not scheduler.slots._refs
-    kv = engine._runner.kv
-    assert all(not t.any() for t in [*kv.keys, *kv.values])  # nothing is left for whoever comes next
+    pool, kv = scheduler.pool, engine._runner.kv
+    assert pool.num_free == kv.num_blocks
+    clean = [block for block in range(kv.num_blocks + 2) if block not in pool._idle and block != SINK]
+    assert all(not t[clean].any() for t in [*kv.keys, *kv.values])  # nothing is left for whoever comes next

@@ -491,6 +491,17 @@ class ExecutorSettings(ServiceSettings):
     slot_rank: int = Field(default=16, ge=1)
     max_rows: int = Field(default=32, ge=1, description="requests that run at once")
     max_len: int = Field(default=256, ge=8, description="prompt + completion tokens of one request")
+    kv_blocks: int = Field(
+        default=0,
+        ge=0,
+        description="blocks of 16 tokens of KV memory; 0 = as many as max_rows requests of max_len need. With fewer, "
+        "the youngest request sometimes waits and has its keys and values computed again",
+    )
+    prefix_reuse: bool = Field(
+        default=True,
+        description="whether a prompt that begins like another one of its tenant, with the same adapters, weights and "
+        "composition, begins with its keys and values; never with a routed composition",
+    )
     token_budget: int = Field(
         default=512, ge=2, description="tokens of one engine step; more than max_rows, or prompts would starve"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ramole.executor.block_tables import BlockTables
 from ramole.executor.scheduler import Schedule
 from ramole.executor.sequence import Sequence
 from ramole.mixture.mixture import Mixture
@@ -17,12 +18,16 @@ class Batch:
 
     Attributes:
         sequences: in packed order.
+        tables: the blocks of those that have one token.
+        is_counted: of each sequence, whether these steps compute tokens of it for the first time.
         step: the plan as the forms compute it; None when nobody uses adapters, or before it was laid out.
         num_steps: how often it ran.
     """
 
     sequences: list[Sequence]
     plan: StepPlan
+    tables: BlockTables
+    is_counted: list[bool]
     step: Step | None = None
     num_steps: int = 0
 
@@ -30,7 +35,13 @@ class Batch:
     def of(cls, schedule: Schedule) -> Batch:
         """Plans a schedule."""
         mixtures = [sequence.mixture or RequestMixture() for sequence in schedule.sequences]
-        return cls(schedule.sequences, build_step_plan(mixtures, schedule.chunks))
+        plan = build_step_plan(mixtures, schedule.chunks)
+        return cls(
+            schedule.sequences,
+            plan,
+            BlockTables(schedule.sequences[: plan.num_decode]),
+            [not sequence.is_computed_again for sequence in schedule.sequences],
+        )
 
     @property
     def is_decode(self) -> bool:
@@ -43,7 +54,9 @@ class Batch:
             self.is_decode
             and (self.step is None or self.step.form.sums_steps)
             and len(schedule.sequences) == schedule.num_tokens == len(self.sequences)
-            and all(a is b for a, b in zip(schedule.sequences, self.sequences, strict=True))
+            and all(self.is_counted)
+            and not any(sequence.is_computed_again for sequence in schedule.sequences)
+            and self.tables.are_of(schedule.sequences)
         )
 
     def book(self, mixture: Mixture) -> list[tuple[Sequence, Exception]]:
@@ -57,12 +70,14 @@ class Batch:
         try:
             weights, counts = mixture.usage(self.step)
         except Exception as error:
-            return [(sequence, error) for sequence in self.sequences if sequence.experts]
+            return [(sequence, error) for _, sequence in self._counted()]
         failed: list[tuple[Sequence, Exception]] = []
-        for i, sequence in enumerate(self.sequences):
-            if sequence.experts:
-                try:
-                    sequence.add_usage(weights[:, i], self.num_steps * counts[:, i])
-                except Exception as error:
-                    failed.append((sequence, error))
+        for i, sequence in self._counted():
+            try:
+                sequence.add_usage(weights[:, i], self.num_steps * counts[:, i])
+            except Exception as error:
+                failed.append((sequence, error))
         return failed
+
+    def _counted(self) -> list[tuple[int, Sequence]]:
+        return [(i, each) for i, each in enumerate(self.sequences) if each.experts and self.is_counted[i]]

@@ -13,7 +13,7 @@ again in halves, until the culprit is alone. Only a device that no longer comput
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
@@ -21,18 +21,12 @@ from itertools import islice
 import torch
 
 from ramole.core.answer import FinishReason
-from ramole.core.errors import (
-    Cancelled,
-    ExpertUnavailable,
-    InvalidInput,
-    LimitExceeded,
-    RamoleError,
-    Unavailable,
-    WrongState,
-    own_fault,
-    told,
-)
+from ramole.core.composition import Composition, Expert
+from ramole.core.errors import Cancelled, ExpertUnavailable, LimitExceeded, RamoleError, own_fault
+from ramole.executor.block_pool import BLOCK, BlockPool
 from ramole.executor.fair_queue import BYTES_PER_TOKEN
+from ramole.executor.limits import check_experts, fit_length
+from ramole.executor.loads import LoadAdapter, Loads
 from ramole.executor.recent import RecentMean
 from ramole.executor.runner import ModelRunner
 from ramole.executor.sampler import SampledToken
@@ -43,8 +37,6 @@ from ramole.lora.weights import AdapterWeights
 from ramole.mixture.plan import NO_SLOT, RequestMixture, StepPlan
 
 _RECENT_S = 10.0
-
-LoadAdapter = Callable[[str], "Future[AdapterWeights]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +56,38 @@ class Memory:
     Attributes:
         num_slots: for adapters.
         num_pinned: slots of adapters that running sequences use.
-        num_rows: of KV memory.
-        kv_share: of it that holds tokens, 0 to 1.
+        num_rows: sequences that can run at once.
+        num_blocks: of KV memory.
+        num_used_blocks: those that sequences hold.
+        num_kept_blocks: those that nobody holds, kept for whoever begins alike.
     """
 
     num_slots: int
     num_pinned: int
     num_rows: int
-    kv_share: float
+    num_blocks: int
+    num_used_blocks: int
+    num_kept_blocks: int
+
+    @property
+    def kv_share(self) -> float:
+        """Of the KV memory that sequences hold, 0 to 1."""
+        return self.num_used_blocks / self.num_blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What has been counted since the start.
+
+    Attributes:
+        num_preempted: how often a sequence gave its blocks to an older one.
+        num_asked: prompt tokens that were admitted, where prefixes are reused.
+        num_reused: those of them whose keys and values were there.
+    """
+
+    num_preempted: int
+    num_asked: int
+    num_reused: int
 
 
 class Engine:
@@ -90,6 +106,7 @@ class Engine:
         max_rows: int,
         token_budget: int,
         max_waiting: int = 1024,
+        prefix_reuse: bool = False,
         tenant_weights: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -101,12 +118,13 @@ class Engine:
                 may still be copying.
             stepped: told of each step its plan, how many sequences got a token again, the seconds that it took, and
                 those since the end of the one before.
+            prefix_reuse: whether a prompt may begin with keys and values that another sequence of its tenant has
+                computed, with the very same mixture.
             tenant_weights: share of each tenant beside the others; 1 where none is given.
             clock: monotonic seconds.
         """
         self._runner = runner
-        self._load = load
-        self._release = release
+        self._loads = Loads(load, release)
         self._placed = placed
         self._stepped = stepped
         self._last_step_s = 0.0
@@ -117,9 +135,13 @@ class Engine:
         self._clock = clock
         self._max_waiting = max_waiting
         self._scheduler = Scheduler(
-            SlotTable(num_slots), max_rows=max_rows, token_budget=token_budget, tenant_weights=tenant_weights
+            SlotTable(num_slots),
+            BlockPool(runner.kv.num_blocks),
+            max_rows=max_rows,
+            token_budget=token_budget,
+            reuses_prefixes=prefix_reuse,
+            tenant_weights=tenant_weights,
         )
-        self._loads: dict[str, Future[AdapterWeights]] = {}
         self._slot_bytes = [0] * num_slots
         self._sequences: dict[str, Sequence] = {}
         self._updates: list[Update] = []
@@ -147,7 +169,7 @@ class Engine:
     @property
     def pending_loads(self) -> tuple[Future[AdapterWeights], ...]:
         """Loads under way."""
-        return tuple(load for load in self._loads.values() if not load.done())
+        return self._loads.pending
 
     @property
     def num_running(self) -> int:
@@ -208,14 +230,26 @@ class Engine:
     @property
     def memory(self) -> Memory:
         """How full the device is. Callable from any thread."""
-        slots, num_rows = self._scheduler.slots, self._num_rows
-        num_cached = sum(sequence.num_cached for sequence in tuple(self._scheduler.running))
+        slots, pool = self._scheduler.slots, self._scheduler.pool
         return Memory(
             num_slots=slots.num_slots - 1,
             num_pinned=slots.num_pinned,
-            num_rows=num_rows,
-            kv_share=num_cached / (num_rows * self._runner.kv.max_len),
+            num_rows=self._num_rows,
+            num_blocks=pool.num_blocks,
+            num_used_blocks=pool.num_used,
+            num_kept_blocks=pool.num_kept,
         )
+
+    @property
+    def figures(self) -> Figures:
+        """Callable from any thread."""
+        scheduler = self._scheduler
+        return Figures(scheduler.num_preempted, scheduler.num_asked, scheduler.num_reused)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that the KV memory holds. Callable from any thread."""
+        return BLOCK * self._scheduler.pool.num_blocks
 
     def holds(self, digest: str) -> bool:
         """Whether an adapter is on the device. Callable from any thread."""
@@ -229,46 +263,49 @@ class Engine:
     @property
     def awaited(self) -> tuple[str, ...]:
         """Digests of adapters that the queue waits for and the device has not, in the order of the queue."""
-        wanted = dict.fromkeys(digest for sequence in self._scheduler.waiting for digest in sequence.digests)
+        wanted = dict.fromkeys(digest for sequence in self._without_slots() for digest in sequence.digests)
         return tuple(digest for digest in wanted if not self.holds(digest))
 
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence and starts loading its missing adapters.
 
         Raises:
-            InvalidInput: the prompt is empty or too long for its row.
+            InvalidInput: the prompt is empty, or it does not fit with its answer.
             LimitExceeded: the queue is full, or the request needs more slots than there are.
             WrongState: a routed composition without a RouterLoRA.
         """
-        self._fit_length(sequence)
+        fit_length(sequence, max_len=self._runner.kv.max_len, num_blocks=self._runner.kv.num_blocks)
         if len(self._scheduler.waiting) >= self._max_waiting:
             raise LimitExceeded(
                 f"{self._max_waiting} requests are waiting already", remedy="retry later", retry_after_s=1.0
             )
-        if len(sequence.digests) > self._scheduler.slots.num_slots - 1:
-            raise LimitExceeded(
-                f"{len(sequence.digests)} adapters asked for", field="adapters", remedy="raise executor.num_slots"
-            )
-        if sequence.composition.weighting.is_routed and sequence.experts and not self._runner.mixture.has_router:
-            raise WrongState(
-                "this server has no RouterLoRA",
-                field="composition.weighting",
-                remedy="use another weighting, or set executor.router",
-            )
-        # The scheduler builds it, with slots. What cannot be built fails here, where only its caller hears of it.
-        RequestMixture.build(sequence.composition, sequence.experts, [NO_SLOT] * len(sequence.experts))
+        self._check_experts(sequence.experts, sequence.composition)
         self._sequences[sequence.id] = sequence
         self._scheduler.add(sequence)
         self._load_for_waiting()
 
+    def reroute(self, sequence_id: str, experts: tuple[Expert, ...], composition: Composition) -> None:
+        """Gives a sequence other experts from its next token on. Unknown ids are ignored: it may have just finished.
+
+        Its tokens stay, and nothing else stops: it goes to the front of the queue, and once its adapters have slots its
+        keys and values are made anew by them, in chunks beside the others' steps. Its usage is then of these experts.
+
+        Raises:
+            LimitExceeded: they need more slots than there are.
+            WrongState: a routed composition without a RouterLoRA.
+        """
+        self._check_experts(experts, composition)
+        self._runner.settle()  # the steps so far are those of the experts that it had
+        self._fail_unbooked()
+        sequence = self._sequences.get(sequence_id)
+        if sequence is not None:
+            self._scheduler.reroute(sequence, experts, composition)
+            self._wipe()
+            self._load_for_waiting()
+
     def cancel(self, sequence_id: str) -> None:
         """Frees everything a sequence holds. Unknown ids are ignored: it may have just finished."""
-        sequence = self._sequences.pop(sequence_id, None)
-        if sequence is not None:
-            row = sequence.row
-            self._scheduler.finish(sequence)
-            if row is not None:
-                self._runner.wipe(row)
+        self._take_out(sequence_id, keeps=True)
 
     def evict(self, digests: Collection[str], *, abort: bool, tenant: str = "") -> int:
         """Forgets adapters. Those in use go when their last sequence ends, or at once with `abort`.
@@ -290,12 +327,14 @@ class Engine:
         users = [sequence for sequence in self._sequences.values() if is_user(sequence)] if abort else []
         for sequence in users:
             self._fail(sequence, Cancelled("an adapter of this request was revoked", field="adapters"))
-        awaited = wanted & {digest for sequence in self._scheduler.waiting for digest in sequence.digests}
-        for digest in (wanted - awaited) & self._loads.keys():
-            self._take_load(digest)
-        for digest in awaited - self._loads.keys():
+        awaited = wanted & {digest for sequence in self._without_slots() for digest in sequence.digests}
+        for digest in wanted - awaited:
+            if digest in self._loads:
+                self._loads.take(digest)
+        for digest in awaited:
             # Also what is on the device: it may have to make room before their turn.
-            self._start_load(digest)
+            self._loads.start(digest)
+        self._scheduler.pool.forget(wanted)
         self._doomed |= wanted
         self._bury()
         return len(users)
@@ -304,11 +343,12 @@ class Engine:
         """One iteration. Returns the news since the last one; empty when everything waits for adapters."""
         self._bury()
         self._collect_loads()
-        schedule = self._scheduler.schedule(self._is_loaded)
+        schedule = self._scheduler.schedule(self._loads.is_done)
+        self._wipe()
         for digest, slot in schedule.placements:
             self._place(digest, slot)
             if digest not in self._doomed:  # it may have to make room for others, and come back for those who wait
-                self._take_load(digest)
+                self._loads.take(digest)
         if schedule.placements:
             schedule = schedule.without_finished()
         if schedule.sequences:
@@ -321,23 +361,11 @@ class Engine:
         updates, self._updates = self._updates, []
         return updates
 
-    def _fit_length(self, sequence: Sequence) -> None:
-        length, max_len = len(sequence.prompt), self._runner.kv.max_len
-        if not length:
-            raise InvalidInput("the prompt has no tokens", field="prompt", remedy="send some text")
-        if length >= max_len:
-            raise InvalidInput(
-                f"{length} prompt tokens leave no room for an answer in {max_len}",
-                field="prompt",
-                remedy=f"shorten it to at most {max_len - 1} tokens or raise executor.max_len",
-            )
-        sequence.max_tokens = sequence.max_tokens or max_len - length
-        if length + sequence.max_tokens > max_len:
-            raise InvalidInput(
-                f"{length} prompt tokens + {sequence.max_tokens} new ones exceed {max_len}",
-                field="sampling.max_tokens",
-                remedy=f"ask for at most {max_len - length}, give no number (as many as fit) or raise executor.max_len",
-            )
+    def _check_experts(self, experts: tuple[Expert, ...], composition: Composition) -> None:
+        slots, mixture = self._scheduler.slots, self._runner.mixture
+        check_experts(experts, composition, num_slots=slots.num_slots, has_router=mixture.has_router)
+        # The scheduler builds it, with slots. What cannot be built fails here, where only its caller hears of it.
+        RequestMixture.build(composition, experts, [NO_SLOT] * len(experts))
 
     def _run(self, schedule: Schedule) -> None:
         started_s = self._clock()
@@ -353,7 +381,7 @@ class Engine:
                 self._fail(schedule.sequences[0], own_fault(error, "the model failed on this request"))
             return
         self._account(plan)
-        num_decoded = sum(1 for sequence in schedule.sequences if sequence.tokens)
+        num_decoded = sum(1 for sequence in schedule.sequences if sequence.is_prefilled)
         for sequence, chunk, choice in zip(schedule.sequences, schedule.chunks, choices, strict=True):
             self._advance(sequence, chunk, choice, plan)
         ended_s = self._clock()
@@ -364,14 +392,22 @@ class Engine:
         slots = self._scheduler.slots
         for digest in [d for d in self._doomed if not slots.refs(d) and not self._waiting_for(d)]:
             self._doomed.discard(digest)
+            self._scheduler.pool.forget([digest])  # what its last users have left
             slot = slots.drop(digest)
             if slot is not None:
                 self._runner.clear(slot)
                 self._slot_bytes[slot] = 0
+        self._wipe()
+
+    def _wipe(self) -> None:
+        """Zeroes the blocks that have become free."""
+        freed = self._scheduler.pool.take_freed()
+        if freed:
+            self._runner.wipe(freed)
 
     def _place(self, digest: str, slot: int) -> None:
         """Writes an adapter into the slot that it was given. If that cannot be done, those who wait for it fail."""
-        weights = self._loads[digest].result()
+        weights = self._loads.weights(digest)
         self._runner.settle()  # reads what the steps before have left on the device: no part of the write
         started_s = self._clock()
         try:
@@ -396,6 +432,8 @@ class Engine:
         self, sequence: Sequence, chunk: int, sampled: SampledToken | RamoleError | None, plan: StepPlan
     ) -> None:
         sequence.num_cached += chunk
+        sequence.num_computed = max(sequence.num_computed, sequence.num_cached)
+        self._scheduler.computed(sequence, sequence.num_cached - chunk)
         sequence.max_batch = max(sequence.max_batch, plan.num_requests)
         sequence.max_unique_adapters = max(sequence.max_unique_adapters, plan.num_adapters)
         if sampled is None:
@@ -433,46 +471,32 @@ class Engine:
 
     def _load_for_waiting(self) -> None:
         """Starts what the next sequences miss, also what was evicted since they arrived."""
-        for sequence in islice(self._scheduler.waiting, self._load_ahead):
+        for sequence in islice(self._without_slots(), self._load_ahead):
             for digest in sequence.digests:
-                if digest not in self._scheduler.slots and digest not in self._loads:
-                    self._start_load(digest)
+                if digest not in self._scheduler.slots:
+                    self._loads.start(digest)
 
-    def _start_load(self, digest: str) -> None:
-        try:
-            self._loads[digest] = self._load(digest)
-        except Exception as error:
-            failed: Future[AdapterWeights] = Future()
-            failed.set_exception(error)
-            self._loads[digest] = failed
-
-    def _take_load(self, digest: str) -> Future[AdapterWeights]:
-        self._release(digest)
-        return self._loads.pop(digest)
-
-    def _is_loaded(self, digest: str) -> bool:
-        load = self._loads.get(digest)
-        return load is not None and load.done()
+    def _without_slots(self) -> Iterator[Sequence]:
+        """Those who wait, but not whoever holds its slots, because it ran before."""
+        return (sequence for sequence in self._scheduler.waiting if sequence.mixture is None)
 
     def _any_loaded(self) -> bool:
-        slots = self._scheduler.slots
-        return any(all(d in slots or self._is_loaded(d) for d in s.digests) for s in self._scheduler.waiting)
+        slots, loads = self._scheduler.slots, self._loads
+        return any(all(d in slots or loads.is_done(d) for d in s.digests) for s in self._scheduler.waiting)
 
     def _waiting_for(self, digest: str) -> list[Sequence]:
         return [sequence for sequence in self._scheduler.waiting if digest in sequence.digests]
 
     def _collect_loads(self) -> None:
         """Fails the sequences whose adapters could not be loaded; forgets what nobody needs."""
-        for digest, load in list(self._loads.items()):
-            if not load.done():
-                continue
-            error = _failure(load) or self._misfit(load.result())
+        for digest, loaded in self._loads.ended():
+            error = loaded if isinstance(loaded, RamoleError) else self._misfit(loaded)
             users = self._waiting_for(digest)
             if error is not None and digest not in self._scheduler.slots:
                 for sequence in users:
                     self._fail(sequence, _of_expert(error, sequence, digest))
             if error is not None or not users:
-                self._take_load(digest)
+                self._loads.take(digest)
 
     def _misfit(self, weights: AdapterWeights) -> RamoleError | None:
         try:
@@ -482,21 +506,19 @@ class Engine:
         return None
 
     def _fail(self, sequence: Sequence, error: RamoleError) -> None:
-        if sequence.id in self._sequences:
-            self.cancel(sequence.id)
+        if self._take_out(sequence.id, keeps=False):
             self._updates.append(Update(sequence, error=error, is_last=True))
+
+    def _take_out(self, sequence_id: str, *, keeps: bool) -> bool:
+        """Frees everything a sequence holds; with `keeps` its blocks may serve others. False = it is not here."""
+        sequence = self._sequences.pop(sequence_id, None)
+        if sequence is not None:
+            self._scheduler.finish(sequence, keeps=keeps)
+            self._wipe()
+        return sequence is not None
 
 
 def _of_expert(error: RamoleError, sequence: Sequence, digest: str) -> RamoleError:
     """The error of one adapter, as that of the request's expert."""
     index = next(i for i, expert in enumerate(sequence.experts) if expert.digest == digest)
     return ExpertUnavailable.of(error, index)
-
-
-def _failure(load: Future[AdapterWeights]) -> RamoleError | None:
-    if load.cancelled():
-        return Unavailable("an adapter's load was broken off", field="adapters", remedy="retry")
-    error = load.exception()
-    if error is None or isinstance(error, RamoleError):
-        return error
-    return WrongState(f"an adapter could not be loaded: {told(error)}", field="adapters")

@@ -4,12 +4,15 @@ Every tenant has a counter of the service that it got: tokens computed for it, a
 comes the oldest request of the tenant that got least, for its weight. Who comes back after a pause has saved nothing:
 the counter begins at the least of those who wait; and when nobody waits, nobody owes anything (virtual token counters:
 Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). One tenant alone is served in order of arrival.
+
+Those who ran already and were put back have had their turn: they come before all others, whoever they are.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from bisect import insort
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 
 from ramole.executor.sequence import Sequence
@@ -31,6 +34,7 @@ class FairQueue:
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         self._weights = weights or {}
         self._waiting: dict[str, deque[Sequence]] = {}
+        self._returned: list[Sequence] = []
         self._served: dict[str, float] = {}
         self._floor = 0.0
         self._length = 0
@@ -42,10 +46,13 @@ class FairQueue:
     @property
     def by_tenant(self) -> dict[str, int]:
         """How many of each wait. Callable from any thread."""
-        return {tenant: len(queue) for tenant, queue in list(self._waiting.items())}
+        waiting = Counter({tenant: len(queue) for tenant, queue in list(self._waiting.items())})
+        waiting.update(sequence.tenant for sequence in tuple(self._returned))
+        return waiting
 
     def __iter__(self) -> Iterator[Sequence]:
         """In the order in which they come up if each costs its prompt. The queue may change meanwhile."""
+        yield from tuple(self._returned)
         queues = {tenant: iter(tuple(queue)) for tenant, queue in self._waiting.items()}
         # The place breaks ties: who waits longer comes first.
         heap = [(self._served[tenant], place, tenant) for place, tenant in enumerate(queues)]
@@ -70,15 +77,25 @@ class FairQueue:
         self._length += 1
         self.num_tokens += sequence.max_length
 
+    def put_back(self, sequence: Sequence) -> None:
+        """Queues one that ran before everybody else: first those that hold slots, the first admitted first."""
+        # One that needs slots must not keep out another that has them: they might be the same.
+        insort(self._returned, sequence, key=lambda each: (each.mixture is None, each.turn or 0))
+        self._length += 1
+        self.num_tokens += sequence.max_length
+
     def remove(self, sequence: Sequence) -> None:
         """Takes one out, wherever it stands. Raises ValueError if it does not wait."""
-        queue = self._waiting.get(sequence.tenant, deque())
-        queue.remove(sequence)
+        if sequence in self._returned:
+            self._returned.remove(sequence)
+        else:
+            queue = self._waiting.get(sequence.tenant, deque())
+            queue.remove(sequence)
+            if not queue:
+                del self._waiting[sequence.tenant]
+                self._rise()
         self._length -= 1
         self.num_tokens -= sequence.max_length
-        if not queue:
-            del self._waiting[sequence.tenant]
-            self._rise()
 
     def charge(self, tenant: str, num_tokens: float) -> None:
         """Counts service that a tenant gets."""

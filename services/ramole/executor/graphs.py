@@ -1,43 +1,58 @@
 """Decode steps as CUDA graphs: a step of many small kernels is launched as one.
 
-A graph is bound to addresses and shapes, so a step is padded to the next of a few sizes, and token i of a captured step
-always belongs to KV row i. Rows that do not decode in a step compute something that nobody reads: what they write to
-the cache goes where their own next token will overwrite it.
+A graph is bound to addresses and shapes, so a step is padded to the next of a few sizes: its block tables in both
+directions. The rows that are left over compute something that nobody reads, from blocks of zeros, and write it to a
+block that is nobody's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Ordered
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from ramole.executor import attention
-from ramole.executor.kv_rows import KvRows
-from ramole.executor.sequence import Sequence, row_of
+from ramole.executor.batch import Batch
+from ramole.executor.block_pool import BLOCK, NULL, SINK, blocks_for
+from ramole.executor.block_tables import BlockTables
+from ramole.executor.kv_blocks import KvBlocks
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import IntArray, StepPlan
 from ramole.mixture.step import Step
 from ramole.mixture.triton_form import TritonForm
 
-MIN_LEN = 128
+MIN_BLOCKS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a graph was captured for: rows, cached tokens that attention reads, experts (0 = nobody uses adapters)."""
+    """What a graph was captured for: rows, blocks that attention reads of each, experts (0 = nobody uses adapters)."""
 
     num_rows: int
-    longest: int
+    width: int
     num_experts: int
+
+
+class Replay(Protocol):
+    """A recorded step."""
+
+    def replay(self) -> None:
+        """Computes it once more from what its inputs hold now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A graph with the tensors that it reads and writes: inputs [2, rows] (token ids, positions), logits [rows, V]."""
+    """A graph with the tensors that it reads and writes.
 
-    graph: torch.cuda.CUDAGraph
+    Attributes:
+        inputs: of each row the token, its position, where its keys and values go, and its block table: [rows, 3 + W].
+        logits: [rows, V].
+    """
+
+    graph: Replay
     inputs: torch.Tensor
     form: TritonForm | None
     logits: torch.Tensor
@@ -46,52 +61,52 @@ class Captured:
 class DecodeGraphs:
     """Captures a size when a step first needs it, which takes about a second."""
 
-    def __init__(self, model: torch.nn.Module, mixture: Mixture, kv: KvRows) -> None:
+    def __init__(self, model: torch.nn.Module, mixture: Mixture, kv: KvBlocks, *, max_rows: int) -> None:
         self._model = model
         self._mixture = mixture
         self._kv = kv
+        self._max_rows = max_rows
         self._captured: dict[Size, Captured] = {}
         self._num_modules = 0
         self._pool = torch.cuda.graph_pool_handle()
 
-    def run(self, plan: StepPlan, sequences: Ordered[Sequence]) -> tuple[torch.Tensor, Step | None]:
+    def run(self, batch: Batch) -> tuple[torch.Tensor, Step | None]:
         """One decode step.
 
         Returns:
             Logits [b, V], valid until the next run, and the step (None when nobody uses adapters).
         """
         if self._num_modules != len(self._mixture.modules):
-            # A module that was wrapped since is missing in every graph.
+            # A module that was wrapped since is missing in every graph. A pool without graphs cannot be used again.
             self._captured.clear()
+            self._pool = torch.cuda.graph_pool_handle()
             self._num_modules = len(self._mixture.modules)
-        rows = np.array([row_of(sequence) for sequence in sequences])
-        size = self._size(plan, int(rows.max()) + 1, max(sequence.num_cached for sequence in sequences) + 1)
-        inputs = np.zeros((2, size.num_rows), np.int64)
-        inputs[1] = np.minimum(self._kv.lengths[: size.num_rows], self._kv.max_len - 1)
-        inputs[0, rows] = [sequence.next_tokens(1)[0] for sequence in sequences]
-        inputs[1, rows] = [sequence.num_cached for sequence in sequences]
+        plan, n = batch.plan, batch.plan.num_requests
+        batch.tables.update()
+        size = self._size(plan, batch.tables.width)
+        inputs = _inputs(size, [sequence.next_tokens(1)[0] for sequence in batch.sequences], batch.tables)
         captured = self._captured.get(size)
         if captured is None:
-            captured = self._captured[size] = self._capture(size, inputs, plan, rows)
+            captured = self._captured[size] = self._capture(size, inputs, plan)
         else:
             captured.inputs.copy_(torch.from_numpy(inputs))
             if captured.form is not None:
-                captured.form.fill(plan, at=rows)
+                captured.form.fill(plan)
         captured.graph.replay()
-        logits = captured.logits[torch.from_numpy(rows).to(captured.logits.device)]
-        return logits, None if captured.form is None else Step(plan, captured.form)
+        return captured.logits[:n], None if captured.form is None else Step(plan, captured.form)
 
-    def _size(self, plan: StepPlan, num_rows: int, longest: int) -> Size:
+    def _size(self, plan: StepPlan, width: int) -> Size:
         k = plan.slots.shape[1]
         return Size(
-            min(_power_of_2(num_rows), len(self._kv.lengths)),
-            min(max(_power_of_2(longest), MIN_LEN), self._kv.max_len),
+            min(_power_of_2(plan.num_requests), self._max_rows),
+            min(max(_power_of_2(width), MIN_BLOCKS), blocks_for(self._kv.max_len)),
             _power_of_2(k) if k else 0,
         )
 
-    def _capture(self, size: Size, inputs: IntArray, plan: StepPlan, rows: IntArray) -> Captured:
+    def _capture(self, size: Size, inputs: IntArray, plan: StepPlan) -> Captured:
         device = self._kv.keys[0].device
         place = torch.from_numpy(inputs).to(device)
+        ids, positions, places, tables = place[:, 0], place[:, 1], place[:, 2], place[:, 3:]
         form = None
         if size.num_experts:
             form = TritonForm(
@@ -103,18 +118,21 @@ class DecodeGraphs:
                 num_narrow=size.num_rows,
                 num_wide=0,
             )
-            form.fill(plan, at=rows)
-        every_row = torch.arange(size.num_rows, device=device)
+            form.fill(plan)
 
         def forward() -> torch.Tensor:
-            tokens = attention.PackedTokens(
-                kv=self._kv, rows=every_row, positions=place[1], segments=(), longest=size.longest, is_prefix=True
-            )
+            tokens = attention.PackedTokens(self._kv, attention.GatheredDecode(self._kv, tables, positions, places))
             step = None if form is None else Step(plan, form)
             with attention.packed(tokens), self._mixture.running_step(step):
-                out: torch.Tensor = self._model(input_ids=place[:1], position_ids=place[1:], use_cache=False).logits[0]
+                out: torch.Tensor = self._model(
+                    input_ids=ids[None], position_ids=positions[None], use_cache=False
+                ).logits[0]
                 return out
 
+        graph, logits = self._record(forward, device)
+        return Captured(graph, place, form, logits)
+
+    def _record(self, forward: Callable[[], torch.Tensor], device: torch.device) -> tuple[Replay, torch.Tensor]:
         # Libraries set themselves up at the first run, which a graph must not record. It computes this very step, so
         # what it writes to the cache is right.
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -125,7 +143,17 @@ class DecodeGraphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             logits = forward()
-        return Captured(graph, place, form, logits)
+        return graph, logits
+
+
+def _inputs(size: Size, ids: list[int], tables: BlockTables) -> IntArray:
+    """What a graph of this size reads: see `Captured`. The rows that are left over read zeros and write to the sink."""
+    n, width = len(ids), tables.width
+    inputs = np.full((size.num_rows, 3 + size.width), NULL, np.int64)
+    inputs[:, :3] = 0, 0, SINK * BLOCK
+    inputs[:n, 0], inputs[:n, 1], inputs[:n, 2] = ids, tables.positions, tables.places()
+    inputs[:n, 3 : 3 + width] = tables.array[:, :width]
+    return inputs
 
 
 def _power_of_2(n: int) -> int:

@@ -46,6 +46,7 @@ def load_runner(settings: Settings) -> tuple[ModelRunner, TextCodec]:
         slot_rank=options.slot_rank,
         max_rows=options.max_rows,
         max_len=options.max_len,
+        num_blocks=options.kv_blocks or None,
         router=load_router(Path(options.router)) if options.router else None,
     )
     return runner, codec

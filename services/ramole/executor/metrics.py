@@ -41,8 +41,16 @@ STEP_TOKENS = CounterSpec("ramole_step_tokens", "Tokens that the engine has comp
 QUEUE = GaugeSpec("ramole_queue_length", "Requests that wait for the engine.", ("tenant",))
 QUEUE_LIMIT = GaugeSpec("ramole_queue_limit", "Requests that may wait.")
 RUNNING = GaugeSpec("ramole_requests_running", "Requests in the batch.")
-ROWS = GaugeSpec("ramole_kv_rows", "Rows of the KV memory: requests that can run at once.")
-KV_USE = GaugeSpec("ramole_kv_usage_ratio", "Share of the KV memory that holds tokens: 0 to 1.")
+ROWS = GaugeSpec("ramole_kv_rows", "Requests that can run at once.")
+KV_USE = GaugeSpec("ramole_kv_usage_ratio", "Share of the KV memory's blocks that requests hold: 0 to 1.")
+KV_BLOCKS = GaugeSpec("ramole_kv_blocks", "Blocks of the KV memory.")
+KV_KEPT = GaugeSpec("ramole_kv_blocks_kept", "Blocks that no request holds, kept for prompts that begin alike.")
+PREEMPTED = CounterSpec("ramole_preemptions", "How often a request gave its KV memory to an older one.")
+PREFIX = CounterSpec(
+    "ramole_prefix_tokens",
+    "Tokens of prompts while prefixes are reused: asked for, and of these reused.",
+    ("kind",),
+)
 SLOTS = GaugeSpec("ramole_slots", "Slots of the device that adapters can have.")
 SLOTS_USED = GaugeSpec("ramole_slots_used", "Slots with an adapter.")
 SLOTS_PINNED = GaugeSpec("ramole_slots_pinned", "Slots whose adapter some running request uses.")
@@ -122,12 +130,22 @@ class EngineMetrics(Collector):
         for tenant, number in waiting.items():
             queue.add_metric([tenant], number)
         yield queue
+        figures = engine.figures
+        preempted = PREEMPTED.family()
+        preempted.add_metric([], figures.num_preempted)
+        yield preempted
+        prefix = PREFIX.family()
+        prefix.add_metric(["asked"], figures.num_asked)
+        prefix.add_metric(["reused"], figures.num_reused)
+        yield prefix
         memory = engine.memory
         for spec, value in (
             (QUEUE_LIMIT, float(self._max_waiting)),
             (RUNNING, engine.num_running),
             (ROWS, memory.num_rows),
             (KV_USE, memory.kv_share),
+            (KV_BLOCKS, memory.num_blocks),
+            (KV_KEPT, memory.num_kept_blocks),
             (SLOTS, memory.num_slots),
             (SLOTS_USED, engine.num_resident),
             (SLOTS_PINNED, memory.num_pinned),

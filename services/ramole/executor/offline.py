@@ -53,6 +53,7 @@ class OfflineEngine:
             max_rows=options.max_rows,
             token_budget=options.token_budget,
             max_waiting=options.max_waiting,
+            prefix_reuse=options.prefix_reuse,
         )
 
     def __enter__(self) -> Self:

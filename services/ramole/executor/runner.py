@@ -11,14 +11,17 @@ import torch
 from ramole.core.errors import RamoleError, WrongState
 from ramole.executor import attention
 from ramole.executor.batch import Batch
-from ramole.executor.kv_rows import KvRows
+from ramole.executor.block_pool import blocks_for
+from ramole.executor.block_tables import BlockTables, places_of
+from ramole.executor.kv_blocks import KvBlocks
+from ramole.executor.native_attention import native_decode
 from ramole.executor.sampler import SampledToken, choose_tokens
 from ramole.executor.scheduler import Schedule
-from ramole.executor.sequence import Sequence, row_of
+from ramole.executor.sequence import Sequence
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.dispatch import layout_for
 from ramole.mixture.mixture import Mixture
-from ramole.mixture.plan import StepPlan
+from ramole.mixture.plan import IntArray, StepPlan
 from ramole.mixture.slots import SlotShape
 from ramole.mixture.step import Layout
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class ModelRunner:
-    """Owns every tensor of the engine: base weights, slots, router, KV rows."""
+    """Owns every tensor of the engine: base weights, slots, router, KV blocks."""
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class ModelRunner:
         slot_rank: int,
         max_rows: int,
         max_len: int,
+        num_blocks: int | None = None,
         router: AdapterWeights | None = None,
         uses_graphs: bool = True,
         layout: Layout | None = None,
@@ -45,6 +49,8 @@ class ModelRunner:
         Args:
             model: a causal LM of transformers, frozen; its attention and its adapted modules are replaced in place.
             num_slots: adapter slots, the empty slot 0 included.
+            max_rows: sequences that run at once.
+            num_blocks: of KV memory; None = none of them ever has to give its blocks to another.
             router: the RouterLoRA, or None: routed compositions are then refused.
             uses_graphs: capture decode steps as CUDA graphs where the device knows them; may change between steps.
             layout: the compute form; None = the fastest for the device.
@@ -61,9 +67,9 @@ class ModelRunner:
         router_rank = router.rank if router else 1
         shape = SlotShape(num_slots, slot_rank, router_rank)
         self.mixture = Mixture(model, shape, router, layout or layout_for(self.device, weight.dtype, shape))
-        self.kv = KvRows(
+        self.kv = KvBlocks(
             num_layers=config.num_hidden_layers,
-            num_rows=max_rows,
+            num_blocks=num_blocks or max_rows * blocks_for(max_len),
             num_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
             max_len=max_len,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
@@ -71,13 +77,14 @@ class ModelRunner:
             device=self.device,
         )
         self.uses_graphs = uses_graphs
+        self._decode_form = native_decode(self.kv) or self._gathered
         self._batch: Batch | None = None
         self._unbooked: list[tuple[Sequence, Exception]] = []
         self._graphs: DecodeGraphs | None = None
         if self.device.type == "cuda":
             from ramole.executor.graphs import DecodeGraphs
 
-            self._graphs = DecodeGraphs(self.model, self.mixture, self.kv)
+            self._graphs = DecodeGraphs(self.model, self.mixture, self.kv, max_rows=max_rows)
 
     @torch.inference_mode()
     def place(self, slot: int, weights: AdapterWeights) -> None:
@@ -99,21 +106,19 @@ class ModelRunner:
             The next token of each sequence (None while its prompt is not complete) or why it has none, and the plan.
         """
         sequences, chunks = schedule.sequences, schedule.chunks
-        for sequence, chunk in zip(sequences, chunks, strict=True):
-            self.kv.lengths[row_of(sequence)] = sequence.num_cached + chunk
         if self._batch is None or not self._batch.fits(schedule):
             self.settle()
             self._batch = Batch.of(schedule)
         batch = self._batch
         if self.uses_graphs and self._graphs is not None and batch.is_decode:
-            logits, batch.step = self._graphs.run(batch.plan, sequences)
+            logits, batch.step = self._graphs.run(batch)
         else:
             if batch.step is None and batch.plan.num_adapters:
                 batch.step = self.mixture.step(batch.plan)
             logits = self._forward(batch)
         batch.num_steps += 1
         # A prompt that is not complete has no next token; choosing one would advance its random state.
-        complete = [i for i, s in enumerate(sequences) if s.num_cached + chunks[i] >= len(s.prompt)]
+        complete = [i for i, sequence in enumerate(sequences) if chunks[i] == sequence.num_missing]
         choices: list[SampledToken | RamoleError | None] = [None] * len(sequences)
         for i, choice in zip(complete, self.choose(logits[complete], [sequences[i] for i in complete]), strict=True):
             choices[i] = choice
@@ -142,9 +147,9 @@ class ModelRunner:
         self._batch = None
 
     @torch.inference_mode()
-    def wipe(self, row: int) -> None:
-        """Frees a KV row. Call between steps, before another sequence gets it."""
-        self.kv.wipe(row)
+    def wipe(self, blocks: Ordered[int]) -> None:
+        """Zeroes blocks of KV memory. Call between steps, before another sequence gets them."""
+        self.kv.wipe(blocks)
 
     def check_device(self) -> None:
         """Raises whatever the device raises when it can no longer compute, as a GPU after an illegal access."""
@@ -160,20 +165,17 @@ class ModelRunner:
             ids += sequence.next_tokens(chunk)
             positions += range(past, past + chunk)
         n = plan.num_decode
-        rows = [row_of(s) for s in sequences[:n]]
-        segments = tuple(
-            (start, stop, row_of(sequence), sequence.num_cached)
-            for (start, stop), sequence in list(zip(plan.segments, sequences, strict=True))[n:]
-        )
-        tokens = attention.PackedTokens(
-            kv=self.kv,
-            rows=self._tensor(rows),
-            positions=self._tensor(positions[:n]),
-            segments=segments,
-            longest=max(positions[:n], default=0) + 1,
-            # The scheduler hands low rows out first, so in the common case the first n rows are meant.
-            is_prefix=rows == list(range(n)),
-        )
+        segments = []
+        for (start, stop), sequence in list(zip(plan.segments, sequences, strict=True))[n:]:
+            past, length = sequence.num_cached, stop - start
+            blocks = sequence.blocks[: blocks_for(past + length)]
+            places = places_of(sequence, length)
+            segments.append(attention.Segment(start, stop, past, self._tensor(blocks), self._tensor(places)))
+        decode = None
+        if n:
+            batch.tables.update()
+            decode = self._decode_form(batch.tables)
+        tokens = attention.PackedTokens(self.kv, decode, tuple(segments))
         last = self._tensor([stop - 1 for _, stop in plan.segments])
         with attention.packed(tokens), self.mixture.running_step(batch.step):
             logits: torch.Tensor = self.model(
@@ -184,8 +186,12 @@ class ModelRunner:
             ).logits[0]
         return logits
 
-    def _tensor(self, values: Ordered[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self.device)
+    def _gathered(self, tables: BlockTables) -> attention.DecodeForm:
+        table, positions, places = tables.array[:, : tables.width], tables.positions, tables.places()
+        return attention.GatheredDecode(self.kv, self._tensor(table), self._tensor(positions), self._tensor(places))
+
+    def _tensor(self, values: Ordered[int] | IntArray) -> torch.Tensor:
+        return torch.as_tensor(values, dtype=torch.long, device=self.device)
 
 
 def load_model(path: str, *, dtype: str, device: str, revision: str = "") -> torch.nn.Module:

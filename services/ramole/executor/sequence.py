@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ramole.core.answer import FinishReason
 from ramole.core.composition import Composition, Expert
+from ramole.executor.prefix import PrefixChain
 from ramole.mixture.plan import RequestMixture
 
 
@@ -20,9 +21,12 @@ class Sequence:
     Set by the caller: `id`, `prompt`, `max_tokens` (0 = as many as fit), `experts`, `composition`, `arrived_s` (any
     monotonic clock), `sampler` (None = greedy; opaque here, see sampler.py), `wants_logprobs`, `num_top` (log
     probabilities of how many likeliest tokens beside), `tenant` (who shares).
-    Set by the scheduler: `row` (KV row), `mixture`, `skipped` (how often a later arrival was admitted before this one).
-    Set by the engine: `tokens`, `num_cached`, `finish_reason`, times and usage; `placed` (digest, start and end of each
-    write into a slot that it waited for, on the clock of `arrived_s`).
+    Set by the scheduler: `blocks` (its block table: none while it does not run), `mixture` (None while it holds no
+    slots), `turn` (when it was first admitted, beside others), `skipped` (how often a later arrival was admitted before
+    this one), `num_preempted` (how often it gave its blocks to an older one), `chain` (see prefix.py).
+    Set by the engine: `tokens`, `num_cached` (of its tokens, whose keys and values are in the blocks), `num_computed`
+    (the most that these have been), `finish_reason`, times and usage; `placed` (digest, start and end of each write
+    into a slot that it waited for, on the clock of `arrived_s`).
     """
 
     id: str
@@ -36,12 +40,16 @@ class Sequence:
     num_top: int = 0
     tenant: str = ""
 
-    row: int | None = None
+    blocks: list[int] = field(default_factory=list)
     mixture: RequestMixture | None = None
+    turn: int | None = None
     skipped: int = 0
+    num_preempted: int = 0
+    chain: PrefixChain | None = None
 
     tokens: list[int] = field(default_factory=list)
     num_cached: int = 0
+    num_computed: int = 0
     finish_reason: FinishReason | None = None
     admitted_s: float | None = None
     first_token_s: float | None = None
@@ -68,9 +76,19 @@ class Sequence:
         return len(self.prompt) + self.max_tokens
 
     @property
+    def num_missing(self) -> int:
+        """Tokens whose keys and values are not in the blocks; the next step needs them all to choose a token."""
+        return self.num_tokens - self.num_cached
+
+    @property
     def is_prefilled(self) -> bool:
-        """Whether only the newest token is missing from the KV cache."""
-        return self.num_cached >= len(self.prompt)
+        """Whether only its newest token is missing: each step gives it another."""
+        return bool(self.tokens) and self.num_missing == 1
+
+    @property
+    def is_computed_again(self) -> bool:
+        """Whether its next token has been computed before: its keys and values are made anew, nothing else of it."""
+        return self.num_cached < self.num_computed
 
     @property
     def is_finished(self) -> bool:
@@ -78,10 +96,15 @@ class Sequence:
         return self.finish_reason is not None
 
     def next_tokens(self, limit: int) -> Ordered[int]:
-        """The tokens to compute next: one in decode, up to `limit` of the prompt in prefill."""
-        if self.is_prefilled:
-            return self.tokens[-1:]
-        return self.prompt[self.num_cached : self.num_cached + limit]
+        """The first `limit` of the tokens that are missing."""
+        return self.tokens_between(self.num_cached, self.num_cached + limit)
+
+    def tokens_between(self, start: int, stop: int) -> Ordered[int]:
+        """Of prompt and answer as one."""
+        n = len(self.prompt)
+        if start >= n:
+            return self.tokens[start - n : stop - n]
+        return [*self.prompt[start:stop], *self.tokens[: max(0, stop - n)]]
 
     def add_usage(self, weights: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> None:
         """Adds the expert weights of one step: sums [L, k] and the number of terms behind them [L]."""
@@ -105,13 +128,6 @@ class Sequence:
         total = self.usage_weights.sum(0) / max(self.usage_counts.sum(), 1)
         layers = self.usage_weights / np.maximum(self.usage_counts, 1)[:, None]
         return total, layers[:-1]
-
-
-def row_of(sequence: Sequence) -> int:
-    """The KV row of a sequence that runs."""
-    if sequence.row is None:
-        raise RuntimeError("a scheduled sequence has no KV row")
-    return sequence.row
 
 
 def _grown(array: npt.NDArray[np.float64], length: int) -> npt.NDArray[np.float64]:

@@ -100,6 +100,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
             max_rows=options.max_rows,
             token_budget=options.token_budget,
             max_waiting=options.max_waiting,
+            prefix_reuse=options.prefix_reuse,
             tenant_weights=options.tenant_weights,
         )
         counts.watch(engine)
@@ -124,12 +125,12 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
             self._worker.check()
 
     def routing_stats(self) -> dict[str, object]:
-        """Resident adapters and rows, for the affinity picker."""
+        """Resident adapters and how many requests run at once, for the affinity picker."""
         resident = list(self._engine.resident) if self._engine else []
         return {"adapters": resident, "capacity": self._settings.executor.max_rows}
 
     def usage(self) -> dict[str, float]:
-        """Tokens, rows and slots in use and waited for, beside what there is of them."""
+        """Tokens, places and slots in use and waited for, beside what there is of them."""
         if self._engine is None:
             return {}
         options, engine = self._settings.executor, self._engine
@@ -139,7 +140,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
             "max_running": options.max_rows,
             "running_tokens": engine.running_tokens,
             "queued_tokens": engine.waiting_tokens,
-            "max_tokens": options.max_rows * options.max_len,
+            "max_tokens": engine.max_tokens,
             "slots": engine.num_busy_slots,
             "max_slots": options.num_slots - 1,
             "first_token_s": engine.first_token_s,

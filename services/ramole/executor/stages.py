@@ -27,6 +27,7 @@ def note_stages(trace: Trace, sequence: Sequence, now_s: float) -> None:
     if first_s is not None:
         attributes = {
             "completion_tokens": len(sequence.tokens),
+            "preempted": sequence.num_preempted,
             "max_batch": sequence.max_batch,
             "max_unique_adapters": sequence.max_unique_adapters,
         }

@@ -12,11 +12,11 @@ import ctypes
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 
+from ramole.mixture.machine_code import machine_code
 from ramole.mixture.native_module import NativeModule
 from ramole.mixture.plan import FloatArray, IntArray, StepPlan
 from ramole.mixture.slots import ModuleSlots, SlotShape
@@ -36,22 +36,12 @@ def load_kernel() -> Kernel | None:
         `native_kernel.add_rows` over addresses, or None when numba does not work here.
     """
     try:
-        import numba
+        from ramole.mixture import native_kernel as source
 
-        from ramole.mixture import native_kernel
+        return machine_code(source.add_rows, source.SIGNATURE, source.FASTMATH, [ctypes.c_void_p] * 5)
     except ImportError as error:
         _log.warning("no native kernel, the mixture runs on torch operations: %s", error)
         return None
-    options: dict[str, Any] = {"fastmath": native_kernel.FASTMATH}
-    try:
-        compiled = numba.cfunc(native_kernel.SIGNATURE, cache=True, **options)(native_kernel.add_rows)
-    except RuntimeError as error:  # neither the package's folder nor the user's cache folder can be written
-        _log.info("the native kernel is compiled at every start: %s", error)
-        compiled = numba.cfunc(native_kernel.SIGNATURE, **options)(native_kernel.add_rows)
-    # A call through CFUNCTYPE releases the interpreter lock. The function object owns the machine code.
-    kernel: Any = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5)(compiled.address)
-    kernel.compiled = compiled
-    return kernel  # type: ignore[no-any-return]
 
 
 def max_segment_tokens(num_threads: int) -> int:

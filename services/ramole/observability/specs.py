@@ -96,7 +96,7 @@ LABELS = {
     "tier": _closed("store", "disk", "host", "device"),
     "result": _closed("hit", "miss", "found", "empty", "ok", "failed"),
     "reason": _closed(*_REASONS, "RETRIEVAL_DOWN"),
-    "kind": _closed("prompt", "completion", "prefill", "decode", "indexed", "removed"),
+    "kind": _closed("prompt", "completion", "prefill", "decode", "indexed", "removed", "asked", "reused"),
     "version": Label(Bound.PROCESS),
 }
 """Every label; what is not here can be none. `service` and `replica` are the exporter's, on all series."""

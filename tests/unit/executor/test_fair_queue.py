@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ramole.executor.block_pool import BlockPool
 from ramole.executor.fair_queue import FairQueue
 from ramole.executor.scheduler import Scheduler
 from ramole.executor.sequence import FinishReason, Sequence
@@ -115,7 +116,7 @@ def test_it_remembers_nobody_who_owes_nothing() -> None:
 @pytest.mark.parametrize("crowd", [10, 300])
 def test_the_scheduler_lets_a_small_tenant_through_a_crowd(crowd: int) -> None:
     """How long a lone request takes behind a crowd of another tenant does not depend on the size of the crowd."""
-    scheduler = Scheduler(SlotTable(2), max_rows=4, token_budget=64)
+    scheduler = Scheduler(SlotTable(2), BlockPool(64), max_rows=4, token_budget=64)
     for _ in range(crowd):
         scheduler.add(Sequence(str(next(ids)), [1] * 16, 8, tenant="crowd"))
     for _ in range(20):
@@ -133,7 +134,7 @@ def step(scheduler: Scheduler) -> None:
     schedule = scheduler.schedule(lambda digest: True)
     for sequence, chunk in zip(schedule.sequences, schedule.chunks, strict=True):
         sequence.num_cached += chunk
-        if sequence.is_prefilled:
+        if not sequence.num_missing:
             sequence.tokens.append(7)
             if len(sequence.tokens) == sequence.max_tokens:
                 sequence.finish_reason = FinishReason.LENGTH
@@ -143,7 +144,7 @@ def step(scheduler: Scheduler) -> None:
 def test_the_scheduler_serves_by_weight() -> None:
     """Of two crowds the one with weight 3 gets three quarters of the tokens."""
     weights = {"heavy": 3.0}
-    scheduler = Scheduler(SlotTable(2), max_rows=4, token_budget=64, tenant_weights=weights)
+    scheduler = Scheduler(SlotTable(2), BlockPool(64), max_rows=4, token_budget=64, tenant_weights=weights)
     for _ in range(400):
         for tenant in ("heavy", "light"):
             scheduler.add(Sequence(str(next(ids)), [1] * 4, 4, tenant=tenant))

@@ -33,12 +33,20 @@ def test_bystanders_get_what_they_get_alone(form: tuple[str, Alone], seed: int) 
     drive(*form[:1], seed, form[1], steps=40)
 
 
+@pytest.mark.parametrize("prefix_reuse", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_bystanders_get_what_they_get_alone_where_memory_is_short(
+    form: tuple[str, Alone], seed: int, prefix_reuse: bool
+) -> None:
+    drive(form[0], seed, form[1], steps=40, num_blocks=6, prefix_reuse=prefix_reuse)
+
+
 def test_bystanders_get_what_they_get_alone_on_the_gpus_kernels() -> None:
     drive("triton", 7, Alone("triton"), steps=10)
 
 
-def test_a_row_left_with_nan_harms_nobody() -> None:
-    """The request that showed it: OK with an empty text, and the next one in its row answered from NaN."""
+def test_blocks_left_with_nan_harm_nobody() -> None:
+    """The request that showed it: OK with an empty text, and the next one in its place answered from NaN."""
     world = make_world("torch")
     overflowing = Sequence("bad", [5] * 60, 4, (Expert("a0"),), Composition(Weighting.UNIFORM))
     object.__setattr__(overflowing.composition, "scale", 3.4e38)
@@ -57,7 +65,7 @@ def test_keys_that_are_finite_but_huge_harm_nobody() -> None:
     kv = world.engine._runner.kv
     world.engine.add(Sequence("big", [5] * 20, 9))
     world.engine.step()
-    kv.keys[0][0, :, :20] = 3e38
+    kv.keys[0][world.engine._scheduler.running[0].blocks] = 3e38
     world.engine.cancel("big")
     together = world.run(Sequence("short", [7, 8], 6), Sequence("long", [9] * 40, 30))
     assert outcome(together, "short") == outcome(make_world("torch").run(Sequence("short", [7, 8], 6)), "short")

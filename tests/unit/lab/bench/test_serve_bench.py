@@ -78,7 +78,7 @@ def test_the_null_engine_answers_with_as_many_tokens_as_are_asked_for() -> None:
     def load(digest: str) -> Future[object]:
         raise Internal("there is nothing to load")
 
-    runner = cast(ModelRunner, NullRunner([5, 6, 7], max_len=64, step_s=0.0))
+    runner = cast(ModelRunner, NullRunner([5, 6, 7], max_len=64, step_s=0.0, num_rows=3))
     engine = Engine(runner, load=load, eos_token_ids=(), num_slots=2, max_rows=3, token_budget=8)  # type: ignore[arg-type]
     sequences = [Sequence(str(i), [1] * (9 + i), 4 + i) for i in range(5)]
     for sequence in sequences:

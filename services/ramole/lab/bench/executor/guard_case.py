@@ -21,14 +21,14 @@ GUARDED, UNGUARDED = "guarded", "unguarded"
 
 
 class SwitchedRunner(ModelRunner):
-    """Without its guards it leaves in a row what its last sequence has written, and takes any logits for numbers."""
+    """Without its guards it leaves in blocks what their last sequence has written, and takes any logits for numbers."""
 
     is_guarded = True
 
-    def wipe(self, row: int) -> None:
+    def wipe(self, blocks: Ordered[int]) -> None:
         """As the engine does, or nothing."""
         if self.is_guarded:
-            super().wipe(row)
+            super().wipe(blocks)
 
     def choose(self, logits: torch.Tensor, sequences: Ordered[Sequence]) -> list[SampledToken | RamoleError]:
         """As the engine does, or the largest logit."""

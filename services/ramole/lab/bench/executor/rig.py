@@ -10,7 +10,8 @@ import torch
 
 from ramole.core.composition import PRESETS, Expert
 from ramole.core.errors import Internal
-from ramole.executor.engine import Engine, LoadAdapter
+from ramole.executor.engine import Engine
+from ramole.executor.loads import LoadAdapter
 from ramole.executor.runner import ModelRunner
 from ramole.executor.sequence import Sequence as EngineSequence
 from ramole.lab.bench.executor.world import Request
@@ -61,6 +62,7 @@ class Rig:
         router: AdapterWeights | None,
         layout: Layout | None = None,
         make: type[ModelRunner] = ModelRunner,
+        num_blocks: int | None = None,
     ) -> Rig:
         """`num_slots` counts usable slots, without the empty one."""
         runner = make(
@@ -69,6 +71,7 @@ class Rig:
             slot_rank=slot_rank,
             max_rows=max_rows,
             max_len=max_len,
+            num_blocks=num_blocks,
             router=router,
             layout=layout,
         )

@@ -11,6 +11,7 @@ import torch
 
 from ramole.core.errors import RamoleError
 from ramole.core.settings import Settings
+from ramole.executor.block_pool import blocks_for
 from ramole.executor.runner import ModelRunner
 from ramole.executor.sampler import SampledToken
 from ramole.executor.scheduler import Schedule
@@ -31,12 +32,13 @@ class NullRunner:
     Args:
         tokens: of every answer, again and again.
         max_len: prompt and answer of one request.
+        num_rows: requests that run at once.
         step_s: how long a step takes; nothing else can run longer on a thread that computes elsewhere.
     """
 
-    def __init__(self, tokens: list[int], max_len: int, step_s: float) -> None:
+    def __init__(self, tokens: list[int], max_len: int, step_s: float, *, num_rows: int) -> None:
         self.device = torch.device("cpu")
-        self.kv = SimpleNamespace(max_len=max_len)
+        self.kv = SimpleNamespace(max_len=max_len, num_blocks=num_rows * blocks_for(max_len))
         self.mixture = SimpleNamespace(has_router=False)
         self._tokens = [SampledToken(token) for token in islice(cycle(tokens), max_len)]
         self._step_s = step_s
@@ -49,10 +51,7 @@ class NullRunner:
         time.sleep(self._due_s - now)
         pairs = list(zip(schedule.sequences, schedule.chunks, strict=True))
         plan = build_step_plan([each.mixture or RequestMixture() for each, _ in pairs], schedule.chunks)
-        return [
-            self._tokens[len(each.tokens)] if each.num_cached + chunk >= len(each.prompt) else None
-            for each, chunk in pairs
-        ], plan
+        return [self._tokens[len(each.tokens)] if chunk == each.num_missing else None for each, chunk in pairs], plan
 
     def settle(self) -> None:
         """Nothing is outstanding."""
@@ -64,8 +63,8 @@ class NullRunner:
     def forget(self) -> None:
         """Nothing is kept."""
 
-    def wipe(self, row: int) -> None:
-        """Rows hold nothing."""
+    def wipe(self, blocks: list[int]) -> None:
+        """They hold nothing."""
 
     def check_device(self) -> None:
         """There is none."""
@@ -78,5 +77,6 @@ class NullExecutorService(ExecutorService):
     def load(settings: Settings) -> tuple[ModelRunner, TextCodec]:
         """No weights are read."""
         codec = TextCodec.load(settings.base_model, None)
-        runner = NullRunner(codec.encode(_TEXT)[1:], settings.executor.max_len, STEP_S)
+        options = settings.executor
+        runner = NullRunner(codec.encode(_TEXT)[1:], options.max_len, STEP_S, num_rows=options.max_rows)
         return cast(ModelRunner, runner), codec
