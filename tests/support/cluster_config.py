@@ -42,7 +42,10 @@ class ClusterConfig:
         """With other settings: every application gets those that its service reads, as `serve_config` does it."""
         config = yaml.safe_load(yaml.safe_dump(self.config))
         for application in config["applications"]:
-            merge(application["args"]["settings"], share(sections, SERVICES[application["name"]].all_reads))
+            written = application["args"]["settings"]
+            for name in written.keys() & {name for name, section in sections.items() if "replicas" in section}:
+                written[name].pop("scaling", None)  # either a fixed number or bounds
+            merge(written, share(sections, SERVICES[application["name"]].all_reads))
         return ClusterConfig(config, self.grpc_port, self.http_port, self.keys)
 
 

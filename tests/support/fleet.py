@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -80,11 +81,9 @@ def replicas_of(service: str, processes: Iterable[psutil.Process]) -> list[psuti
 
 def serving_gateways(processes: Iterable[psutil.Process], host: str = "127.0.0.1") -> list[str]:
     """``host:port`` of every gateway among them that is SERVING; `host` is where they listen."""
-    found = []
-    for process in replicas_of("gateway", processes):
-        listening = _listening(process.pid)
-        found += [f"{host}:{port}" for port in listening if _serves(f"{host}:{port}")]
-    return found
+    addresses = [f"{host}:{port}" for each in replicas_of("gateway", processes) for port in _listening(each.pid)]
+    with ThreadPoolExecutor(max(1, len(addresses))) as asked:  # one that stands still holds up the others
+        return [address for address, serves in zip(addresses, asked.map(_serves, addresses), strict=True) if serves]
 
 
 def _listening(pid: int) -> list[int]:

@@ -20,10 +20,14 @@ _OPTIONS = (
     # A peer that restarts is found again within a second or two instead of gRPC's two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.keepalive_time_ms", 60_000),
-    # Also how long anything sent may stay unacknowledged by the other machine (TCP_USER_TIMEOUT): a call into a network
-    # that is cut fails while there is time for another try elsewhere.
-    ("grpc.keepalive_timeout_ms", 5_000),
+    # While a call runs the peer is asked whether it lives. A process that stands still acknowledges bytes, but no ping:
+    # a call to it fails while there is time for another try elsewhere.
+    ("grpc.keepalive_time_ms", 4_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.ping_timeout_ms", 4_000),
+    # How long anything sent may stay unacknowledged by the other machine (TCP_USER_TIMEOUT), as in a network that is
+    # cut. It does not limit pings, as its name would have it.
+    ("grpc.keepalive_timeout_ms", 4_000),
     # And how long a connection may take to be made.
     ("grpc.min_reconnect_backoff_ms", 3_000),
 )

@@ -39,6 +39,7 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # Clients ping as they like, many each 10 s or a bit less: a ping costs less than the connection that it saves. Who
     # sends nothing but pings, a hundred of them without pause, is told to calm down and disconnected.

@@ -1,4 +1,4 @@
-"""A client may ping as often as any library lets it, and is stopped when it does nothing else.
+"""Pings tell whether a peer lives. A client may ping as often as libraries let it, but must do something else as well.
 
 Spoken frame by frame, as no gRPC library pings that often.
 """
@@ -10,6 +10,10 @@ import struct
 from contextlib import suppress
 from typing import Any
 
+import grpc
+import pytest
+
+from ramole.transport.channels import Channels
 from support.probe_service import CALLS, ProbeService
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -64,3 +68,22 @@ async def test_a_flood_of_pings_ends_its_connection_and_no_other(net: Any) -> No
     assert b"too_many_pings" in farewell
     writer.close()
     assert await CALLS["unary"][0](peers) == "x"
+
+
+async def test_a_peer_that_stands_still_is_given_up_before_the_deadline() -> None:
+    """The kernel takes what is sent to a stopped process, so only a ping that nobody answers tells."""
+    closing = asyncio.Event()
+
+    async def stand_still(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frame(SETTINGS))
+        await closing.wait()
+        writer.close()
+
+    channels = Channels()
+    async with await asyncio.start_server(stand_still, "127.0.0.1", 0) as server:
+        channel = channels.get(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await channel.unary_unary("/any/Call")(b"", timeout=60)
+        closing.set()
+        await channels.close()
+    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
