@@ -31,8 +31,8 @@ def deployment_options(name: str, server: ServerSettings, *, has_fixed_port: boo
         "graceful_shutdown_timeout_s": server.grace_s + 10.0,
         "graceful_shutdown_wait_loop_s": 0.1,
         "logging_config": {"enable_access_log": False},
-        # Three bad answers in a row, or none, and Serve replaces the replica: one that stands still within a quarter of a
-        # minute. Work runs on threads of its own, so that the loop which answers is never busy for long.
+        # Three bad answers in a row, or none, and Serve replaces the replica: within a quarter of a minute one that
+        # stands still. Work runs on threads of its own, so that the loop which answers is never busy for long.
         "health_check_period_s": 1.0,
         "health_check_timeout_s": 3.0,
         **({"max_replicas_per_node": 1} if has_fixed_port else {}),
