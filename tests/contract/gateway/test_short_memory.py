@@ -71,3 +71,4 @@ async def test_what_no_memory_is_enough_for_is_refused_with_the_setting(door: En
         await door.client.complete(PROMPT, adapters=["a"], sampling=Sampling(max_tokens=300))
     assert refused.value.field == "sampling.max_tokens"
     assert "executor.kv_blocks" in refused.value.remedy
+    assert (await door.client.describe()).limits.max_len == 12 * 16
