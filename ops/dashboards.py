@@ -154,6 +154,23 @@ _ENGINE = Dashboard(
             ((f"max by (instance, replica) ({_of('ramole_kv_usage_ratio')})", "{{instance}} {{replica}}"),),
         ),
         Panel(
+            "KV memory taken from the youngest",
+            "short",
+            ((_rate("ramole_preemptions_total", "instance, replica"), "{{instance}} {{replica}} per second"),),
+        ),
+        Panel(
+            "Prompt tokens reused",
+            "percentunit",
+            (
+                (
+                    _rate("ramole_prefix_tokens_total", "instance, replica", 'kind="reused"')
+                    + " / "
+                    + _rate("ramole_prefix_tokens_total", "instance, replica", 'kind="asked"'),
+                    "{{instance}} {{replica}}",
+                ),
+            ),
+        ),
+        Panel(
             "Queue in use",
             "percentunit",
             (

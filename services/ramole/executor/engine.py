@@ -23,11 +23,11 @@ import torch
 from ramole.core.answer import FinishReason
 from ramole.core.composition import Composition, Expert
 from ramole.core.errors import Cancelled, ExpertUnavailable, LimitExceeded, RamoleError, own_fault
-from ramole.executor.block_pool import BLOCK, BlockPool
+from ramole.executor.block_pool import BlockPool
+from ramole.executor.engine_view import EngineView
 from ramole.executor.fair_queue import BYTES_PER_TOKEN
 from ramole.executor.limits import check_experts, fit_length
 from ramole.executor.loads import LoadAdapter, Loads
-from ramole.executor.recent import RecentMean
 from ramole.executor.runner import ModelRunner
 from ramole.executor.sampler import SampledToken
 from ramole.executor.scheduler import Schedule, Scheduler
@@ -35,8 +35,6 @@ from ramole.executor.sequence import Sequence
 from ramole.executor.slots import SlotTable
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.plan import NO_SLOT, RequestMixture, StepPlan
-
-_RECENT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,48 +47,7 @@ class Update:
     is_last: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What the device has, and what of it is in use.
-
-    Attributes:
-        num_slots: for adapters.
-        num_pinned: slots of adapters that running sequences use.
-        num_rows: sequences that can run at once.
-        num_blocks: of KV memory.
-        num_used_blocks: those that sequences hold.
-        num_kept_blocks: those that nobody holds, kept for whoever begins alike.
-    """
-
-    num_slots: int
-    num_pinned: int
-    num_rows: int
-    num_blocks: int
-    num_used_blocks: int
-    num_kept_blocks: int
-
-    @property
-    def kv_share(self) -> float:
-        """Of the KV memory that sequences hold, 0 to 1."""
-        return self.num_used_blocks / self.num_blocks
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What has been counted since the start.
-
-    Attributes:
-        num_preempted: how often a sequence gave its blocks to an older one.
-        num_asked: prompt tokens that were admitted, where prefixes are reused.
-        num_reused: those of them whose keys and values were there.
-    """
-
-    num_preempted: int
-    num_asked: int
-    num_reused: int
-
-
-class Engine:
+class Engine(EngineView):
     """Runs sequences with different adapters together. All methods belong to one thread; `load` must not block."""
 
     def __init__(
@@ -123,18 +80,7 @@ class Engine:
             tenant_weights: share of each tenant beside the others; 1 where none is given.
             clock: monotonic seconds.
         """
-        self._runner = runner
-        self._loads = Loads(load, release)
-        self._placed = placed
-        self._stepped = stepped
-        self._last_step_s = 0.0
-        # Those behind could not run before these: their loads would only fill the memory.
-        self._load_ahead = 2 * max_rows
-        self._num_rows = max_rows
-        self._eos = frozenset(eos_token_ids)
-        self._clock = clock
-        self._max_waiting = max_waiting
-        self._scheduler = Scheduler(
+        scheduler = Scheduler(
             SlotTable(num_slots),
             BlockPool(runner.kv.num_blocks),
             max_rows=max_rows,
@@ -142,11 +88,19 @@ class Engine:
             reuses_prefixes=prefix_reuse,
             tenant_weights=tenant_weights,
         )
-        self._slot_bytes = [0] * num_slots
+        super().__init__(scheduler, num_rows=max_rows, num_slots=num_slots, clock=clock)
+        self._runner = runner
+        self._loads = Loads(load, release)
+        self._placed = placed
+        self._stepped = stepped
+        self._last_step_s = 0.0
+        # Those behind could not run before these: their loads would only fill the memory.
+        self._load_ahead = 2 * max_rows
+        self._eos = frozenset(eos_token_ids)
+        self._max_waiting = max_waiting
         self._sequences: dict[str, Sequence] = {}
         self._updates: list[Update] = []
         self._doomed: set[str] = set()
-        self._first_tokens = RecentMean(_RECENT_S)
         self.fullest_plan: StepPlan | None = None
         self.fullest_digests: tuple[str, ...] = ()
 
@@ -170,90 +124,6 @@ class Engine:
     def pending_loads(self) -> tuple[Future[AdapterWeights], ...]:
         """Loads under way."""
         return self._loads.pending
-
-    @property
-    def num_running(self) -> int:
-        """Sequences in the batch."""
-        return len(self._scheduler.running)
-
-    @property
-    def num_waiting(self) -> int:
-        """Sequences in the queue."""
-        return len(self._scheduler.waiting)
-
-    @property
-    def running_tokens(self) -> int:
-        """Tokens that the batch may come to, prompts included. Callable from any thread."""
-        return self._scheduler.running_tokens
-
-    @property
-    def waiting_tokens(self) -> int:
-        """Tokens that the queue may come to, prompts included. Callable from any thread."""
-        return self._scheduler.waiting.num_tokens
-
-    @property
-    def num_held_up(self) -> int:
-        """Sequences in the queue that would run if there were more rows or slots. Callable from any thread."""
-        return min(self._scheduler.num_held_up, self.num_waiting)
-
-    @property
-    def num_busy_slots(self) -> int:
-        """Slots whose adapters the batch uses. Callable from any thread."""
-        return self._scheduler.slots.num_busy
-
-    @property
-    def first_token_s(self) -> float:
-        """Mean seconds to the first token, of those that came in the last ten; 0 = none. Callable from any thread."""
-        return self._first_tokens.mean(self._clock())
-
-    @property
-    def slot_counts(self) -> tuple[int, int, int]:
-        """How often a sequence found an adapter in its slot, how often not, and how many made room for others."""
-        slots = self._scheduler.slots
-        return slots.num_hits, slots.num_misses, slots.num_evictions
-
-    @property
-    def num_resident(self) -> int:
-        """Adapters on the device. Callable from any thread."""
-        return len(self._scheduler.slots)
-
-    @property
-    def resident_bytes(self) -> int:
-        """Bytes of the adapters on the device as they were read; slots have one size. Callable from any thread."""
-        return sum(self._slot_bytes)
-
-    @property
-    def waiting_by_tenant(self) -> dict[str, int]:
-        """Sequences in the queue. Callable from any thread."""
-        return self._scheduler.waiting.by_tenant
-
-    @property
-    def memory(self) -> Memory:
-        """How full the device is. Callable from any thread."""
-        slots, pool = self._scheduler.slots, self._scheduler.pool
-        return Memory(
-            num_slots=slots.num_slots - 1,
-            num_pinned=slots.num_pinned,
-            num_rows=self._num_rows,
-            num_blocks=pool.num_blocks,
-            num_used_blocks=pool.num_used,
-            num_kept_blocks=pool.num_kept,
-        )
-
-    @property
-    def figures(self) -> Figures:
-        """Callable from any thread."""
-        scheduler = self._scheduler
-        return Figures(scheduler.num_preempted, scheduler.num_asked, scheduler.num_reused)
-
-    @property
-    def max_tokens(self) -> int:
-        """Tokens that the KV memory holds. Callable from any thread."""
-        return BLOCK * self._scheduler.pool.num_blocks
-
-    def holds(self, digest: str) -> bool:
-        """Whether an adapter is on the device. Callable from any thread."""
-        return digest in self._scheduler.slots
 
     @property
     def resident(self) -> tuple[str, ...]:

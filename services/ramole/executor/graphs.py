@@ -36,8 +36,8 @@ class Size:
     num_experts: int
 
 
-class Replay(Protocol):
-    """A recorded step."""
+class Graph(Protocol):
+    """What was recorded once and can run again."""
 
     def replay(self) -> None:
         """Computes it once more from what its inputs hold now."""
@@ -52,7 +52,7 @@ class Captured:
         logits: [rows, V].
     """
 
-    graph: Replay
+    graph: Graph
     inputs: torch.Tensor
     form: TritonForm | None
     logits: torch.Tensor
@@ -132,7 +132,8 @@ class DecodeGraphs:
         graph, logits = self._record(forward, device)
         return Captured(graph, place, form, logits)
 
-    def _record(self, forward: Callable[[], torch.Tensor], device: torch.device) -> tuple[Replay, torch.Tensor]:
+    def _record(self, forward: Callable[[], torch.Tensor], device: torch.device) -> tuple[Graph, torch.Tensor]:
+        """A graph of one call, and where it leaves the result."""
         # Libraries set themselves up at the first run, which a graph must not record. It computes this very step, so
         # what it writes to the cache is right.
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

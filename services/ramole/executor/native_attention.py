@@ -10,6 +10,8 @@ import ctypes
 import functools
 import logging
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,6 +23,9 @@ from ramole.executor.kv_blocks import KvBlocks
 from ramole.mixture.machine_code import machine_code
 
 Kernel = Callable[..., None]
+
+_MIN_SHARED_BYTES = 2 * 2**20
+"""Keys and values that a layer reads, some 200 us of one core: below that threads cost more than they help."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,13 +46,23 @@ def load_kernel() -> Kernel | None:
 
 
 class NativeDecode:
-    """One step as the kernel reads it. `tables` must not change while it is in use."""
+    """One step as the kernel reads it. `tables` must not change while it is in use.
 
-    def __init__(self, kernel: Kernel, kv: KvBlocks, tables: BlockTables) -> None:
+    Args:
+        threads: beside the caller's, which compute a share of the sequences of a large step; None = there are none.
+        num_threads: with the caller's.
+    """
+
+    def __init__(
+        self, kernel: Kernel, kv: KvBlocks, tables: BlockTables, threads: Executor | None, num_threads: int
+    ) -> None:
         self._kernel = kernel
         self._kv = kv
         self._tables = tables
-        self._step: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._threads = threads
+        self._num_threads = num_threads
+        self._owned: list[np.ndarray] = []
+        self._shares: list[int] = []
 
     @property
     def num_tokens(self) -> int:
@@ -59,8 +74,7 @@ class NativeDecode:
     ) -> None:
         """See `DecodeForm`."""
         q, k, v = (each if each.stride(2) == 1 else each.contiguous() for each in (q, k, v))
-        self._kernel(
-            self._address(q.shape[1], k.shape[1], q.shape[2]),
+        arguments = (
             self._kv.keys[layer].data_ptr(),
             self._kv.values[layer].data_ptr(),
             q.data_ptr(),
@@ -74,21 +88,37 @@ class NativeDecode:
             scores.softcap or 0.0,
             scores.window or 0,
         )
+        if not self._shares:  # layers have the same heads
+            self._share_out(q.shape[1], k.shape[1], q.shape[2])
+        mine, *others = self._shares
+        if self._threads is None:
+            self._kernel(mine, *arguments)
+            return
+        running = [self._threads.submit(self._kernel, share, *arguments) for share in others]
+        self._kernel(mine, *arguments)
+        for each in running:
+            each.result()
 
-    def _address(self, num_heads: int, num_kv_heads: int, head_dim: int) -> int:
-        """Of the table that describes the step; layers have the same heads, so it is filled once."""
-        if self._step is None:
-            array, positions = self._tables.array, self._tables.positions
-            width = array.shape[1]
-            scratch = np.empty(num_heads * width * BLOCK, np.float32)
+    def _share_out(self, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
+        """Makes the tables that describe the step, one for each thread that computes."""
+        array, positions = self._tables.array, self._tables.positions
+        read = np.cumsum(positions + 1)
+        is_large = 8 * read[-1] * num_kv_heads * head_dim >= _MIN_SHARED_BYTES
+        num_shares = min(self._num_threads, len(positions)) if is_large else 1
+        bounds = np.searchsorted(read, read[-1] * np.arange(1, num_shares) / num_shares).tolist()
+        for first, stop in pairwise([0, *bounds, len(positions)]):
+            scratch = np.empty(num_heads * array.shape[1] * BLOCK, np.float32)
             addresses = (each.ctypes.data for each in (array, positions, scratch))
-            table = np.array([*addresses, width, num_heads, num_kv_heads, head_dim, 0, len(positions)], np.int64)
-            self._step = table.ctypes.data, table, scratch
-        return self._step[0]
+            table = np.array([*addresses, array.shape[1], num_heads, num_kv_heads, head_dim, first, stop], np.int64)
+            self._owned += [scratch, table]
+            self._shares.append(table.ctypes.data)
 
 
-def native_decode(kv: KvBlocks) -> Callable[[BlockTables], DecodeForm] | None:
+def native_decode(kv: KvBlocks, num_threads: int) -> Callable[[BlockTables], DecodeForm] | None:
     """What lays a step out for the kernel, or None where there is no kernel for these blocks."""
     is_fit = kv.keys[0].device.type == "cpu" and kv.keys[0].dtype is torch.float32
     kernel = load_kernel() if is_fit else None
-    return None if kernel is None else lambda tables: NativeDecode(kernel, kv, tables)
+    if kernel is None:
+        return None
+    threads = ThreadPoolExecutor(num_threads - 1, thread_name_prefix="attention") if num_threads > 1 else None
+    return lambda tables: NativeDecode(kernel, kv, tables, threads, num_threads)

@@ -1,7 +1,7 @@
 """The machine code behind `native_attention`: numba compiles this file. Imported only by `native_attention`.
 
 Everything is raw memory and nothing here checks bounds; `native_attention` guarantees shapes, types and lifetimes.
-numba's cache on disk watches this file alone, so no constant of another file may be used here.
+numba's cache on disk watches this file alone, so no constant of another file may be used here, but of `raw_memory`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-INTS = types.CPointer(types.int64)
-FLOATS = types.CPointer(types.float32)
+from ramole.mixture.raw_memory import FLOATS, INTS, floats, ints, prefetch
 
 _TENSOR = (FLOATS, types.int64, types.int64)  # with the strides of its tokens and heads
 
@@ -27,22 +26,6 @@ FASTMATH = {"reassoc", "nsz", "contract", "arcp"}
 
 BLOCK = 16  # tokens of a block of the cache
 LOG2_E, LN_2 = 1.4426950408889634, 0.6931471805599453
-
-
-@intrinsic
-def _floats(_typing: Any, address: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return FLOATS(address), codegen
-
-
-@intrinsic
-def _ints(_typing: Any, address: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return INTS(address), codegen
 
 
 @intrinsic
@@ -156,7 +139,7 @@ def attend(
         softcap: 0 = none.
         window: 0 = none.
     """
-    tables, positions, scores = _ints(step[0]), _ints(step[1]), _floats(step[2])
+    tables, positions, scores = ints(step[0]), ints(step[1]), floats(step[2])
     width, num_heads, num_kv_heads, dim = step[3], step[4], step[5], step[6]
     group, stride = num_heads // num_kv_heads, num_kv_heads * dim
     room = width * BLOCK
@@ -171,6 +154,10 @@ def attend(
         for block in range(first // BLOCK, position // BLOCK + 1):
             start, stop = max(first, block * BLOCK), min(position + 1, block * BLOCK + BLOCK)
             row = (tables[table + block] * BLOCK + start % BLOCK) * stride
+            if block < position // BLOCK:
+                prefetch(keys, tables[table + block + 1] * BLOCK * stride, BLOCK * stride)
+            else:
+                prefetch(values, tables[table + first // BLOCK] * BLOCK * stride, BLOCK * stride)
             for head in range(num_heads):
                 own, to = row + head // group * dim, head * room + start
                 _products(q, n * q_token + head * q_head, dim, keys, own, stride, stop - start, scores, to)
@@ -190,6 +177,8 @@ def attend(
         for block in range(first // BLOCK, position // BLOCK + 1):
             start, stop = max(first, block * BLOCK), min(position + 1, block * BLOCK + BLOCK)
             row = (tables[table + block] * BLOCK + start % BLOCK) * stride
+            if block < position // BLOCK:
+                prefetch(values, tables[table + block + 1] * BLOCK * stride, BLOCK * stride)
             for head in range(num_heads):
                 own, to = row + head // group * dim, (n * num_heads + head) * dim
                 _add(scores, head * room + start, values, own, stride, stop - start, dim, out, to)

@@ -77,7 +77,7 @@ class ModelRunner:
             device=self.device,
         )
         self.uses_graphs = uses_graphs
-        self._decode_form = native_decode(self.kv) or self._gathered
+        self._decode_form = native_decode(self.kv, torch.get_num_threads()) or self._gathered
         self._batch: Batch | None = None
         self._unbooked: list[tuple[Sequence, Exception]] = []
         self._graphs: DecodeGraphs | None = None

@@ -223,15 +223,17 @@ class Scheduler:
     def _admit(self, plan: Schedule, budget: int, is_loaded: Callable[[str], bool]) -> None:
         blocked: list[Sequence] = []
         is_full = False
+        spare = self._spare_blocks()
         for sequence in self.waiting:
-            is_full = len(self.running) >= self._max_rows or budget <= 0
+            is_full = len(self.running) >= self._max_rows or budget <= 0 or spare <= 0
             if is_full:
                 break
             has_slots = sequence.mixture is not None
             if not has_slots and not all(digest in self.slots or is_loaded(digest) for digest in sequence.digests):
                 continue
             shared = self._find_prefix(sequence)
-            has_blocks = self._have_blocks(sequence, shared)
+            num_needed = blocks_for(sequence.num_tokens) - len(shared) + self.pool.num_idle(shared)
+            has_blocks = num_needed <= spare
             if not has_blocks or not (has_slots or self.slots.can_acquire(sequence.digests)):
                 blocked.append(sequence)
                 if sequence.skipped >= MAX_SKIPS or (has_slots and not has_blocks):
@@ -246,6 +248,7 @@ class Scheduler:
                     sequence.composition, sequence.experts, [self.slots.slot(e.digest) for e in sequence.experts]
                 )
             self._start(sequence, shared)
+            spare = self._spare_blocks()
             budget -= self._prefill(plan, sequence, budget)
             if any(overtaken.skipped >= MAX_SKIPS for overtaken in blocked):
                 break
@@ -263,11 +266,10 @@ class Scheduler:
         insort(self.running, sequence, key=lambda each: each.turn or 0)
         self.running_tokens += sequence.max_length
 
-    def _have_blocks(self, sequence: Sequence, shared: list[int]) -> bool:
-        """For all that it has, and one more for each that runs: else it would have to give its own back at once."""
+    def _spare_blocks(self) -> int:
+        """For those who wait: one is left to each that runs, or who comes in would have to go out again at once."""
         growing = sum(1 for each in self.running if len(each.blocks) < blocks_for(each.max_length))
-        num_missing = blocks_for(sequence.num_tokens) - len(shared)
-        return num_missing + growing <= self.pool.num_free - self.pool.num_idle(shared)
+        return self.pool.num_free - growing
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
         """Blocks that hold what it begins with. Its last token is computed whatever they hold: the next hangs on it."""

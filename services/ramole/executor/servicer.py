@@ -196,8 +196,10 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
     ) -> executor_pb2.GetStatusResponse:
         """What is loaded and how full it is."""
         options = self._settings.executor
-        status = await self._ready().ask(lambda engine: status_to_pb(engine, num_slots=options.num_slots))
-        status.max_len, status.max_waiting = options.max_len, options.max_waiting
+        status, max_tokens = await self._ready().ask(
+            lambda engine: (status_to_pb(engine, num_slots=options.num_slots), engine.max_tokens)
+        )
+        status.max_len, status.max_waiting = min(options.max_len, max_tokens), options.max_waiting
         status.router, status.has_chat_template = self._router, self._codec.has_chat_template
         status.max_running, status.ended, status.tokens_out = options.max_rows, self._num_ended, self._num_tokens
         status.tiers.extend(tier_status_to_pb(tier, counts()) for tier, counts in self._tiers.items())

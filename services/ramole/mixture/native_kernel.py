@@ -2,7 +2,7 @@
 
 Everything is raw memory, because a call must cost next to nothing: a module and a step are tables of addresses and
 sizes (int64), filled once by `native`. Nothing here checks bounds; `native` guarantees shapes, types and lifetimes.
-numba's cache on disk watches this file alone, so no constant of another file may be used here.
+numba's cache on disk watches this file alone, so no constant of another file may be used here, but of `raw_memory`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-INTS = types.CPointer(types.int64)
-FLOATS = types.CPointer(types.float32)
+from ramole.mixture.raw_memory import FLOATS, INTS, floats, ints, prefetch
 
 # module, step, x, y, scratch
 SIGNATURE = types.void(INTS, INTS, FLOATS, FLOATS, types.int64)
@@ -24,50 +20,8 @@ SIGNATURE = types.void(INTS, INTS, FLOATS, FLOATS, types.int64)
 # Neither nnan nor ninf: a poisoned adapter must poison exactly its own rows, and a softmax may meet infinities.
 BLOCK = 4  # tokens that share what is loaded of an adapter
 TILE = 256  # output columns that stay in the nearest cache meanwhile
-LINE, HEAD, PAGE = 16, 64, 1024  # floats of a cache line, of what is asked for in a page, and of a page
 
 FASTMATH = {"reassoc", "nsz", "contract", "arcp"}
-
-
-@intrinsic
-def _floats(_typing: Any, address: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return FLOATS(address), codegen
-
-
-@intrinsic
-def _ints(_typing: Any, address: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return INTS(address), codegen
-
-
-@intrinsic
-def _prefetch_line(_typing: Any, table: Any, at: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
-        int32 = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [address.type, int32, int32, int32])
-        hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(hint, [address, int32(0), int32(2), int32(1)])  # to read, into the second cache, data
-        return context.get_dummy_value()
-
-    return types.void(table, at), codegen
-
-
-@njit(fastmath=FASTMATH)
-def _prefetch(table: Any, at: Any, count: Any) -> None:
-    """Asks for the head of each page of table[at : at + count] ahead of its use.
-
-    At decode the way from memory is most of the time. The processor fetches ahead by itself once it sees a stream, but
-    only inside a page; asking for every line would fill its queue and hold up the arithmetic.
-    """
-    for page in range(at, at + count, PAGE):
-        for i in range(page, page + HEAD, LINE):
-            _prefetch_line(table, i)
 
 
 @njit(fastmath=FASTMATH)
@@ -262,23 +216,23 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
         x: [T, d]. y: [T, o], changed in place.
         scratch: address of `scratch_bytes` that nobody else uses meanwhile.
     """
-    lora_a, lora_b, c = _floats(module[0]), _floats(module[1]), _floats(module[2])
-    router_a, ranks = _floats(module[3]), _ints(module[4])
+    lora_a, lora_b, c = floats(module[0]), floats(module[1]), floats(module[2])
+    router_a, ranks = floats(module[3]), ints(module[4])
     d, o, slot_rank, router_rank, index = module[5], module[6], module[7], module[8], module[9]
-    requests, starts, slots, flags = _ints(step[0]), _ints(step[1]), _ints(step[2]), _ints(step[3])
-    gates, scales = _floats(step[4]), _floats(step[5])
+    requests, starts, slots, flags = ints(step[0]), ints(step[1]), ints(step[2]), ints(step[3])
+    gates, scales = floats(step[4]), floats(step[5])
     b, k, num_requests = step[7], step[8], step[9]
-    usage = _floats(step[6] + 4 * index * b * k)
+    usage = floats(step[6] + 4 * index * b * k)
 
     width = k * slot_rank
-    rows = _ints(scratch)  # [k R]: which rows of lora_a and lora_b the request uses
-    router_rows = _ints(scratch + 8 * width)  # [Q]
+    rows = ints(scratch)  # [k R]: which rows of lora_a and lora_b the request uses
+    router_rows = ints(scratch + 8 * width)  # [Q]
     u_at = scratch + 8 * (width + router_rank)
     q_at = u_at + 4 * BLOCK * width
     mean_at = q_at + 4 * BLOCK * router_rank
-    u, q = _floats(u_at), _floats(q_at)  # [BLOCK, k R], becomes h; [BLOCK, Q]
-    mean, a = _floats(mean_at), _floats(mean_at + 4 * slot_rank)  # [R]; [k]
-    tile = _floats(mean_at + 4 * (slot_rank + k))  # [BLOCK, TILE]
+    u, q = floats(u_at), floats(q_at)  # [BLOCK, k R], becomes h; [BLOCK, Q]
+    mean, a = floats(mean_at), floats(mean_at + 4 * slot_rank)  # [R]; [k]
+    tile = floats(mean_at + 4 * (slot_rank + k))  # [BLOCK, TILE]
     for i in range(router_rank):
         router_rows[i] = i
 
@@ -297,7 +251,7 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
         is_routed, merges_parameters = flags[2 * request] != 0, flags[2 * request + 1] != 0
         token, stop = starts[request], starts[request + 1]
         for j in range(k):
-            _prefetch(lora_b, slots[at + j] * slot_rank * o, ranks[slots[at + j]] * o)
+            prefetch(lora_b, slots[at + j] * slot_rank * o, ranks[slots[at + j]] * o)
         while token < stop:
             num_tokens = BLOCK if token + BLOCK <= stop else 1
             if num_tokens == BLOCK:
@@ -309,7 +263,7 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
                 if is_routed:
                     _shrink(router_a, router_rows, router_rank, x, token * d, d, q)
             for t in range(num_tokens):
-                own_u, own_q = _floats(u_at + 4 * t * width), _floats(q_at + 4 * t * router_rank)
+                own_u, own_q = floats(u_at + 4 * t * width), floats(q_at + 4 * t * router_rank)
                 for j in range(num_experts):
                     a[j] = gates[at + j]
                 if is_routed:
@@ -326,7 +280,7 @@ def add_rows(module: Any, step: Any, x: Any, y: Any, scratch: Any) -> None:
             if token + num_tokens == stop and place + 1 < num_requests:
                 for j in range(k):
                     slot = slots[requests[place + 1] * k + j]
-                    _prefetch(lora_a, slot * slot_rank * d, ranks[slot] * d)
+                    prefetch(lora_a, slot * slot_rank * d, ranks[slot] * d)
             if num_tokens == BLOCK:
                 _expand_4(lora_b, rows, num_rows, u, width, y, token * o, o, tile)
             else:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ramole.executor import native_attention
 from ramole.executor.attention import DecodeForm, GatheredDecode, Scores, Segment
 from ramole.executor.block_pool import BLOCK, blocks_for
 from ramole.executor.block_tables import BlockTables, places_of
@@ -65,11 +66,11 @@ class Cache:
     def random(self, count: int, heads: int) -> torch.Tensor:
         return torch.randn(count, heads, self.sizes[2], generator=self.g)
 
-    def form(self, name: str) -> DecodeForm:
+    def form(self, name: str, num_threads: int = 1) -> DecodeForm:
         tables = BlockTables(self.sequences)
         tables.update()
         if name == "native":
-            make = native_decode(self.kv)
+            make = native_decode(self.kv, num_threads)
             assert make is not None
             return make(tables)
         table = torch.from_numpy(np.ascontiguousarray(tables.array[:, : tables.width]))
@@ -165,6 +166,21 @@ def test_the_kernel_gives_a_sequence_the_same_whatever_is_beside_it() -> None:
     assert torch.equal(together[1], alone[0])
 
 
+@pytest.mark.parametrize("lengths", [[200], [3, 400, 5, 17], [100] * 7])
+def test_threads_share_the_sequences_of_a_large_step(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    if load_kernel() is None:
+        pytest.skip("numba does not work here: THE NATIVE FORM IS NOT TESTED")
+    monkeypatch.setattr(native_attention, "_MIN_SHARED_BYTES", 0)
+    cache, n = Cache(0, lengths, 9, 3, 64), len(lengths)
+    q, k, v = (cache.random(n, heads) for heads in (9, 3, 3))
+    want, got = torch.empty(n, 9, 64), torch.empty(n, 9, 64)
+    cache.form("native").attend(0, q, k, v, want, Scores(0.125))
+    form = cache.form("native", 3)
+    for _ in range(3):  # layers
+        form.attend(0, q, k, v, got.zero_(), Scores(0.125))
+        assert torch.equal(got, want)
+
+
 def test_other_dtypes_and_devices_have_no_kernel() -> None:
     kv = KvBlocks(num_layers=1, num_blocks=2, num_heads=1, max_len=9, head_dim=4, dtype=torch.bfloat16, device=CPU)
-    assert native_decode(kv) is None
+    assert native_decode(kv, 1) is None

@@ -147,13 +147,18 @@ def test_nobody_comes_in_before_who_was_preempted(world: World) -> None:
 
 
 def test_nobody_pays_for_what_is_computed_again(world: World) -> None:
-    _, young = two_in_need(world, tenant="young")
-    world.engine.add(Sequence("waits", [5], 2, tenant="other"))
-    queue = world.engine._scheduler.waiting
-    before, num_tokens = queue._served["young"], len(young.tokens)
-    while not young.blocks or len(young.tokens) <= num_tokens:
-        world.engine.step()
-    assert queue._served["young"] == before + len(young.tokens) - num_tokens
+    queue, paid = world.engine._scheduler.waiting, 0.0
+    charge = queue.charge
+
+    def heard(tenant: str, num_tokens: float) -> None:
+        nonlocal paid
+        paid += num_tokens if tenant == "young" else 0
+        charge(tenant, num_tokens)
+
+    queue.charge = heard  # type: ignore[method-assign]
+    _, young = two_in_need(world, tenant="young", experts=())
+    world.run()
+    assert paid == young.num_tokens - 1 == 69  # nobody computes the last token
 
 
 def test_each_token_after_the_first_counts_once_as_decoded() -> None:

@@ -45,6 +45,7 @@ KEYS = {
     "guarded_vs_unguarded",
     "native_overhead_vs_best_torch",
     "ttft_2x_slots",
+    "kv_held_vs_used",
 }
 RATIOS = {
     "k1_p32_vs_peft_mixed": ("k1", "peft_mixed", "ramole"),

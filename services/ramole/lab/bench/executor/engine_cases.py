@@ -82,6 +82,7 @@ class EngineBench:
         """Interleaved rounds over everybody; the tokens of the last round are compared."""
         times: Times = {name: [] for name in (*self._rigs, *self._others)}
         tokens: dict[str, Tokens] = {}
+        kv_held = 0.0
         for i in range(self._case.rounds + 1):
             jobs = {
                 name: Job(rig, requests, self._case.new_tokens, self._case.arrivals_per_step)
@@ -89,6 +90,7 @@ class EngineBench:
             }
             lockstep(jobs, turn=i)
             seconds = {name: job.seconds for name, job in jobs.items()}
+            kv_held = jobs[OURS].kv_bytes / max(jobs[OURS].kv_tokens, 1)
             tokens |= {name: job.tokens for name, job in jobs.items()}
             for name in list(self._others):
                 start_s = clock(self._device)
@@ -102,7 +104,10 @@ class EngineBench:
             if i:
                 for name, value in seconds.items():
                     times[name].append(value)
-        return self._report(times, tokens)
+        return self._report(times, tokens) | {
+            "kv_bytes_per_token": self._rigs[OURS][0].runner.kv.bytes_per_token,
+            "kv_bytes_per_token_held": kv_held,
+        }
 
     def _skip(self, name: str, error: Exception) -> None:
         # Other libraries on other machines: a rival that cannot run must not take the figures of the rest.

@@ -10,6 +10,7 @@ import torch
 
 from ramole.core.composition import PRESETS, Expert
 from ramole.core.errors import Internal
+from ramole.executor.block_pool import BLOCK
 from ramole.executor.engine import Engine
 from ramole.executor.loads import LoadAdapter
 from ramole.executor.runner import ModelRunner
@@ -95,7 +96,11 @@ class Rig:
 
 @dataclass(slots=True)
 class Job:
-    """Requests on their way through one rig."""
+    """Requests on their way through one rig.
+
+    Attributes:
+        kv_bytes, kv_tokens: of KV memory that requests held after each step, and tokens in it, both summed up.
+    """
 
     rig: Rig
     requests: Sequence[Request]
@@ -103,6 +108,8 @@ class Job:
     arrivals_per_step: int = 0
     tokens: Tokens = field(default_factory=dict)
     seconds: float = 0.0
+    kv_bytes: int = 0
+    kv_tokens: int = 0
     num_arrived: int = 0
 
     def step(self) -> bool:
@@ -117,6 +124,9 @@ class Job:
         updates = engine.step()
         self.seconds += clock(device) - start_s
         self.num_arrived += len(arriving)
+        memory = engine.memory
+        self.kv_bytes += memory.num_used_blocks * BLOCK * self.rig.runner.kv.bytes_per_token
+        self.kv_tokens += memory.num_tokens
         for update in updates:
             if update.error is not None or update.sampled is None:
                 raise Internal(f"request {update.sequence.id} failed: {update.error}")

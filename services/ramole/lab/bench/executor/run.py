@@ -81,6 +81,7 @@ def run_bench(
         "guarded_vs_unguarded": guards["unguarded_over_guarded"],
         GAIN: min((gain for gain in gains if isinstance(gain, float)), default=None),
         "ttft_2x_slots": slots["ttft_ratio"],
+        "kv_held_vs_used": k1["kv_bytes_per_token_held"] / k1["kv_bytes_per_token"],
     }
     return {"setup": _setup(place, threads), "cases": cases, "summary": summary}
 
