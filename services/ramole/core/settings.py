@@ -27,7 +27,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from ramole.core.composition import PRESETS, Composition
 from ramole.core.setting_sources import DELIMITER, PREFIX, Variables, YamlFile, config_path
 
-DEVICE = r"^(cpu|cuda(:[0-9]{1,3})?)$"
+DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 PAPER_INSTRUCTION = "Represent the sentence for similar task retrieval: "
 
 
@@ -56,6 +56,22 @@ def _path(value: object) -> object:
 FilePath = Annotated[Path, BeforeValidator(_path)]
 PathOrName = Annotated[str, AfterValidator(_at_home)]
 """A path, or something else that does not begin with `~`: a hub id, a URI, a keyword."""
+
+
+def _auto_or_from(low: int) -> BeforeValidator:
+    """One mistake, not one for each of the two that are allowed."""
+
+    def check(value: object) -> object:
+        is_number = isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal())
+        if value != "auto" and not (is_number and int(value) >= low):  # type: ignore[call-overload]
+            raise ValueError(f"Input should be a whole number of at least {low}, or auto")
+        return value
+
+    return BeforeValidator(check)
+
+
+Auto = Literal["auto"]
+"""Found out at the start; `ramole doctor` shows what it would be."""
 
 
 class _Section(BaseModel):
@@ -487,10 +503,32 @@ class ExecutorSettings(ServiceSettings):
     scaling: ExecutorScalingSettings | None = Field(  # type: ignore[assignment]  # other keys than the others'
         default=None, description="bounds instead of a number of replicas; absent = there are as many as `replicas`"
     )
-    num_slots: int = Field(default=64, ge=2, description="adapter slots on the device, the empty slot included")
-    slot_rank: int = Field(default=16, ge=1)
+    num_slots: Annotated[int | Auto, _auto_or_from(2)] = Field(
+        default="auto",
+        description="adapter slots on the device, the empty slot included; auto = 64, or as many as memory has room "
+        "for",
+    )
+    slot_rank: Annotated[int | Auto, _auto_or_from(1)] = Field(
+        default="auto",
+        description="the largest rank that a slot holds, and that uploads may have; auto = that of the widest adapter "
+        "in the store when the store opens, at least 16",
+    )
     max_rows: int = Field(default=32, ge=1, description="requests that run at once")
-    max_len: int = Field(default=256, ge=8, description="prompt + completion tokens of one request")
+    max_len: Annotated[int | Auto, _auto_or_from(8)] = Field(
+        default="auto",
+        description="prompt + completion tokens of one request; auto = as many as the base model knows positions, as "
+        "far as memory goes",
+    )
+    memory_fraction: float = Field(
+        default=0.85,
+        gt=0,
+        le=1,
+        description="part of the device's memory that is free at the start, for base model, slots and KV together; on "
+        "a CPU that of the machine, or of its container, shared by the replicas",
+    )
+    memory_bytes: Annotated[int, Field(ge=2**20)] | None = Field(
+        default=None, description="that memory in bytes, instead of memory_fraction"
+    )
     token_budget: int = Field(
         default=512, ge=2, description="tokens of one engine step; more than max_rows, or prompts would starve"
     )
@@ -507,9 +545,21 @@ class ExecutorSettings(ServiceSettings):
     router: PathOrName = Field(
         default="auto", description="RouterLoRA folder, '' = none; 'auto' = the shipped one if it fits the base model"
     )
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: str = Field(default="cpu", pattern=DEVICE, description="cpu, cuda, or one of several: cuda:N")
-    threads: int = Field(default=1, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="of base model, slots and KV; auto = the checkpoint's, but float32 on a CPU that does not multiply "
+        "matrices of bfloat16 itself",
+    )
+    device: str = Field(
+        default="auto",
+        pattern=DEVICE,
+        description="cpu, cuda, or one of several: cuda:N; auto = cuda where there is a GPU. On a Ray that runs "
+        "already a replica sees one if resources.num_gpus asks for it",
+    )
+    threads: Annotated[int | Auto, _auto_or_from(1)] = Field(
+        default="auto",
+        description="of torch; auto = the cores that this process may use but one, shared by the replicas; 1 on cuda",
+    )
 
     @model_validator(mode="after")
     def _leaves_room_for_prompts(self) -> Self:

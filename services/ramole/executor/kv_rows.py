@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ramole.mixture.memory import zeros
+
 
 class KvRows:
     """`keys[layer]` and `values[layer]`: [rows, H_kv, L, D]. A row belongs to one sequence until it finishes.
@@ -32,7 +34,7 @@ class KvRows:
     ) -> None:
         self.max_len = max_len
         self.lengths = np.zeros(num_rows, np.int64)
-        self._all = torch.zeros((num_layers, 2, num_rows, num_heads, max_len, head_dim), dtype=dtype, device=device)
+        self._all = zeros((num_layers, 2, num_rows, num_heads, max_len, head_dim), dtype=dtype, device=device)
         self.keys = [self._all[layer, 0] for layer in range(num_layers)]
         self.values = [self._all[layer, 1] for layer in range(num_layers)]
 

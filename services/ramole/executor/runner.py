@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Ordered
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -186,18 +185,6 @@ class ModelRunner:
 
     def _tensor(self, values: Ordered[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
-
-
-def load_model(path: str, *, dtype: str, device: str, revision: str = "") -> torch.nn.Module:
-    """Loads a causal LM from a folder or hub id; `revision` of an id, empty = its default."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # a server's log is no terminal
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-        path, dtype=getattr(torch, dtype), local_files_only=Path(path).is_dir(), revision=revision or "main"
-    )
-    return model.to(device)
 
 
 def _check_architecture(model: torch.nn.Module, config: object, max_len: int) -> None:

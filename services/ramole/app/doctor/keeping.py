@@ -67,6 +67,8 @@ def store(case: Case) -> Finding:
     files = open_files(options.store_uri, options.store_options, folder=folder, scratch=folder / "scratch")
     loaded = Manifests(files).load(finishes=False)
     case.wanted = _findable(loaded)
+    ranks = (r.report.rank for r in loaded.records if r.base_model == case.settings.base_id)
+    case.widest_rank = max(ranks, default=0)
     says = f"{len(loaded.records)} live versions, of which {len(case.wanted)} are the latest and retrieved by prompts"
     if loaded.num_unreadable:
         return Finding.warning(
