@@ -526,9 +526,7 @@ class ExecutorSettings(ServiceSettings):
         description="part of the device's memory that is free at the start, for base model, slots and KV together; on "
         "a CPU that of the machine, or of its container, shared by the replicas",
     )
-    memory_bytes: Annotated[int, Field(ge=2**20)] | None = Field(
-        default=None, description="that memory in bytes, instead of memory_fraction"
-    )
+    memory_bytes: int | None = Field(default=None, ge=1, description="that memory, instead of memory_fraction")
     token_budget: int = Field(
         default=512, ge=2, description="tokens of one engine step; more than max_rows, or prompts would starve"
     )

@@ -165,7 +165,7 @@ def caches(case: Case) -> Finding:
     host = options.host_bytes * case.settings.executor.replicas
     says = (
         f"disk {used // _MIB} of {options.disk_bytes // _MIB} MiB in {folder}, host memory up to {host // _MIB} MiB, "
-        f"{case.settings.executor.num_slots} slots"
+        f"{case.plan.sizes.num_slots if case.plan else case.settings.executor.num_slots} slots"
     )
     if options.disk_bytes > used + free:
         return Finding.warning(f"{says}; the disk has {free // _MIB} MiB left", "lower it", field="cache.disk_bytes")
