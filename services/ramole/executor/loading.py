@@ -115,5 +115,10 @@ def load_model(path: str, *, dtype: str, device: str, revision: str = "") -> tor
         # Where it could keep the blocks of the file, it would put modules of its own in place of the Linears.
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
     model: torch.nn.Module = transformers.AutoModelForCausalLM.from_pretrained(**arguments)
+    for module in model.modules():
+        # bitsandbytes' int8 would compute columns in which some token of the batch is large in another way: one request
+        # would change another's answer.
+        if getattr(state := getattr(module, "state", None), "threshold", 0):
+            state.threshold = 0.0
     # Quantised ones are where they can be computed already, and cannot all be moved.
     return model.to(device) if next(model.parameters()).device.type == "cpu" else model
