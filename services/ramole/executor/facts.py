@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ramole.executor.memory_plan import BaseFacts, DeviceFacts
+from ramole.executor.positions import max_positions
 from ramole.lora.sources import empty_model, is_gguf, weight_files
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -55,7 +56,7 @@ def read_base_facts(base: str, revision: str = "") -> BaseFacts:
         feed_forward=max((max(widths) for widths in linears), default=text.hidden_size),
         vocab_size=text.vocab_size,
         linears=linears,
-        max_positions=getattr(text, "max_position_embeddings", None),
+        max_positions=max_positions(text),
         form=form,
     )
 

@@ -7,8 +7,10 @@ the cache goes where their own next token will overwrite it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from ramole.mixture.step import Step
 from ramole.mixture.triton_form import TritonForm
 
 MIN_LEN = 128
+MAX_GRAPHS = 64
+"""At once; the one that was made first makes room. Each keeps its logits and the device's record of its launches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +37,18 @@ class Size:
     num_experts: int
 
 
+class Graph(Protocol):
+    """What was recorded once and can run again."""
+
+    def replay(self) -> None:
+        """Runs it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Captured:
     """A graph with the tensors that it reads and writes: inputs [2, rows] (token ids, positions), logits [rows, V]."""
 
-    graph: torch.cuda.CUDAGraph
+    graph: Graph
     inputs: torch.Tensor
     form: TritonForm | None
     logits: torch.Tensor
@@ -63,6 +74,8 @@ class DecodeGraphs:
         if self._num_modules != len(self._mixture.modules):
             # A module that was wrapped since is missing in every graph.
             self._captured.clear()
+            # A pool ends with the last of its graphs; capturing into what is left of it fails.
+            self._pool = torch.cuda.graph_pool_handle()
             self._num_modules = len(self._mixture.modules)
         rows = np.array([row_of(sequence) for sequence in sequences])
         size = self._size(plan, int(rows.max()) + 1, max(sequence.num_cached for sequence in sequences) + 1)
@@ -72,6 +85,8 @@ class DecodeGraphs:
         inputs[1, rows] = [sequence.num_cached for sequence in sequences]
         captured = self._captured.get(size)
         if captured is None:
+            if len(self._captured) >= MAX_GRAPHS:
+                del self._captured[next(iter(self._captured))]
             captured = self._captured[size] = self._capture(size, inputs, plan, rows)
         else:
             captured.inputs.copy_(torch.from_numpy(inputs))
@@ -115,6 +130,11 @@ class DecodeGraphs:
                 out: torch.Tensor = self._model(input_ids=place[:1], position_ids=place[1:], use_cache=False).logits[0]
                 return out
 
+        graph, logits = self._record(forward, device)
+        return Captured(graph, place, form, logits)
+
+    def _record(self, forward: Callable[[], torch.Tensor], device: torch.device) -> tuple[Graph, torch.Tensor]:
+        """A graph of one call, and where it leaves the result."""
         # Libraries set themselves up at the first run, which a graph must not record. It computes this very step, so
         # what it writes to the cache is right.
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -125,7 +145,7 @@ class DecodeGraphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             logits = forward()
-        return Captured(graph, place, form, logits)
+        return graph, logits
 
 
 def _power_of_2(n: int) -> int:

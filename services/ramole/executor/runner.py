@@ -11,6 +11,7 @@ from ramole.core.errors import RamoleError, WrongState
 from ramole.executor import attention
 from ramole.executor.batch import Batch
 from ramole.executor.kv_rows import KvRows
+from ramole.executor.positions import has_moving_rope, max_positions
 from ramole.executor.sampler import SampledToken, choose_tokens
 from ramole.executor.scheduler import Schedule
 from ramole.executor.sequence import Sequence, row_of
@@ -73,7 +74,7 @@ class ModelRunner:
         self._batch: Batch | None = None
         self._unbooked: list[tuple[Sequence, Exception]] = []
         self._graphs: DecodeGraphs | None = None
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and not has_moving_rope(config):  # it asks the device, which a graph cannot
             from ramole.executor.graphs import DecodeGraphs
 
             self._graphs = DecodeGraphs(self.model, self.mixture, self.kv)
@@ -194,7 +195,7 @@ def _check_architecture(model: torch.nn.Module, config: object, max_len: int) ->
         why = "its attention cannot be replaced (no attention interface)"
     elif getattr(config, "is_encoder_decoder", False):
         why = "it is an encoder-decoder"
-    elif (limit := getattr(config, "max_position_embeddings", None)) is not None and limit < max_len:
+    elif (limit := max_positions(config)) is not None and limit < max_len:
         raise WrongState(
             f"{name} knows {limit} positions, executor.max_len is {max_len}",
             field="executor.max_len",
