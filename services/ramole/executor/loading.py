@@ -118,7 +118,8 @@ def load_model(path: str, *, dtype: str, device: str, revision: str = "") -> tor
     for module in model.modules():
         # bitsandbytes' int8 would compute columns in which some token of the batch is large in another way: one request
         # would change another's answer.
-        if getattr(state := getattr(module, "state", None), "threshold", 0):
+        state: Any = getattr(module, "state", None)
+        if getattr(state, "threshold", 0):
             state.threshold = 0.0
     # Quantised ones are where they can be computed already, and cannot all be moved.
     return model.to(device) if next(model.parameters()).device.type == "cpu" else model
