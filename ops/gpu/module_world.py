@@ -21,8 +21,8 @@ class ModuleCase:
     """A batch through one module of widths d and o.
 
     Attributes:
-        num_requests, num_experts, num_adapters: b, k and p. Request i uses adapters i k, i k + 1, ... modulo p; of seven
-            requests one uses none.
+        num_requests, num_experts, num_adapters: b, k and p. Request i uses adapters i k, i k + 1, ... modulo p; one of
+            seven uses none.
         num_tokens: of each request; 1 is decode.
         ranks: of the adapters in turn; empty = all have `rank`.
     """

@@ -43,5 +43,9 @@ class Records:
         try:
             found = run()
         except Exception as error:
-            found = {"ok": False, "error": f"{type(error).__name__}: {error}"[:600], "at": traceback.format_exc(limit=-3)}
+            found = {
+                "ok": False,
+                "error": f"{type(error).__name__}: {error}"[:600],
+                "at": traceback.format_exc(limit=-3),
+            }
         self.add(case, seconds=round(time.monotonic() - since, 3), **found)

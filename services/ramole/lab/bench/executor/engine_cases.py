@@ -109,7 +109,8 @@ class EngineBench:
         self._skipped[name] = f"{type(error).__name__}: {error}"
 
     def _base(self) -> torch.nn.Module:
-        return make_base(self._case.base, max_len=self._max_len, device=self._device)
+        dtype = getattr(torch, self._case.dtype)
+        return make_base(self._case.base, max_len=self._max_len, device=self._device, dtype=dtype)
 
     def _rig(self) -> Rig:
         return Rig.build(

@@ -65,6 +65,7 @@ class EngineCase:
         rounds: interleaved repetitions after one that is not counted.
         num_alone: how many requests are also run alone, to compare their tokens.
         preset: the composition; '' = one adapter as it is, several routed.
+        dtype: of base and slots.
     """
 
     name: str
@@ -82,6 +83,7 @@ class EngineCase:
     rounds: int = 5
     num_alone: int = 4
     preset: str = ""
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,10 @@ class ContinuousBatching:
         self._generation = GenerationConfig(
             do_sample=False, max_new_tokens=new_tokens, eos_token_id=-1, pad_token_id=PAD_TOKEN
         )
+        # Releases of transformers call it one or the other.
+        page = next(f.name for f in fields(ContinuousBatchingConfig) if f.name in ("page_size", "block_size"))
         self._batching = ContinuousBatchingConfig(
-            page_size=16,
+            **{page: 16},
             num_blocks=sum(len(prompt) + new_tokens + 16 for prompt in self._prompts) // 16 + 1,
             max_batch_tokens=512,
             max_requests_per_batch=len(requests),

@@ -12,7 +12,15 @@ import torch
 from ramole.lab.bench.executor.engine_cases import OURS, run_engine_case
 from ramole.lab.bench.executor.guard_case import run_guard_case
 from ramole.lab.bench.executor.module_cases import EINSUM, run_module_case
-from ramole.lab.bench.executor.options import BenchOptions, Rival, full_options, gpu_steps, quick_options
+from ramole.lab.bench.executor.options import (
+    BenchOptions,
+    EngineCase,
+    Rival,
+    StepCase,
+    full_options,
+    gpu_steps,
+    quick_options,
+)
 from ramole.lab.bench.executor.slot_cases import run_slot_case
 from ramole.lab.bench.executor.step_cases import run_step_case
 from ramole.lab.bench.timing import ratio
@@ -83,6 +91,11 @@ def run_bench(
         "ttft_2x_slots": slots["ttft_ratio"],
     }
     return {"setup": _setup(place, threads), "cases": cases, "summary": summary}
+
+
+def run_bench_case(case: EngineCase | StepCase, device: torch.device) -> dict[str, Any]:
+    """One case by itself."""
+    return run_engine_case(case, device) if isinstance(case, EngineCase) else run_step_case(case, device)
 
 
 def _setup(device: torch.device, threads: int) -> dict[str, Any]:
