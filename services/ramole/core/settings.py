@@ -8,6 +8,7 @@ key: the default of a section is always what its own class says, so that one key
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 from urllib.parse import urlsplit
@@ -18,10 +19,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_before_validator_function
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ramole.core.composition import PRESETS, Composition
@@ -58,16 +62,21 @@ PathOrName = Annotated[str, AfterValidator(_at_home)]
 """A path, or something else that does not begin with `~`: a hub id, a URI, a keyword."""
 
 
-def _auto_or_from(low: int) -> BeforeValidator:
-    """One mistake, not one for each of the two that are allowed."""
+@dataclass(frozen=True, slots=True)
+class AutoOrFrom:
+    """`auto`, or a whole number of at least `ge`: one mistake, not one for each of the two."""
 
-    def check(value: object) -> object:
+    ge: int
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Before pydantic's own validation."""
+        return no_info_before_validator_function(self._checked, handler(source))
+
+    def _checked(self, value: object) -> object:
         is_number = isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal())
-        if value != "auto" and not (is_number and int(value) >= low):  # type: ignore[call-overload]
-            raise ValueError(f"Input should be a whole number of at least {low}, or auto")
+        if value != "auto" and not (is_number and int(value) >= self.ge):  # type: ignore[call-overload]
+            raise ValueError(f"Input should be a whole number of at least {self.ge}, or auto")
         return value
-
-    return BeforeValidator(check)
 
 
 Auto = Literal["auto"]
@@ -503,18 +512,18 @@ class ExecutorSettings(ServiceSettings):
     scaling: ExecutorScalingSettings | None = Field(  # type: ignore[assignment]  # other keys than the others'
         default=None, description="bounds instead of a number of replicas; absent = there are as many as `replicas`"
     )
-    num_slots: Annotated[int | Auto, _auto_or_from(2)] = Field(
+    num_slots: Annotated[int | Auto, AutoOrFrom(2)] = Field(
         default="auto",
         description="adapter slots on the device, the empty slot included; auto = 64, or as many as memory has room "
         "for",
     )
-    slot_rank: Annotated[int | Auto, _auto_or_from(1)] = Field(
+    slot_rank: Annotated[int | Auto, AutoOrFrom(1)] = Field(
         default="auto",
         description="the largest rank that a slot holds, and that uploads may have; auto = that of the widest adapter "
         "in the store when the store opens, at least 16",
     )
     max_rows: int = Field(default=32, ge=1, description="requests that run at once")
-    max_len: Annotated[int | Auto, _auto_or_from(8)] = Field(
+    max_len: Annotated[int | Auto, AutoOrFrom(8)] = Field(
         default="auto",
         description="prompt + completion tokens of one request; auto = as many as the base model knows positions, as "
         "far as memory goes",
@@ -554,7 +563,7 @@ class ExecutorSettings(ServiceSettings):
         description="cpu, cuda, or one of several: cuda:N; auto = cuda where there is a GPU. On a Ray that runs "
         "already a replica sees one if resources.num_gpus asks for it",
     )
-    threads: Annotated[int | Auto, _auto_or_from(1)] = Field(
+    threads: Annotated[int | Auto, AutoOrFrom(1)] = Field(
         default="auto",
         description="of torch; auto = the cores that this process may use but one, shared by the replicas; 1 on cuda",
     )
