@@ -25,10 +25,15 @@ class GenerateBatch:
     """`model.generate` over one left-padded batch; `named` sends one adapter name with each row, as PEFT wants it."""
 
     def __init__(self, model: Any, requests: Sequence[Request], new_tokens: int, *, named: bool) -> None:
+        from transformers import GenerationConfig
+
         self._model = model
         self._ids = [request.id for request in requests]
         self._inputs = _left_padded(requests, model.device)
-        self._new_tokens = new_tokens
+        # -1 is no token: requests run to their full length, as everywhere in this benchmark.
+        self._generation = GenerationConfig(
+            do_sample=False, max_new_tokens=new_tokens, eos_token_id=-1, pad_token_id=PAD_TOKEN
+        )
         self._names = {"adapter_names": [request.adapters[0] for request in requests]} if named else {}
 
     def __call__(self) -> Tokens:
@@ -37,9 +42,7 @@ class GenerateBatch:
             out = self._model.generate(
                 **self._inputs,
                 **self._names,
-                do_sample=False,
-                max_new_tokens=self._new_tokens,
-                pad_token_id=PAD_TOKEN,
+                generation_config=self._generation,
             )
         start = self._inputs["input_ids"].shape[1]
         return dict(zip(self._ids, out[:, start:].tolist(), strict=True))

@@ -20,6 +20,7 @@ from ramole.lab.bench.executor.options import (
     full_options,
     gpu_steps,
     quick_options,
+    real_cases,
 )
 from ramole.lab.bench.executor.slot_cases import run_slot_case
 from ramole.lab.bench.executor.step_cases import run_step_case
@@ -91,6 +92,32 @@ def run_bench(
         "ttft_2x_slots": slots["ttft_ratio"],
     }
     return {"setup": _setup(place, threads), "cases": cases, "summary": summary}
+
+
+def run_base_bench(
+    source: str, *, quick: bool, device: str, threads: int, progress: Progress, record: Record = lambda case: None
+) -> dict[str, Any]:
+    """Measures the engine on a real base, beside transformers and PEFT; arguments as of `run_executor_bench`.
+
+    Args:
+        source: folder or GGUF file.
+
+    Returns:
+        {"setup", "cases", "summary"}; the summary has tokens per second of each case and contestant.
+    """
+    cases = []
+    todo = real_cases(source, quick=quick)
+    with torch_threads(threads):
+        for i, case in enumerate(todo):
+            progress(f"{i + 1} of {len(todo)}: {case.name}")
+            cases.append(run_engine_case(case, torch.device(device)))
+            record(cases[-1])
+    summary = {
+        f"{case['name']} {name}": contestant["tokens_per_s"]
+        for case in cases
+        for name, contestant in case["contestants"].items()
+    }
+    return {"setup": _setup(torch.device(device), threads) | {"base": source}, "cases": cases, "summary": summary}
 
 
 def run_bench_case(case: EngineCase | StepCase, device: torch.device) -> dict[str, Any]:
