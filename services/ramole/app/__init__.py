@@ -56,8 +56,9 @@ async def start_local(settings: Settings) -> System:
     """Runs all five services in this process, each on a port of its own. Raises as `start`."""
     with _every_error_is_ours():
         from ramole.app.local import LocalSystem
-        from ramole.app.preflight import check_device, preflight, settle_device
+        from ramole.app.preflight import preflight, settle_device
         from ramole.app.services import check_replicas
+        from ramole.executor.facts import check_device
 
         settings = await asyncio.to_thread(settle_device, resolve(settings))
         check_replicas(settings, "process")

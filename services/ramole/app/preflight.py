@@ -77,22 +77,6 @@ def check_ports(settings: Settings) -> None:
                 ) from error
 
 
-def check_device(device: str, num_gpus: int) -> None:
-    """Raises WrongState if there is no such device.
-
-    Args:
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-        num_gpus: that the executor sees.
-    """
-    number = int(device.partition(":")[2] or 0)
-    if device != "cpu" and number >= num_gpus:
-        raise WrongState(
-            f"there is no device {device!r}; this machine has {num_gpus} that can be used",
-            field="executor.device",
-            remedy="set it to cuda" if num_gpus else "set it to cpu",
-        )
-
-
 def settle_device(settings: Settings) -> Settings:
     """`executor.device: auto` as it is meant on this machine."""
     if settings.executor.device != "auto":

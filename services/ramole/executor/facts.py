@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ramole.core.errors import WrongState
 from ramole.executor.memory_plan import BaseFacts, DeviceFacts
 from ramole.executor.positions import max_positions
 from ramole.lora.sources import empty_model, is_gguf, weight_files
@@ -78,8 +79,6 @@ def read_device_facts(setting: str) -> DeviceFacts:
     """
     import torch
 
-    from ramole.core.errors import WrongState
-
     num_gpus = torch.cuda.device_count()
     name = ("cuda" if num_gpus else "cpu") if setting == "auto" else setting
     cores = _cores()
@@ -93,13 +92,8 @@ def read_device_facts(setting: str) -> DeviceFacts:
             cores=cores,
             has_bf16=bool(torch.cpu.get_capabilities().get("amx_bf16")),
         )
+    check_device(name, num_gpus)
     number = int(name.partition(":")[2] or 0)
-    if number >= num_gpus:
-        raise WrongState(
-            f"there is no device {name!r}; this machine has {num_gpus} that can be used",
-            field="executor.device",
-            remedy="set it to cuda" if num_gpus else "set it to cpu",
-        )
     free, total = torch.cuda.mem_get_info(number)
     return DeviceFacts(
         device=name,
@@ -110,6 +104,22 @@ def read_device_facts(setting: str) -> DeviceFacts:
         has_bf16=torch.cuda.get_device_capability(number) >= (8, 0),
         others=num_gpus - 1,
     )
+
+
+def check_device(device: str, num_gpus: int) -> None:
+    """Raises WrongState if there is no such device.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        num_gpus: that the executor sees.
+    """
+    number = int(device.partition(":")[2] or 0)
+    if device != "cpu" and number >= num_gpus:
+        raise WrongState(
+            f"there is no device {device!r}; this machine has {num_gpus} that can be used",
+            field="executor.device",
+            remedy="set it to cuda" if num_gpus else "set it to cpu",
+        )
 
 
 def _cores() -> int:
