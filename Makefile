@@ -66,6 +66,9 @@ test-fault: $(STAMP) ## kills, stalls and cuts under load; a table, and build/fa
 test-gpu: $(STAMP) ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu && $(BIN)/python -m pytest tests/unit/mixture/test_forms.py -k triton
 
+gpu-report: $(STAMP) ## everything that a GPU must tell, in nine minutes: a table, and build/gpu-report/report.json; DEVICE=cpu tries it
+	$(BIN)/python ops/gpu/report.py --device $(or $(DEVICE),cuda)
+
 PROTOC = $(RUN) python -m grpc_tools.protoc -I protos --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $$(cd protos && find . -name '*.proto' -printf 'protos/%P ')
 
 protos: $(STAMP) ## regenerate services/ramole/v1 from protos/
@@ -85,4 +88,4 @@ protos-released: $(STAMP) ## remember protos/ as released: what protos-check let
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help install demo test check check-k8s k8s docs fmt fuzz test-slow test-fault test-gpu protos protos-check protos-released clean
+.PHONY: help install demo test check check-k8s k8s docs fmt fuzz test-slow test-fault test-gpu gpu-report protos protos-check protos-released clean

@@ -189,6 +189,9 @@ def _values(field: FieldInfo) -> str:
         if hasattr(rule, name)
     ]
     kind = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
+    if "'auto'" in kind:
+        return ", ".join(["`auto` or a whole number", *limits])
+    kind = kind.removesuffix(" | None")
     plain = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Path": "path"}
     return ", ".join([plain.get(kind, "path" if "Path" in kind else "mapping" if "dict" in kind else "list"), *limits])
 

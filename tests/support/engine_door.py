@@ -16,6 +16,8 @@ from ramole.adapters.servicer import AdaptersService
 from ramole.core.settings import Settings
 from ramole.executor import servicer
 from ramole.executor.engine import Engine, Update
+from ramole.executor.loading import Loaded
+from ramole.executor.memory_plan import Sizes
 from ramole.executor.runner import ModelRunner
 from ramole.executor.scheduler import Schedule
 from ramole.executor.servicer import ExecutorService
@@ -94,19 +96,20 @@ class TinyExecutor(ExecutorService):
     """The real one with a tiny random model that never ends an answer by itself."""
 
     @staticmethod
-    def load(settings: Settings) -> tuple[ModelRunner, TextCodec]:
+    def load(settings: Settings, *, widest_rank: int = 0) -> Loaded:
         """See `load_runner`."""
-        options, model = settings.executor, tiny_llama(max_len=settings.executor.max_len)
+        sizes = Sizes.of(settings.executor)
+        model = tiny_llama(max_len=sizes.max_len)
         runner = ModelRunner(
             model,
-            num_slots=options.num_slots,
-            slot_rank=options.slot_rank,
-            max_rows=options.max_rows,
-            max_len=options.max_len,
-            num_blocks=options.kv_blocks or None,
+            num_slots=sizes.num_slots,
+            slot_rank=sizes.slot_rank,
+            max_rows=sizes.max_rows,
+            max_len=sizes.max_len,
+            num_blocks=sizes.kv_blocks,
             router=random_router(model),
         )
-        return runner, TextCodec(Words(), ())
+        return Loaded(runner, TextCodec(Words(), ()), sizes)
 
 
 class EngineDoor(RealDoor):

@@ -66,7 +66,7 @@ class RayCluster:
         self._http = httpx.Client(
             base_url=f"http://127.0.0.1:{self._dashboard}",
             headers={"authorization": f"Bearer {self._token}"},
-            timeout=30,
+            timeout=90,
             trust_env=False,
         )
 

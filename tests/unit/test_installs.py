@@ -27,7 +27,7 @@ print(json.dumps([(each.exit_code, each.stdout, each.stderr) for each in done]))
 # Parts of numba and pydantic; what torch brings where there may be a GPU; a server to measure for whoever has it.
 NOT_NAMED = {"llvmlite", "pydantic_core", "triton", "milvus"}
 # Below the Trainer of transformers, and below torch's export.
-NOT_IMPORTED = {"accelerate", "onnx"}
+NOT_IMPORTED = {"accelerate", "gguf", "onnx"}
 
 
 async def outcomes(installed: str, *commands: tuple[str, ...]) -> list[tuple[int, str, str]]:

@@ -28,6 +28,7 @@ from ramole.core.errors import Corrupt, InvalidInput, NotFound, RamoleError, Una
 from ramole.core.names import AdapterRef, check_digest, check_tags
 from ramole.core.settings import Settings
 from ramole.lora.base import BaseShapes, read_base_shapes
+from ramole.lora.ranks import slot_rank_for
 from ramole.observability.tiers import TierMetrics
 from ramole.tiers.disk import DiskTier
 from ramole.tiers.machine import machine_id
@@ -54,6 +55,7 @@ class _Opened:
     contents: ContentReader
     ingest: Ingest
     housekeeping: Housekeeping
+    slot_rank: int
 
 
 class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
@@ -93,7 +95,11 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
         disk = await asyncio.to_thread(DiskTier, settings.cache_dir, settings.cache.disk_bytes)
         contents = ContentReader(store, disk, TierMetrics(self.registry), negative_s=settings.cache.negative_s)
         housekeeping = Housekeeping(settings.adapters, store, contents, self._audit, self._reserve)
-        self._opened = _Opened(store, contents, Ingest(settings, store, base), housekeeping)
+        slot_rank = settings.executor.slot_rank
+        if slot_rank == "auto":
+            slot_rank = slot_rank_for(store.widest_rank(base.base_id))
+            _log.info("adapters of up to rank %d are taken: executor.slot_rank is auto", slot_rank)
+        self._opened = _Opened(store, contents, Ingest(settings, store, base, slot_rank), housekeeping, slot_rank)
         watch_store(self.registry, store)
         self._keeping_house = [asyncio.create_task(housekeeping.run())]
         if settings.adapters.store_uri:  # a folder has one server, by its lock
@@ -233,6 +239,12 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer, Service):
             entries=[version_to_pb(version) for version in versions],
             held_digests=sorted(digest for digest in digests if store.has_digest(digest)),
         )
+
+    async def GetSlotRank(
+        self, request: adapters_pb2.GetSlotRankRequest, context: Context
+    ) -> adapters_pb2.GetSlotRankResponse:
+        """How wide slots must be."""
+        return adapters_pb2.GetSlotRankResponse(slot_rank=self._ready().slot_rank)
 
     async def DeleteStored(
         self, request: adapters_pb2.DeleteStoredRequest, context: Context

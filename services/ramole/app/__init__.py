@@ -35,7 +35,7 @@ async def start(settings: Settings) -> System:
     """
     with _every_error_is_ours():
         from ramole.app.cluster import RaySystem
-        from ramole.app.preflight import preflight
+        from ramole.app.preflight import preflight, settle_device
         from ramole.app.services import check_replicas
         from ramole.app.trust import check_hosts
 
@@ -44,6 +44,7 @@ async def start(settings: Settings) -> System:
             check_replicas(settings, "cluster")
             check_hosts(settings)
         else:
+            settings = await asyncio.to_thread(settle_device, settings)
             check_replicas(settings, "machine")
             await asyncio.to_thread(preflight, settings)
         system = RaySystem()
@@ -55,10 +56,11 @@ async def start_local(settings: Settings) -> System:
     """Runs all five services in this process, each on a port of its own. Raises as `start`."""
     with _every_error_is_ours():
         from ramole.app.local import LocalSystem
-        from ramole.app.preflight import check_device, preflight
+        from ramole.app.preflight import preflight, settle_device
         from ramole.app.services import check_replicas
+        from ramole.executor.facts import check_device
 
-        settings = resolve(settings)
+        settings = await asyncio.to_thread(settle_device, resolve(settings))
         check_replicas(settings, "process")
         await asyncio.to_thread(preflight, settings)
         if settings.executor.device != "cpu":

@@ -19,9 +19,11 @@ from ramole.core.address import join_address
 from ramole.core.errors import WrongState
 from ramole.core.settings import Settings
 from ramole.lora.files import FILES
+from ramole.lora.sources import is_gguf
 from ramole.transport.tls import ServerTls
 
 _MINILM = "minilm"
+_GPU_DRIVER = Path("/dev/nvidiactl")
 
 
 def preflight(settings: Settings) -> None:
@@ -75,25 +77,28 @@ def check_ports(settings: Settings) -> None:
                 ) from error
 
 
-def check_device(device: str, num_gpus: int) -> None:
-    """Raises WrongState if there is no such device.
+def settle_device(settings: Settings) -> Settings:
+    """`executor.device: auto` as it is meant on this machine."""
+    if settings.executor.device != "auto":
+        return settings
+    num_gpus = 0
+    if _GPU_DRIVER.exists():  # torch takes seconds to load
+        import torch
 
-    Args:
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-        num_gpus: that the executor sees.
-    """
-    number = int(device.partition(":")[2] or 0)
-    if device != "cpu" and number >= num_gpus:
-        raise WrongState(
-            f"there is no device {device!r}; this machine has {num_gpus} that can be used",
-            field="executor.device",
-            remedy="set it to cuda" if num_gpus else "set it to cpu",
-        )
+        num_gpus = torch.cuda.device_count()
+    executor = settings.executor.model_copy(update={"device": "cuda" if num_gpus else "cpu"})
+    return settings.model_copy(update={"executor": executor})
 
 
 def check_models(settings: Settings) -> None:
     """That the files of every model, and that of an authority, are there. Raises WrongState."""
-    check_model("base_model", settings.base_model, "config.json")
+    if is_gguf(settings.base_model):
+        if not Path(settings.base_model).is_file():
+            raise WrongState(
+                f"there is no file {settings.base_model}", field="base_model", remedy="name a GGUF file on this machine"
+            )
+    else:
+        check_model("base_model", settings.base_model, "config.json")
     encoders = [("embedding", settings.embedding.encoder, settings.embedding.retriever)]
     if settings.embedding.previous is not None:
         previous = settings.embedding.previous

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from ramole.app.preflight import check_device
 from ramole.app.ray_thread import RayThread
 from ramole.app.replica_logs import ReplicaLogs
 from ramole.app.scratch import MARK, Scratch
 from ramole.app.services import SERVICES
 from ramole.core.errors import Unavailable, WrongState
 from ramole.core.settings import Settings
+from ramole.executor.facts import check_device
 
 _CONNECT_S = 10.0
 

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,10 +28,11 @@ def bench_executor(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Torch threads for everybody.", min=1)] = 1,
     cases: Annotated[Path | None, typer.Option(help="Append each case to this JSON-lines file as it ends.")] = None,
+    base: Annotated[str, typer.Option(help="Instead: a real base, a folder or a GGUF file, with 16 adapters.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Measure the engine beside its rivals: interleaved rounds, medians, ratios."""
-    from ramole.lab.bench.executor.run import run_executor_bench
+    from ramole.lab.bench.executor.run import run_base_bench, run_executor_bench
 
     def record(case: dict[str, Any]) -> None:
         if cases is not None:
@@ -39,7 +41,8 @@ def bench_executor(
 
     with told(), _spinner() as tell:
         check_device(device)
-        result = run_executor_bench(quick=quick, device=device, threads=threads, progress=tell, record=record)
+        run_it = partial(run_base_bench, base) if base else run_executor_bench
+        result = run_it(quick=quick, device=device, threads=threads, progress=tell, record=record)
     _print(result, as_json)
 
 

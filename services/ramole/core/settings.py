@@ -8,6 +8,7 @@ key: the default of a section is always what its own class says, so that one key
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 from urllib.parse import urlsplit
@@ -18,16 +19,19 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_before_validator_function
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ramole.core.composition import PRESETS, Composition
 from ramole.core.setting_sources import DELIMITER, PREFIX, Variables, YamlFile, config_path
 
-DEVICE = r"^(cpu|cuda(:[0-9]{1,3})?)$"
+DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 PAPER_INSTRUCTION = "Represent the sentence for similar task retrieval: "
 
 
@@ -56,6 +60,27 @@ def _path(value: object) -> object:
 FilePath = Annotated[Path, BeforeValidator(_path)]
 PathOrName = Annotated[str, AfterValidator(_at_home)]
 """A path, or something else that does not begin with `~`: a hub id, a URI, a keyword."""
+
+
+@dataclass(frozen=True, slots=True)
+class AutoOrFrom:
+    """`auto`, or a whole number of at least `ge`: one mistake, not one for each of the two."""
+
+    ge: int
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Before pydantic's own validation."""
+        return no_info_before_validator_function(self._checked, handler(source))
+
+    def _checked(self, value: object) -> object:
+        is_number = isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal())
+        if value != "auto" and not (is_number and int(value) >= self.ge):  # type: ignore[call-overload]
+            raise ValueError(f"Input should be a whole number of at least {self.ge}, or auto")
+        return value
+
+
+Auto = Literal["auto"]
+"""Found out at the start; `ramole doctor` shows what it would be."""
 
 
 class _Section(BaseModel):
@@ -487,15 +512,35 @@ class ExecutorSettings(ServiceSettings):
     scaling: ExecutorScalingSettings | None = Field(  # type: ignore[assignment]  # other keys than the others'
         default=None, description="bounds instead of a number of replicas; absent = there are as many as `replicas`"
     )
-    num_slots: int = Field(default=64, ge=2, description="adapter slots on the device, the empty slot included")
-    slot_rank: int = Field(default=16, ge=1)
+    num_slots: Annotated[int | Auto, AutoOrFrom(2)] = Field(
+        default="auto",
+        description="adapter slots on the device, the empty slot included; auto = 64, or as many as memory has room "
+        "for",
+    )
+    slot_rank: Annotated[int | Auto, AutoOrFrom(1)] = Field(
+        default="auto",
+        description="the largest rank that a slot holds, and that uploads may have; auto = that of the widest adapter "
+        "in the store when the store opens, at least 16",
+    )
     max_rows: int = Field(default=32, ge=1, description="requests that run at once")
-    max_len: int = Field(default=256, ge=8, description="prompt + completion tokens of one request")
+    max_len: Annotated[int | Auto, AutoOrFrom(8)] = Field(
+        default="auto",
+        description="prompt + completion tokens of one request; auto = as many as the base model knows positions, as "
+        "far as memory goes",
+    )
+    memory_fraction: float = Field(
+        default=0.85,
+        gt=0,
+        le=1,
+        description="part of the device's memory that is free at the start, for base model, slots and KV together; on "
+        "a CPU that of the machine, or of its container, shared by the replicas",
+    )
+    memory_bytes: int | None = Field(default=None, ge=1, description="that memory, instead of memory_fraction")
     kv_blocks: int = Field(
         default=0,
         ge=0,
-        description="blocks of 16 tokens of KV memory; 0 = as many as max_rows requests of max_len need. With fewer, "
-        "the youngest request sometimes waits and has its keys and values computed again",
+        description="blocks of 16 tokens of KV memory; 0 = as far as memory goes, at most what max_rows requests of "
+        "max_len need. With fewer, the youngest request sometimes waits and has its keys and values computed again",
     )
     prefix_reuse: bool = Field(
         default=True,
@@ -518,9 +563,21 @@ class ExecutorSettings(ServiceSettings):
     router: PathOrName = Field(
         default="auto", description="RouterLoRA folder, '' = none; 'auto' = the shipped one if it fits the base model"
     )
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: str = Field(default="cpu", pattern=DEVICE, description="cpu, cuda, or one of several: cuda:N")
-    threads: int = Field(default=1, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="of base model, slots and KV; auto = the checkpoint's, but float32 on a CPU that does not multiply "
+        "matrices of bfloat16 itself",
+    )
+    device: str = Field(
+        default="auto",
+        pattern=DEVICE,
+        description="cpu, cuda, or one of several: cuda:N; auto = cuda where there is a GPU. On a Ray that runs "
+        "already a replica sees one if resources.num_gpus asks for it",
+    )
+    threads: Annotated[int | Auto, AutoOrFrom(1)] = Field(
+        default="auto",
+        description="of torch; auto = the cores that this process may use but one, shared by the replicas; 1 on cuda",
+    )
 
     @model_validator(mode="after")
     def _leaves_room_for_prompts(self) -> Self:

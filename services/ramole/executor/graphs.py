@@ -25,6 +25,8 @@ from ramole.mixture.step import Step
 from ramole.mixture.triton_form import TritonForm
 
 MIN_BLOCKS = 8
+MAX_GRAPHS = 64
+"""At once; the one that was made first makes room. Each keeps its logits and the device's record of its launches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class DecodeGraphs:
         inputs = _inputs(size, [sequence.next_tokens(1)[0] for sequence in batch.sequences], batch.tables)
         captured = self._captured.get(size)
         if captured is None:
+            if len(self._captured) >= MAX_GRAPHS:
+                del self._captured[next(iter(self._captured))]
             captured = self._captured[size] = self._capture(size, inputs, plan)
         else:
             captured.inputs.copy_(torch.from_numpy(inputs))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ramole.executor.block_pool import BLOCK, NULL, SINK
+from ramole.mixture.memory import zeros
 
 
 class KvBlocks:
@@ -35,7 +36,7 @@ class KvBlocks:
         self.num_blocks = num_blocks
         self.max_len = max_len
         size = (num_layers, 2, num_blocks + 1 + max(NULL, SINK), BLOCK, num_heads, head_dim)
-        self._all = torch.zeros(size, dtype=dtype, device=device)
+        self._all = zeros(size, dtype=dtype, device=device)
         self.keys = [self._all[layer, 0] for layer in range(num_layers)]
         self.values = [self._all[layer, 1] for layer in range(num_layers)]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +24,8 @@ from ramole.executor.sequence import Sequence as EngineSequence
 from ramole.executor.text import TextStream
 from ramole.lora.admission import AdmissionLimits, admit
 from ramole.lora.base import read_base_shapes
-from ramole.lora.files import read_folder
+from ramole.lora.config import read_config
+from ramole.lora.files import CONFIG_FILE, read_folder
 from ramole.lora.weights import AdapterWeights
 
 
@@ -40,17 +42,19 @@ class OfflineEngine:
         self, base: str | Path, adapters: Mapping[str, Path], *, settings: ExecutorSettings | None = None
     ) -> None:
         options = settings or ExecutorSettings(router="")
-        runner, self._codec = load_runner(PlainSettings(base_model=str(base), executor=options))
+        runner, self._codec, sizes = load_runner(
+            PlainSettings(base_model=str(base), executor=options), widest_rank=_widest_rank(adapters)
+        )
         self._shapes = read_base_shapes(str(base), str(base))
-        self._limits = AdmissionLimits(options.slot_rank)
+        self._limits = AdmissionLimits(sizes.slot_rank)
         self._adapters = dict(adapters)
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="read-adapter")
         self.engine = Engine(
             runner,
             load=self._load,
             eos_token_ids=self._codec.eos_token_ids,
-            num_slots=options.num_slots,
-            max_rows=options.max_rows,
+            num_slots=sizes.num_slots,
+            max_rows=sizes.max_rows,
             token_budget=options.token_budget,
             max_waiting=options.max_waiting,
             prefix_reuse=options.prefix_reuse,
@@ -141,3 +145,13 @@ class OfflineEngine:
         config, tensors = read_folder(folder)
         # Whatever base the adapter names: whoever runs a script knows what the folders hold.
         return admit(config, tensors, self._shapes, self._limits, base_model=self._shapes.base_id).weights
+
+
+def _widest_rank(adapters: Mapping[str, Path]) -> int:
+    """As their configs say. What cannot be read is refused when a prompt needs it."""
+    widest = 0
+    for folder in adapters.values():
+        with suppress(OSError, RamoleError):
+            config = read_config((folder / CONFIG_FILE).read_bytes())
+            widest = max(widest, config.rank, *config.rank_pattern.values())
+    return widest

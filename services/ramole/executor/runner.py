@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Ordered
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +14,7 @@ from ramole.executor.block_pool import blocks_for
 from ramole.executor.block_tables import BlockTables, places_of
 from ramole.executor.kv_blocks import KvBlocks
 from ramole.executor.native_attention import native_decode
+from ramole.executor.positions import has_moving_rope, max_positions
 from ramole.executor.sampler import SampledToken, choose_tokens
 from ramole.executor.scheduler import Schedule
 from ramole.executor.sequence import Sequence
@@ -81,7 +81,7 @@ class ModelRunner:
         self._batch: Batch | None = None
         self._unbooked: list[tuple[Sequence, Exception]] = []
         self._graphs: DecodeGraphs | None = None
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and not has_moving_rope(config):  # it asks the device, which a graph cannot
             from ramole.executor.graphs import DecodeGraphs
 
             self._graphs = DecodeGraphs(self.model, self.mixture, self.kv, max_rows=max_rows)
@@ -194,18 +194,6 @@ class ModelRunner:
         return torch.as_tensor(values, dtype=torch.long, device=self.device)
 
 
-def load_model(path: str, *, dtype: str, device: str, revision: str = "") -> torch.nn.Module:
-    """Loads a causal LM from a folder or hub id; `revision` of an id, empty = its default."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # a server's log is no terminal
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-        path, dtype=getattr(torch, dtype), local_files_only=Path(path).is_dir(), revision=revision or "main"
-    )
-    return model.to(device)
-
-
 def _check_architecture(model: torch.nn.Module, config: object, max_len: int) -> None:
     name = type(model).__name__
     why = None
@@ -213,7 +201,7 @@ def _check_architecture(model: torch.nn.Module, config: object, max_len: int) ->
         why = "its attention cannot be replaced (no attention interface)"
     elif getattr(config, "is_encoder_decoder", False):
         why = "it is an encoder-decoder"
-    elif (limit := getattr(config, "max_position_embeddings", None)) is not None and limit < max_len:
+    elif (limit := max_positions(config)) is not None and limit < max_len:
         raise WrongState(
             f"{name} knows {limit} positions, executor.max_len is {max_len}",
             field="executor.max_len",

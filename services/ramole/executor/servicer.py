@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from ramole.core.answer import Chunk
 from ramole.core.call import current_call
@@ -19,6 +20,7 @@ from ramole.core.settings import Settings
 from ramole.executor.codec import event_to_pb, expert_from_pb, status_to_pb, tier_status_to_pb
 from ramole.executor.engine import Engine
 from ramole.executor.loading import load_runner
+from ramole.executor.memory_plan import Sizes
 from ramole.executor.metrics import EngineMetrics
 from ramole.executor.source import AdapterSource
 from ramole.executor.stages import LOAD
@@ -35,10 +37,13 @@ from ramole.tiers.machine import machine_id
 from ramole.transport.peers import Peers
 from ramole.transport.service import Service
 from ramole.transport.values import composition_from_pb, messages_from_pb, sampling_from_pb
-from ramole.v1 import executor_pb2, executor_pb2_grpc
+from ramole.v1 import adapters_pb2, executor_pb2, executor_pb2_grpc
 
 # How long a digest that the store does not know is not asked for again: it may come at any moment.
 _MISSING_S = 1.0
+# How long a start waits for the service that holds the repository.
+_PATIENCE_S = 120.0
+_PAUSE_S = 0.5
 
 
 class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
@@ -54,6 +59,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         self._peers = peers
         self._worker: EngineWorker | None = None
         self._engine: Engine | None = None
+        self._sizes: Sizes
         self._tiers: dict[Tier, Callable[[], TierCounts]] = {}
         self._num_ended = self._num_tokens = 0
 
@@ -67,8 +73,9 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         metrics = TierMetrics(self.registry)
         tenants = TenantNames.of(self._settings)
         self._metrics = counts = EngineMetrics(self.registry, tenants, max_waiting=options.max_waiting)
-        runner, codec = await asyncio.to_thread(self.load, self._settings)
-        self._codec = codec
+        widest_rank = await self._slot_rank() if options.slot_rank == "auto" else 0
+        runner, codec, sizes = await asyncio.to_thread(self.load, self._settings, widest_rank=widest_rank)
+        self._codec, self._sizes = codec, sizes
         self._router = await asyncio.to_thread(router_digest, Path(options.router)) if options.router else ""
         self._disk = disk = await asyncio.to_thread(
             DiskTier, self._settings.cache_dir, cache.disk_bytes, Content.copy_of_folder
@@ -96,8 +103,8 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
             placed=lambda seconds: metrics.loaded(Tier.DEVICE, seconds),
             stepped=counts.step,
             eos_token_ids=codec.eos_token_ids,
-            num_slots=options.num_slots,
-            max_rows=options.max_rows,
+            num_slots=sizes.num_slots,
+            max_rows=sizes.max_rows,
             token_budget=options.token_budget,
             max_waiting=options.max_waiting,
             prefix_reuse=options.prefix_reuse,
@@ -133,16 +140,16 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         """Tokens, places and slots in use and waited for, beside what there is of them."""
         if self._engine is None:
             return {}
-        options, engine = self._settings.executor, self._engine
+        sizes, engine = self._sizes, self._engine
         return {
             "running": engine.num_running,
             "queued": engine.num_held_up,
-            "max_running": options.max_rows,
+            "max_running": sizes.max_rows,
             "running_tokens": engine.running_tokens,
             "queued_tokens": engine.waiting_tokens,
             "max_tokens": engine.max_tokens,
             "slots": engine.num_busy_slots,
-            "max_slots": options.num_slots - 1,
+            "max_slots": sizes.num_slots - 1,
             "first_token_s": engine.first_token_s,
         }
 
@@ -195,15 +202,26 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         self, request: executor_pb2.GetStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> executor_pb2.GetStatusResponse:
         """What is loaded and how full it is."""
-        options = self._settings.executor
-        status, max_tokens = await self._ready().ask(
-            lambda engine: (status_to_pb(engine, num_slots=options.num_slots), engine.max_tokens)
-        )
-        status.max_len, status.max_waiting = min(options.max_len, max_tokens), options.max_waiting
+        options, worker, sizes = self._settings.executor, self._ready(), self._sizes
+        status = await worker.ask(lambda engine: status_to_pb(engine, num_slots=sizes.num_slots))
+        status.max_len, status.max_waiting = sizes.max_len, options.max_waiting
         status.router, status.has_chat_template = self._router, self._codec.has_chat_template
-        status.max_running, status.ended, status.tokens_out = options.max_rows, self._num_ended, self._num_tokens
+        status.max_running, status.ended, status.tokens_out = sizes.max_rows, self._num_ended, self._num_tokens
         status.tiers.extend(tier_status_to_pb(tier, counts()) for tier, counts in self._tiers.items())
         return status
+
+    async def _slot_rank(self) -> int:
+        """That of the repository, once its service is there: on Ray all of them start at the same time."""
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(Unavailable),
+            stop=stop_after_delay(_PATIENCE_S),
+            wait=wait_fixed(_PAUSE_S),
+            reraise=True,
+        ):
+            with attempt:
+                asked = adapters_pb2.GetSlotRankRequest()
+                answer = await self._peers.adapters.stub.GetSlotRank(asked, timeout=_PATIENCE_S)
+        return answer.slot_rank
 
     def _ready(self) -> EngineWorker:
         if self._worker is None:

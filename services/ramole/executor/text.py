@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from collections.abc import Sequence as Ordered
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ramole.core.answer import Chunk
@@ -13,6 +12,7 @@ from ramole.core.chat import Message
 from ramole.core.errors import InvalidInput, WrongState
 from ramole.core.sampling import Sampling
 from ramole.executor.detokenizer import Detokenizer, Vocabulary
+from ramole.lora.sources import base_arguments
 
 if TYPE_CHECKING:
     from ramole.executor.sampler import SampledToken
@@ -99,15 +99,14 @@ class TextCodec:
     def load(
         cls, path: str, generation_config: Any, *, revision: str = "", parse_special_tokens: bool = False
     ) -> TextCodec:
-        """Loads the tokenizer of a base model: of a folder, or of a hub id at a revision (empty = its default).
+        """Loads the tokenizer of a base model: of a folder or GGUF file, or of a hub id at a revision (empty = its
+        default).
 
         `generation_config` names the end tokens.
         """
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, local_files_only=Path(path).is_dir(), revision=revision or "main"
-        )
+        tokenizer = AutoTokenizer.from_pretrained(**base_arguments(path, revision))
         eos = getattr(generation_config, "eos_token_id", None)
         if eos is None:
             eos = tokenizer.eos_token_id

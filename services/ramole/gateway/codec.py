@@ -178,7 +178,7 @@ def describe_to_pb(
         fullest_step=max(steps, key=lambda step: (len(step.digests), step.b), default=None),
         limits=gateway_pb2.Limits(
             max_prompt_chars=settings.gateway.max_prompt_chars,
-            max_len=min((status.max_len for status in statuses), default=settings.executor.max_len),
+            max_len=min((status.max_len for status in statuses), default=_known(settings.executor.max_len)),
             max_waiting=min((status.max_waiting for status in statuses), default=settings.executor.max_waiting),
             max_batch_requests=COUNTS["requests"].high,
             max_upload_bytes=settings.adapters.max_upload_bytes,
@@ -195,6 +195,11 @@ def describe_to_pb(
         tokens_out=sum(status.tokens_out for status in statuses),
         tiers=_tiers([tier for status in statuses for tier in status.tiers]),
     )
+
+
+def _known(max_len: int | str) -> int:
+    """0 = an executor will find it out."""
+    return 0 if max_len == "auto" else int(max_len)
 
 
 def services_to_pb(health: Mapping[str, Sequence[bool]]) -> list[gateway_pb2.ServiceStatus]:

@@ -40,12 +40,14 @@ class AdmissionLimits:
         max_relative_norm: the same of one module's update, relative to its base weight. Where that is not known, it is
             taken to be as large as a weight that keeps the size of its input, with entries of variance 1 / d: sqrt(o).
         base_revision: commit of the served base model; empty = any.
+        max_rank_setting: the one that `max_rank` comes from, which whoever runs the server may raise; empty = none.
     """
 
     max_rank: int
     max_norm: float = 1e4
     max_relative_norm: float = math.inf
     base_revision: str = ""
+    max_rank_setting: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,12 @@ def _check_fit(layout: AdapterLayout, base: BaseShapes, limits: AdmissionLimits)
             raise AdapterRefused(
                 f"{module} has rank {pair.rank}, this server takes up to {limits.max_rank}",
                 field=f"{CONFIG_FILE}:r",
-                remedy="train with a smaller rank, or compress the adapter by SVD",
+                remedy="train with a smaller rank, or compress the adapter by SVD"
+                + (
+                    f"; whoever runs the server may set {limits.max_rank_setting} to {pair.rank} and start it anew"
+                    if limits.max_rank_setting
+                    else ""
+                ),
             )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ramole.lora.sources import empty_model, is_gguf
+
 if TYPE_CHECKING:
     import torch
 
@@ -39,30 +41,18 @@ def read_base_shapes(path_or_id: str, base_id: str, revision: str = "") -> BaseS
     """Builds the model of a config on the meta device and reads off its shapes. Of its weights, a sample is read.
 
     Args:
-        path_or_id: a folder or hub id with a config.json of a causal language model.
+        path_or_id: a folder or hub id with a config.json of a causal language model, or a GGUF file.
         revision: commit, tag or branch of a hub id; empty = its default.
 
     Raises:
         WrongState: it cannot be read, or is not a causal language model that this installation knows.
     """
-    import torch
     from torch import nn
-    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
-    from ramole.core.errors import WrongState
     from ramole.lora.base_norms import read_base_norms
 
-    try:
-        config = AutoConfig.from_pretrained(path_or_id, revision=revision or "main")
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError) as error:
-        raise WrongState(
-            f"the config of {path_or_id!r} does not describe a causal language model: {str(error)[:300]}",
-            field="base_model",
-            remedy="name a folder or hub id that transformers can load",
-        ) from error
+    model: Any = empty_model(path_or_id, revision)
     modules: dict[str, tuple[int, int]] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -73,7 +63,7 @@ def read_base_shapes(path_or_id: str, base_id: str, revision: str = "") -> BaseS
     head = names.get(id(model.get_output_embeddings()), "")
     embedding = names.get(id(_input_embedding(model)), "")
     # A tied head has no weight of its own: checkpoints hold that of the embedding.
-    tied = {head: embedding} if head and embedding and getattr(config, "tie_word_embeddings", False) else {}
+    tied = {head: embedding} if head and embedding and getattr(model.config, "tie_word_embeddings", False) else {}
 
     def read_weight(module: str) -> torch.Tensor | None:
         wanted = [name for name in (module, tied.get(module)) if name]
@@ -96,6 +86,9 @@ def _read_tensor(path_or_id: str, revision: str, names: list[str]) -> torch.Tens
     """The first of `names` that a safetensors checkpoint, in one file or several, holds."""
     from safetensors import safe_open
     from transformers.utils import cached_file
+
+    if is_gguf(path_or_id):
+        return None
 
     def find(name: str) -> str | None:
         found: str | None = cached_file(

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ramole.lora.sources import weight_files
+
 # Larger weights are sampled in blocks of rows: their rows are alike, and the limit is one of magnitude.
 _MAX_ROWS = 512
 _BLOCKS = 8
@@ -33,7 +35,7 @@ def read_base_norms(
     # Some checkpoints, GPT-2's for example, leave out the name of the backbone.
     known.update({name.partition(".")[2]: name for name in list(known) if "." in name})
     norms: dict[str, float] = {}
-    for path in _weight_files(path_or_id, revision):
+    for path in weight_files(path_or_id, revision):
         norms.update(_norms_of(path, known))
     for module, other in tied.items():
         if other in norms:
@@ -42,19 +44,6 @@ def read_base_norms(
     if missing:
         _log.warning("no base weight was found for %d modules: the limit of their updates goes by their shape", missing)
     return {module: norm for module, norm in norms.items() if module in wanted}
-
-
-def _weight_files(path_or_id: str, revision: str) -> list[Path]:
-    folder = Path(path_or_id)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-        try:
-            folder = Path(snapshot_download(path_or_id, revision=revision or None, local_files_only=True))
-        except (LocalEntryNotFoundError, HfHubHTTPError, ValueError, OSError):
-            return []
-    return sorted(folder.glob("*.safetensors"))
 
 
 def _norms_of(path: Path, known: Mapping[str, str]) -> dict[str, float]:

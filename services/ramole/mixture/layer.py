@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import cast
 
 import torch
@@ -10,21 +11,33 @@ from torch import nn
 from ramole.mixture.slots import ModuleSlots, SlotShape
 from ramole.mixture.step import StepContext
 
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # others are of quantised weights
+
 
 class MixtureLinear(nn.Module):
     """y = base(x) + the mixture of the step's experts. Does nothing but the base when no step is running."""
 
     def __init__(
-        self, base: nn.Module, *, index: int, widths: tuple[int, int], shape: SlotShape, context: StepContext
+        self,
+        base: nn.Module,
+        *,
+        index: int,
+        widths: tuple[int, int],
+        shape: SlotShape,
+        context: StepContext,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Wraps `base`, a module of widths (d, o). `index` is its number among the wrapped modules."""
+        """Wraps `base`, a module of widths (d, o). `index` is its number among the wrapped modules.
+
+        `dtype` is that of the adapters where the base's weights are quantised: the one of its activations.
+        """
         super().__init__()
         self.base = base
         self._context = context
-        weight = self.weight
-        # A quantised base stores integers; its adapters do not.
-        dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
-        self.slots = ModuleSlots(index, widths, shape, dtype=dtype, device=weight.device)
+        # Some quantised modules have no `weight`, and of none is it of the dtype that they compute in.
+        tensor = next(chain(base.parameters(), base.buffers()))
+        dtype = tensor.dtype if tensor.dtype in _FLOATS else dtype
+        self.slots = ModuleSlots(index, widths, shape, dtype=dtype, device=tensor.device)
 
     @property
     def weight(self) -> torch.Tensor:

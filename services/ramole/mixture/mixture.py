@@ -45,6 +45,8 @@ class Mixture:
         self._context = StepContext()
         self._router = router
         self._layout = layout or torch_layout(next(model.parameters()).device)
+        # Whatever is quantised, the embeddings are not, and they make the activations.
+        self._dtype = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), torch.float32)
         self._layers: list[int | None] = []
         self._belongs = np.zeros((1, 0))  # [L + 1, modules]: which layer each module is in
         self._touches = np.zeros((0, shape.num_slots), np.bool_)  # [modules, S]: whether the slot's adapter is there
@@ -67,6 +69,7 @@ class Mixture:
                 widths=widths_of(base, name),
                 shape=self.shape,
                 context=self._context,
+                dtype=self._dtype,
             )
             if self._router is not None and name in self._router.pairs:
                 module.slots.set_router(self._router.pairs[name])

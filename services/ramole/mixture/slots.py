@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ramole.lora.weights import LoraPair
+from ramole.mixture.memory import zeros
 from ramole.mixture.native_module import NativeModule
 
 
@@ -42,16 +43,16 @@ class ModuleSlots(nn.Module):
         super().__init__()
         (d, o), (num_slots, rank, q) = widths, (shape.num_slots, shape.slot_rank, shape.router_rank)
 
-        def zeros(*size: int) -> torch.Tensor:
-            return torch.zeros(size, dtype=dtype, device=device)
+        def room(*size: int) -> torch.Tensor:
+            return zeros(size, dtype=dtype, device=device)
 
         self.index = index
         self.widths = widths
-        self.register_buffer("lora_a", zeros(num_slots, rank, d), persistent=False)
-        self.register_buffer("lora_b", zeros(num_slots, rank, o), persistent=False)
-        self.register_buffer("c", zeros(num_slots, q, rank), persistent=False)
-        self.router_a = nn.Parameter(zeros(q, d), requires_grad=False)
-        self.router_b = nn.Parameter(zeros(o, q), requires_grad=False)
+        self.register_buffer("lora_a", room(num_slots, rank, d), persistent=False)
+        self.register_buffer("lora_b", room(num_slots, rank, o), persistent=False)
+        self.register_buffer("c", room(num_slots, q, rank), persistent=False)
+        self.router_a = nn.Parameter(room(q, d), requires_grad=False)
+        self.router_b = nn.Parameter(room(o, q), requires_grad=False)
         self.ranks = np.zeros(num_slots, np.int64)
         self.register_buffer("device_ranks", torch.zeros(num_slots, dtype=torch.int32, device=device), False)
         self.native = self._native()
@@ -60,16 +61,18 @@ class ModuleSlots(nn.Module):
     def write(self, slot: int, pair: LoraPair) -> None:
         """Puts one adapter's pair into a slot, replacing what was there."""
         self.clear(slot)
+        self._set_rank(slot, pair.rank)  # first: should a copy fail, the next `clear` knows how far it came
         self.lora_a[slot, : pair.rank] = pair.a
         self.lora_b[slot, : pair.rank] = pair.b.T
-        self.c[slot] = self._couple(self.lora_b[slot])
-        self._set_rank(slot, pair.rank)
+        self.c[slot, :, : pair.rank] = self._couple(self.lora_b[slot, : pair.rank])
 
     @torch.no_grad()
     def clear(self, slot: int) -> None:
         """Zeroes a slot: what is not in use must not be able to leak."""
-        for tensor in (self.lora_a, self.lora_b, self.c):
-            tensor[slot] = 0
+        rank = self.ranks[slot]  # beyond it there are zeros already, of which most were never written
+        self.lora_a[slot, :rank] = 0
+        self.lora_b[slot, :rank] = 0
+        self.c[slot, :, :rank] = 0
         self._set_rank(slot, 0)
 
     @torch.no_grad()

@@ -37,7 +37,8 @@ class TorchForm:
 
     def add(self, x: torch.Tensor, y: torch.Tensor, module: ModuleSlots) -> None:
         """See `Form`. While the router is trained only segments are computed: they carry gradients."""
-        x, y = packed(x), packed(y)
+        # A quantised base may take and give another dtype than its adapters have.
+        x, y = packed(x).to(module.lora_a.dtype), packed(y)
         if self.plan.num_decode > 1 and not module.router_a.requires_grad:
             self.add_decode(x, y, module)
             self.add_segments(x, y, module, range(self.plan.num_decode, self.plan.num_requests))

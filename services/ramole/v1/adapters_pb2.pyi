@@ -537,3 +537,42 @@ class WeightsHeader(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WeightsHeader: _TypeAlias = WeightsHeader  # noqa: Y015
+
+@_typing.final
+class GetSlotRankRequest(_message.Message):
+    """Nothing to ask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSlotRankRequest: _TypeAlias = GetSlotRankRequest  # noqa: Y015
+
+@_typing.final
+class GetSlotRankResponse(_message.Message):
+    """For as long as this service runs: no wider upload is admitted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_RANK_FIELD_NUMBER: _builtins.int
+    slot_rank: _builtins.int
+    """The largest rank that an upload may have."""
+    def __init__(
+        self,
+        *,
+        slot_rank: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["slot_rank", b"slot_rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSlotRankResponse: _TypeAlias = GetSlotRankResponse  # noqa: Y015

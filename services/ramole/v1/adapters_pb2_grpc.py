@@ -85,6 +85,11 @@ class AdaptersStub:
                 request_serializer=ramole_dot_v1_dot_adapters__pb2.FetchRequest.SerializeToString,
                 response_deserializer=ramole_dot_v1_dot_adapters__pb2.FetchResponse.FromString,
                 _registered_method=True)
+        self.GetSlotRank = channel.unary_unary(
+                '/ramole.v1.Adapters/GetSlotRank',
+                request_serializer=ramole_dot_v1_dot_adapters__pb2.GetSlotRankRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_adapters__pb2.GetSlotRankResponse.FromString,
+                _registered_method=True)
 
 
 class AdaptersServicer:
@@ -160,6 +165,13 @@ class AdaptersServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSlotRank(self, request, context):
+        """How wide an executor's slots must be; asked at its start where executor.slot_rank is auto.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdaptersServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -207,6 +219,11 @@ def add_AdaptersServicer_to_server(servicer, server):
                     servicer.Fetch,
                     request_deserializer=ramole_dot_v1_dot_adapters__pb2.FetchRequest.FromString,
                     response_serializer=ramole_dot_v1_dot_adapters__pb2.FetchResponse.SerializeToString,
+            ),
+            'GetSlotRank': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSlotRank,
+                    request_deserializer=ramole_dot_v1_dot_adapters__pb2.GetSlotRankRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_adapters__pb2.GetSlotRankResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -458,6 +475,33 @@ class Adapters:
             '/ramole.v1.Adapters/Fetch',
             ramole_dot_v1_dot_adapters__pb2.FetchRequest.SerializeToString,
             ramole_dot_v1_dot_adapters__pb2.FetchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSlotRank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramole.v1.Adapters/GetSlotRank',
+            ramole_dot_v1_dot_adapters__pb2.GetSlotRankRequest.SerializeToString,
+            ramole_dot_v1_dot_adapters__pb2.GetSlotRankResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,8 @@ class AdaptersStub:
     """The weights of one digest: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB. Or, to a caller on
     the same machine, the folder where both files lie.
     """
+    GetSlotRank: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.GetSlotRankRequest, _adapters_pb2.GetSlotRankResponse]
+    """How wide an executor's slots must be; asked at its start where executor.slot_rank is auto."""
 
 @_typing.type_check_only
 class AdaptersAsyncStub(AdaptersStub):
@@ -91,6 +93,8 @@ class AdaptersAsyncStub(AdaptersStub):
     """The weights of one digest: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB. Or, to a caller on
     the same machine, the folder where both files lie.
     """
+    GetSlotRank: _aio.UnaryUnaryMultiCallable[_adapters_pb2.GetSlotRankRequest, _adapters_pb2.GetSlotRankResponse]  # type: ignore[assignment]
+    """How wide an executor's slots must be; asked at its start where executor.slot_rank is auto."""
 
 class AdaptersServicer(metaclass=_abc_1.ABCMeta):
     """The adapter store and cache: the source of truth. Internal; what the gateway passes on is in messages of its own.
@@ -174,5 +178,13 @@ class AdaptersServicer(metaclass=_abc_1.ABCMeta):
         """The weights of one digest: a WeightsHeader, then the safetensors bytes in chunks of at most 1 MiB. Or, to a caller on
         the same machine, the folder where both files lie.
         """
+
+    @_abc_1.abstractmethod
+    def GetSlotRank(
+        self,
+        request: _adapters_pb2.GetSlotRankRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapters_pb2.GetSlotRankResponse, _abc.Awaitable[_adapters_pb2.GetSlotRankResponse]]:
+        """How wide an executor's slots must be; asked at its start where executor.slot_rank is auto."""
 
 def add_AdaptersServicer_to_server(servicer: AdaptersServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

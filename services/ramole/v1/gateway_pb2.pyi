@@ -1336,7 +1336,7 @@ class Limits(_message.Message):
     max_prompt_chars: _builtins.int
     """Characters of a prompt."""
     max_len: _builtins.int
-    """Tokens of prompt and answer together."""
+    """Tokens of prompt and answer together; 0 = not known while no executor serves."""
     max_waiting: _builtins.int
     """Requests that may wait in the queue of one executor."""
     max_batch_requests: _builtins.int

@@ -85,7 +85,7 @@ def make_ingest(tmp_path: Path, base: BaseShapes) -> Iterator[MakeIngest]:
             "source_options": {"hf": {"endpoint": server.endpoint}},
             **options,
         }
-        return Ingest(Settings(data_dir=tmp_path, adapters=AdapterSettings(**options)), store, base)
+        return Ingest(Settings(data_dir=tmp_path, adapters=AdapterSettings(**options)), store, base, slot_rank=16)
 
     yield make
     store.close()

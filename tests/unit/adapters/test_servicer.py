@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,45 @@ async def test_large_files_travel_in_chunks(tmp_path: Path, make_files: MakeFile
         assert (await fetch(stub, record.adapter.digest))[1] == files[1]
     await server.stop()
     assert len(files[1]) > 3 * 2**20
+
+
+async def test_slots_are_as_wide_as_what_is_stored_and_wider_uploads_are_told_so(
+    tmp_path: Path, make_files: MakeFiles
+) -> None:
+    """As it was when the store opened: an executor that starts later is as wide as those before it."""
+    base = BaseShapes("tiny", {"m.q": (64, 48), "m.v": (64, 32)})
+
+    @asynccontextmanager
+    async def serving(**settings: Any) -> AsyncIterator[Any]:
+        server = GrpcServer(AdaptersService(Settings(data_dir=tmp_path, **settings), base), ServerSettings(grace_s=0.5))
+        await server.start()
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            yield adapters_pb2_grpc.AdaptersStub(channel)
+        await server.stop()
+
+    async def slot_rank(stub: Any) -> int:
+        return (await stub.GetSlotRank(pb.GetSlotRankRequest())).slot_rank
+
+    async with serving() as stub:
+        assert await slot_rank(stub) == 16
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await put(stub, make_files(rank=24))
+        error = from_rpc_error(refused.value)
+        assert "has rank 24, this server takes up to 16" in error.message
+        assert "set executor.slot_rank to 24" in error.remedy
+    async with serving(executor={"slot_rank": 32}) as stub:
+        record = (await put(stub, make_files(rank=24))).record
+        await stub.Publish(pb.PublishRequest(adapter=record.adapter))
+        assert await slot_rank(stub) == 32
+    async with serving() as stub:
+        assert await slot_rank(stub) == 24
+        await put(stub, make_files(rank=20), "another")
+        await stub.DeleteStored(pb.DeleteStoredRequest(adapter="math"))
+        assert await slot_rank(stub) == 24
+    async with serving(adapters={"max_rank": 8}) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await put(stub, make_files(rank=9), "third")
+        assert "set adapters.max_rank to 9" in from_rpc_error(refused.value).remedy
 
 
 async def test_refused_uploads_leave_nothing(stub: Any, make_files: MakeFiles, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from ramole.adapters.store.writer import FolderLock
-from ramole.app.preflight import check_device, preflight
+from ramole.app.preflight import preflight, settle_device
 from ramole.app.resolution import resolve
 from ramole.core.errors import RamoleError, WrongState
 from ramole.core.setting_errors import load_settings
+from ramole.executor.facts import check_device
 
 
 def fly(folder: Path, **settings: Any) -> None:
@@ -38,6 +39,7 @@ def test_a_good_system_may_start_again_and_again(tmp_path: Path) -> None:
     ("settings", "field"),
     [
         ({"base_model": "/no/such/folder"}, "base_model"),
+        ({"base_model": "/no/such/file.gguf"}, "base_model"),
         ({"base_model": "./no-such-folder"}, "base_model"),
         ({"base_model": "no such folder", "base_id": "b"}, "base_model"),
         ({"base_model": "EMPTY", "base_id": "b"}, "base_model"),
@@ -119,3 +121,13 @@ def test_a_device_must_be_there() -> None:
             check_device(device, num_gpus)
         assert refused.value.field == "executor.device"
         assert refused.value.remedy.endswith(remedy)
+
+
+def test_a_device_that_is_left_open_is_that_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    driver = tmp_path / "nvidiactl"
+    monkeypatch.setattr("ramole.app.preflight._GPU_DRIVER", driver)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert settle_device(load_settings()).executor.device == "cpu", "without a driver nobody asks torch"
+    driver.touch()
+    assert settle_device(load_settings()).executor.device == "cuda"
+    assert settle_device(load_settings(executor={"device": "cpu"})).executor.device == "cpu"

@@ -26,6 +26,8 @@ def another_value(key: Key, field: FieldInfo) -> Any:
     default, kind = field.get_default(call_default_factory=True), field.annotation
     if typing.get_origin(kind) is typing.Literal:
         return next(value for value in typing.get_args(kind) if value != default)
+    if default == "auto" and int in typing.get_args(kind):
+        default = 8
     if default is None:
         default = next((of() for of in (bool, int, float) if of in typing.get_args(kind)), None)
     if isinstance(default, int):

@@ -27,13 +27,14 @@ _MAX_FETCHES = 4
 class Ingest:
     """Takes uploads of all tenants into one store."""
 
-    def __init__(self, settings: Settings, store: Store, base: BaseShapes) -> None:
+    def __init__(self, settings: Settings, store: Store, base: BaseShapes, slot_rank: int) -> None:
         self._options = settings.adapters
         self._store = store
         self._base = base
         # A wider adapter would be stored and then fit no slot of the executors.
         self._limits = AdmissionLimits(
-            min(settings.adapters.max_rank, settings.executor.slot_rank),
+            min(settings.adapters.max_rank, slot_rank),
+            max_rank_setting="executor.slot_rank" if slot_rank < settings.adapters.max_rank else "adapters.max_rank",
             max_relative_norm=settings.adapters.max_relative_norm,
             base_revision=settings.base_revision,
         )

@@ -63,6 +63,12 @@ class Catalog:
         """Names whose latest live version has samples."""
         return len(self._findable)
 
+    def widest_rank(self, base_model: str) -> int:
+        """The largest rank of the versions for a base model, in any state; 0 = there is none."""
+        with self._lock:
+            records = (record for versions in self._versions.values() for record in versions.values())
+            return max((record.report.rank for record in records if record.base_model == base_model), default=0)
+
     def put(self, record: AdapterRecord) -> None:
         """Adds a version, or replaces it by its newer state."""
         ref = record.ref

@@ -306,6 +306,10 @@ class Store:
         """Names whose latest live version has samples. Callable from any thread."""
         return self._catalog.num_findable
 
+    def widest_rank(self, base_model: str) -> int:
+        """The largest rank that is stored for a base model; 0 = nothing is."""
+        return self._catalog.widest_rank(base_model)
+
     def is_public(self, version: Version) -> bool:
         """Whether other tenants may see it: never what is gone. See `Catalog.is_public`."""
         return isinstance(version, AdapterRecord) and self._catalog.is_public(version)

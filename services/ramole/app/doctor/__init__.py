@@ -15,6 +15,7 @@ from ramole.app.doctor.findings import Case, Finding, Verdict
 from ramole.app.resolution import resolve
 from ramole.core.errors import RamoleError
 from ramole.core.settings import Settings
+from ramole.executor.memory_plan import Plan
 
 __all__ = ["Access", "Case", "Checked", "Finding", "Verdict", "examine"]
 
@@ -23,10 +24,11 @@ Access = serving.Access
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One thing that was looked at."""
+    """One thing that was looked at; `plan`: what the executor would take of its device, where that was it."""
 
     name: str
     finding: Finding
+    plan: Plan | None = None
 
 
 CHECKS: dict[str, Callable[[Case], Finding | Awaitable[Finding]]] = {
@@ -38,6 +40,7 @@ CHECKS: dict[str, Callable[[Case], Finding | Awaitable[Finding]]] = {
     "data folder": keeping.data_folder,
     "disk": keeping.disk,
     "store": keeping.store,
+    "memory": computing.memory,
     "server": serving.server,
     "ports": serving.ports,
     "access": serving.access,
@@ -65,7 +68,8 @@ async def examine(load: Callable[[], Settings], access: Access) -> AsyncIterator
     yield Checked("settings", Finding.ok(f"data_dir {settings.data_dir}, base {settings.base_id}"))
     case = Case(settings, access)
     for name, check in CHECKS.items():
-        yield Checked(name, await _looked(check, case))
+        finding = await _looked(check, case)
+        yield Checked(name, finding, case.plan if name == "memory" else None)
 
 
 async def _looked(check: Callable[[Case], Finding | Awaitable[Finding]], case: Case) -> Finding:

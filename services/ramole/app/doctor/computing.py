@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from ramole.app.doctor.findings import Case, Finding
-from ramole.app.preflight import check_device, check_models
+from ramole.app.preflight import check_models
+from ramole.lora.sources import is_gguf
 
 _SHOWN = ("torch", "transformers", "sentence-transformers", "onnxruntime", "ray", "pymilvus", "milvus-lite", "grpcio")
 
@@ -47,11 +49,14 @@ def device(case: Case) -> Finding:
     """Whether the device of the engine is there, and whether the threads fit the cores."""
     import torch
 
+    from ramole.executor.facts import read_device_facts
+    from ramole.executor.memory_plan import threads_of
+
     settings = case.settings
+    case.device = facts = read_device_facts(settings.executor.device)
     num_gpus, cores = torch.cuda.device_count(), len(os.sched_getaffinity(0))
-    check_device(settings.executor.device, num_gpus)
-    says = f"{settings.executor.device}; {cores} cores, {num_gpus} GPUs that torch {torch.__version__} can use"
-    threads = settings.executor.threads * settings.executor.replicas
+    says = f"{facts.device}; {cores} cores, {num_gpus} GPUs that torch {torch.__version__} can use"
+    threads = threads_of(settings.executor, facts) * settings.executor.replicas
     threads += settings.embedding.threads * settings.embedding.replicas
     if threads > cores:
         remedy = "lower executor.threads or embedding.threads: more threads than cores wait for each other"
@@ -78,6 +83,8 @@ def base_model(case: Case) -> Finding:
         return Finding.failed(f"{base!r} has no tokenizer that can be read: {said[:200]}", remedy, field="base_model")
     template = "a chat template" if codec.has_chat_template else "no chat template"
     says = f"{settings.base_id}: {len(shapes.modules)} modules, {template}"
+    if is_gguf(base):
+        return Finding.ok(f"{says}; the weights of the GGUF file are dequantised, and take more memory than it")
     if not shapes.norms:
         if Path(base).is_dir():
             return Finding.failed(
@@ -85,6 +92,19 @@ def base_model(case: Case) -> Finding:
             )
         return Finding.warning(f"{says}; its weights are not on this machine", "nothing: the start fetches them")
     return Finding.ok(says)
+
+
+def memory(case: Case) -> Finding:
+    """What the executor would take of the device: it would start, or be refused. Reads no weights."""
+    from ramole.executor.loading import plan_of
+
+    device = case.device
+    if device is None:
+        return Finding.failed("the device is not known", "mend that first", field="executor.device")
+    if case.runs:  # what is not free may be its own
+        device = replace(device, free_bytes=device.total_bytes)
+    case.plan = plan_of(case.settings, widest_rank=case.widest_rank, device=device)
+    return Finding.ok(case.plan.summary)
 
 
 def router(case: Case) -> Finding:

@@ -13,6 +13,7 @@ from ramole.core.settings import Settings
 
 if TYPE_CHECKING:
     from ramole.client import Description
+    from ramole.executor.memory_plan import DeviceFacts, Plan
 
 
 class Verdict(StrEnum):
@@ -82,6 +83,9 @@ class Case:
         encoder_id: of the encoder that the settings name; '' = it could not be loaded.
         wanted: what the index must hold, as ``tenant/name@version digest``; None = the store could not be read.
         server: what the server says of itself; None = it was not asked, or has not answered.
+        device: that of the engine; None = there is none.
+        widest_rank: of the adapters in the store for this base model.
+        plan: what the executor would take; None = it would not start.
         skew_s: how far its clock is ahead of this machine's; None = not known.
     """
 
@@ -90,6 +94,9 @@ class Case:
     encoder_id: str = ""
     wanted: set[str] | None = None
     server: Description | None = None
+    device: DeviceFacts | None = None
+    widest_rank: int = 0
+    plan: Plan | None = None
     skew_s: float | None = None
     _runs: bool | None = field(default=None, init=False)
 

@@ -67,6 +67,8 @@ def store(case: Case) -> Finding:
     files = open_files(options.store_uri, options.store_options, folder=folder, scratch=folder / "scratch")
     loaded = Manifests(files).load(finishes=False)
     case.wanted = _findable(loaded)
+    ranks = (r.report.rank for r in loaded.records if r.base_model == case.settings.base_id)
+    case.widest_rank = max(ranks, default=0)
     says = f"{len(loaded.records)} live versions, of which {len(case.wanted)} are the latest and retrieved by prompts"
     if loaded.num_unreadable:
         return Finding.warning(
@@ -163,7 +165,7 @@ def caches(case: Case) -> Finding:
     host = options.host_bytes * case.settings.executor.replicas
     says = (
         f"disk {used // _MIB} of {options.disk_bytes // _MIB} MiB in {folder}, host memory up to {host // _MIB} MiB, "
-        f"{case.settings.executor.num_slots} slots"
+        f"{case.plan.sizes.num_slots if case.plan else case.settings.executor.num_slots} slots"
     )
     if options.disk_bytes > used + free:
         return Finding.warning(f"{says}; the disk has {free // _MIB} MiB left", "lower it", field="cache.disk_bytes")

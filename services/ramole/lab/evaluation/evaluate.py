@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ramole.core.errors import InvalidInput
 from ramole.core.settings import GatewaySettings
-from ramole.executor.runner import load_model
+from ramole.executor.loading import load_model
 from ramole.lab.evaluation import endtask, extras
 from ramole.lab.evaluation.answers import Answerer
 from ramole.lab.evaluation.methods import COMPOSITIONS, Budget, Methods

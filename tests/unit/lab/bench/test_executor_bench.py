@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -23,6 +24,7 @@ from ramole.lab.bench.executor.options import (
     SlotCase,
     StepCase,
     full_options,
+    real_cases,
 )
 from ramole.lab.bench.executor.run import run_bench
 from ramole.lab.bench.executor.step_cases import RIVALS
@@ -33,6 +35,7 @@ from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import RequestMixture, StepPlan, build_step_plan
 from ramole.mixture.slots import SlotShape
 from ramole.mixture.step import Form, Step
+from support.engine_world import tiny_llama
 
 TINY = BaseSize(hidden=32, num_layers=1, vocab_size=97)
 KEYS = {
@@ -185,3 +188,28 @@ def test_a_rival_form_computes_what_ours_computes(form: Callable[[StepPlan, int,
         want = model["proj"](x)
     with mixture.running_step(Step(plan, form(plan, 1, CPU))):
         torch.testing.assert_close(model["proj"](x), want)
+
+
+@pytest.mark.parametrize(
+    ("k", "rivals"),
+    [(0, (Rival.TRANSFORMERS_GENERATE, Rival.TRANSFORMERS_CB)), (1, (Rival.NO_ADAPTERS, Rival.PEFT_MIXED))],
+)
+def test_a_real_base_is_measured_beside_its_rivals(k: int, rivals: tuple[Rival, ...], tmp_path: Path) -> None:
+    tiny_llama().save_pretrained(tmp_path)  # type: ignore[operator]
+    case = EngineCase(
+        "real", TINY, num_requests=3, num_adapters=2, k=k, rank=4, prompt_tokens=(4, 9), new_tokens=4, rounds=1,
+        num_alone=1, rivals=rivals, source=str(tmp_path),
+    )  # fmt: skip
+    found = run_engine_case(case, CPU)
+    assert found["tokens_equal"]
+    assert not found["skipped"]
+    assert {found["contestants"][rival]["tokens_equal"] for rival in rivals} <= {True, None}
+    assert found["contestants"]["ramole"]["first_token_s"] > 0
+    assert found["kv_bytes_per_token"] >= 2 * 2 * 2 * 8 * 4, "layers, keys and values, heads, width, float32"
+
+
+def test_a_real_base_is_asked_everything() -> None:
+    cases = real_cases("folder", quick=False)
+    asked = {(case.k, case.num_requests, case.prompt_tokens[0]) for case in cases}
+    assert asked == {(k, b, n) for k in (0, 1, 3) for b in (1, 8, 32) for n in (32, 512)}
+    assert len(real_cases("folder", quick=True)) < len(cases)

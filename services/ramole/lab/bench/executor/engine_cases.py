@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import repeat
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ramole.executor.loading import load_model
 from ramole.lab.bench.executor.floors import floor_of
 from ramole.lab.bench.executor.options import EngineCase, Rival
 from ramole.lab.bench.executor.rig import Job, Rig, Tokens, from_memory, lockstep
@@ -38,6 +40,7 @@ _TWINS = {
     Rival.PLAIN: Rival.NO_ADAPTERS,
     Rival.PLAIN_LORA: OURS,
     Rival.TRANSFORMERS_CB: Rival.NO_ADAPTERS,
+    Rival.TRANSFORMERS_GENERATE: Rival.NO_ADAPTERS,
 }
 _NOTES = {
     Rival.PEFT_ARROW: "routes each token over all loaded adapters by its own rule: other tokens than ours by design",
@@ -56,8 +59,9 @@ class EngineBench:
         self._folders = save_adapters(folder, model, case.targets, count=case.num_adapters, rank=case.rank)
         self._adapters = {name: read_adapter(*read_folder(path)) for name, path in self._folders.items()}
         self._router = make_router(model, case.targets, rank=case.router_rank) if case.k > 1 else None
-        prompts = make_prompts(case.num_requests, case.prompt_tokens, case.base.vocab_size)
-        names = round_robin(list(self._folders), case.k)
+        vocab_size = int(model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+        prompts = make_prompts(case.num_requests, case.prompt_tokens, vocab_size)
+        names = round_robin(list(self._folders), case.k) if case.k else repeat(())
         self._requests = [Request(str(i), prompt, next(names), case.preset) for i, prompt in enumerate(prompts)]
         self._bare = [replace(request, adapters=()) for request in self._requests]
         self._rigs: dict[str, tuple[Rig, list[Request]]] = {OURS: (self._rig(), self._requests)}
@@ -70,6 +74,7 @@ class EngineBench:
         if Rival.PLAIN_LORA in case.rivals:
             self._rigs[Rival.PLAIN_LORA] = self._plain_lora()
         self._skipped: dict[str, str] = {}
+        self._first_token_s: dict[str, float] = {}
         self._others: dict[str, Callable[[], Tokens]] = {}
         for rival in case.rivals:
             if rival not in self._rigs:
@@ -91,6 +96,7 @@ class EngineBench:
             lockstep(jobs, turn=i)
             seconds = {name: job.seconds for name, job in jobs.items()}
             kv_held = jobs[OURS].kv_bytes / max(jobs[OURS].kv_tokens, 1)
+            self._first_token_s = {name: median(job.first_token_s.values()) for name, job in jobs.items()}
             tokens |= {name: job.tokens for name, job in jobs.items()}
             for name in list(self._others):
                 start_s = clock(self._device)
@@ -114,7 +120,11 @@ class EngineBench:
         self._skipped[name] = f"{type(error).__name__}: {error}"
 
     def _base(self) -> torch.nn.Module:
-        return make_base(self._case.base, max_len=self._max_len, device=self._device)
+        dtype = getattr(torch, self._case.dtype)
+        if self._case.source:
+            found = load_model(self._case.source, dtype=self._case.dtype, device=str(self._device))
+            return found.eval().requires_grad_(False)
+        return make_base(self._case.base, max_len=self._max_len, device=self._device, dtype=dtype)
 
     def _rig(self) -> Rig:
         return Rig.build(
@@ -151,6 +161,8 @@ class EngineBench:
             case Rival.PEFT_ARROW:
                 model = arrow_model(self._base(), self._folders, self._case.k)
                 return GenerateBatch(model, self._requests, new_tokens, named=False)
+            case Rival.TRANSFORMERS_GENERATE:
+                return GenerateBatch(self._base(), self._bare, new_tokens, named=False)
             case Rival.TRANSFORMERS_CB:
                 return ContinuousBatching(self._base(), self._requests, new_tokens)
             case _:
@@ -161,12 +173,15 @@ class EngineBench:
         contestants = {}
         for name, seconds in times.items():
             twin = _TWINS.get(Rival(name)) if name != OURS else None
+            if twin == Rival.NO_ADAPTERS and twin not in tokens and not self._case.k:
+                twin = OURS
             equal = tokens[name] == tokens[twin] if twin in tokens else None
             contestants[name] = {
                 "median_s": median(seconds),
                 "tokens_per_s": num_tokens / median(seconds),
                 "ramole_is_faster_by": ratio(times, name, OURS),
                 "tokens_equal": equal,
+                "first_token_s": self._first_token_s.get(name),
             } | ({"note": _NOTES[Rival(name)]} if name in _NOTES else {})
         ours, rig = tokens[OURS], self._rigs[OURS][0]
         alone = self._requests[: self._case.num_alone]
@@ -183,8 +198,15 @@ class EngineBench:
             "contestants": contestants,
             "skipped": self._skipped,
             "times": times,
-            "decode_floor": self._floor(),
+            "decode_floor": None if self._case.source else self._floor(),
+            "kv_bytes_per_token": self._kv_bytes_per_token(),
         }
+
+    def _kv_bytes_per_token(self) -> float:
+        """Of our cache, for each token of the longest sequences that it holds."""
+        kv = self._rigs[OURS][0].runner.kv
+        num_bytes = sum(tensor.nbytes for tensor in (*kv.keys, *kv.values))
+        return num_bytes / (self._case.num_requests * self._max_len)
 
     def _floor(self) -> dict[str, Any]:
         linears = {n: widths_of(m, n) for n, m in self._base().named_modules() if isinstance(m, torch.nn.Linear)}

@@ -24,6 +24,7 @@ class Rival(StrEnum):
     PEFT_ONE_BY_ONE = "peft_one_by_one"
     PEFT_ARROW = "peft_arrow"
     TRANSFORMERS_CB = "transformers_continuous_batching"
+    TRANSFORMERS_GENERATE = "transformers_generate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class EngineCase:
         rounds: interleaved repetitions after one that is not counted.
         num_alone: how many requests are also run alone, to compare their tokens.
         preset: the composition; '' = one adapter as it is, several routed.
+        dtype: of base and slots.
+        source: folder or GGUF file of a real base instead; `base` then says nothing.
     """
 
     name: str
@@ -82,6 +85,8 @@ class EngineCase:
     rounds: int = 5
     num_alone: int = 4
     preset: str = ""
+    dtype: str = "float32"
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,4 +303,28 @@ def full_options() -> BenchOptions:
             replace(quick.slots, name=f"slots_{'zipf' if z else 'uniform'}_k{k}_load{load}", is_zipf=z, k=k, load=load)
             for z, k, load in ((False, 1, 0.5), (False, 3, 0.5), (True, 1, 0.5), (True, 3, 0.8))
         ),
+    )
+
+
+def real_cases(source: str, *, quick: bool) -> tuple[EngineCase, ...]:
+    """A real base with 16 adapters of all its linears: k of 0, 1 and 3, for 1, 8 and 32 requests with prompts of 32 and
+    512 tokens; `quick`: the short prompts of 1 and 8."""
+    everyone = (Rival.TRANSFORMERS_GENERATE, Rival.TRANSFORMERS_CB)
+    return tuple(
+        EngineCase(
+            f"k{k}_b{b}_prompt{length}",
+            SMALL,
+            num_requests=b,
+            num_adapters=16,
+            k=k,
+            prompt_tokens=(length, length),
+            new_tokens=16,
+            rivals=everyone if k == 0 else (Rival.NO_ADAPTERS, *((Rival.PEFT_MIXED,) if k == 1 else ())),
+            rounds=1 if quick else 3,
+            num_alone=1,
+            source=source,
+        )
+        for length in ((32,) if quick else (32, 512))
+        for b in ((1, 8) if quick else (1, 8, 32))
+        for k in (0, 1, 3)
     )

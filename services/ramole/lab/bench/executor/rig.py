@@ -96,7 +96,7 @@ class Rig:
 
 @dataclass(slots=True)
 class Job:
-    """Requests on their way through one rig.
+    """Requests on their way through one rig. Seconds are those of its own steps.
 
     Attributes:
         kv_bytes, kv_tokens: of KV memory that requests held after each step, and tokens in it, both summed up.
@@ -111,6 +111,8 @@ class Job:
     kv_bytes: int = 0
     kv_tokens: int = 0
     num_arrived: int = 0
+    first_token_s: dict[str, float] = field(default_factory=dict)
+    _arrived_s: dict[str, float] = field(default_factory=dict)
 
     def step(self) -> bool:
         """Lets the next requests arrive and runs one step of the engine, timed. False when all is done."""
@@ -120,6 +122,7 @@ class Job:
             return False
         start_s = clock(device)
         for request in arriving:
+            self._arrived_s[request.id] = self.seconds
             engine.add(make_sequence(request, self.new_tokens))
         updates = engine.step()
         self.seconds += clock(device) - start_s
@@ -130,7 +133,9 @@ class Job:
         for update in updates:
             if update.error is not None or update.sampled is None:
                 raise Internal(f"request {update.sequence.id} failed: {update.error}")
-            self.tokens.setdefault(update.sequence.id, []).append(update.sampled.token)
+            id_ = update.sequence.id
+            self.first_token_s.setdefault(id_, self.seconds - self._arrived_s[id_])
+            self.tokens.setdefault(id_, []).append(update.sampled.token)
         return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,15 @@ class GenerateBatch:
     """`model.generate` over one left-padded batch; `named` sends one adapter name with each row, as PEFT wants it."""
 
     def __init__(self, model: Any, requests: Sequence[Request], new_tokens: int, *, named: bool) -> None:
+        from transformers import GenerationConfig
+
         self._model = model
         self._ids = [request.id for request in requests]
         self._inputs = _left_padded(requests, model.device)
-        self._new_tokens = new_tokens
+        # -1 is no token: requests run to their full length, as everywhere in this benchmark.
+        self._generation = GenerationConfig(
+            do_sample=False, max_new_tokens=new_tokens, eos_token_id=-1, pad_token_id=PAD_TOKEN
+        )
         self._names = {"adapter_names": [request.adapters[0] for request in requests]} if named else {}
 
     def __call__(self) -> Tokens:
@@ -36,9 +42,7 @@ class GenerateBatch:
             out = self._model.generate(
                 **self._inputs,
                 **self._names,
-                do_sample=False,
-                max_new_tokens=self._new_tokens,
-                pad_token_id=PAD_TOKEN,
+                generation_config=self._generation,
             )
         start = self._inputs["input_ids"].shape[1]
         return dict(zip(self._ids, out[:, start:].tolist(), strict=True))
@@ -74,8 +78,10 @@ class ContinuousBatching:
         self._generation = GenerationConfig(
             do_sample=False, max_new_tokens=new_tokens, eos_token_id=-1, pad_token_id=PAD_TOKEN
         )
+        # Releases of transformers call it one or the other.
+        page = next(f.name for f in fields(ContinuousBatchingConfig) if f.name in ("page_size", "block_size"))
         self._batching = ContinuousBatchingConfig(
-            page_size=16,
+            **{page: 16},
             num_blocks=sum(len(prompt) + new_tokens + 16 for prompt in self._prompts) // 16 + 1,
             max_batch_tokens=512,
             max_requests_per_batch=len(requests),

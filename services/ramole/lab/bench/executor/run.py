@@ -12,7 +12,16 @@ import torch
 from ramole.lab.bench.executor.engine_cases import OURS, run_engine_case
 from ramole.lab.bench.executor.guard_case import run_guard_case
 from ramole.lab.bench.executor.module_cases import EINSUM, run_module_case
-from ramole.lab.bench.executor.options import BenchOptions, Rival, full_options, gpu_steps, quick_options
+from ramole.lab.bench.executor.options import (
+    BenchOptions,
+    EngineCase,
+    Rival,
+    StepCase,
+    full_options,
+    gpu_steps,
+    quick_options,
+    real_cases,
+)
 from ramole.lab.bench.executor.slot_cases import run_slot_case
 from ramole.lab.bench.executor.step_cases import run_step_case
 from ramole.lab.bench.timing import ratio
@@ -84,6 +93,37 @@ def run_bench(
         "kv_held_vs_used": k1["kv_bytes_per_token_held"] / k1["kv_bytes_per_token"],
     }
     return {"setup": _setup(place, threads), "cases": cases, "summary": summary}
+
+
+def run_base_bench(
+    source: str, *, quick: bool, device: str, threads: int, progress: Progress, record: Record = lambda case: None
+) -> dict[str, Any]:
+    """Measures the engine on a real base, beside transformers and PEFT; arguments as of `run_executor_bench`.
+
+    Args:
+        source: folder or GGUF file.
+
+    Returns:
+        {"setup", "cases", "summary"}; the summary has tokens per second of each case and contestant.
+    """
+    cases = []
+    todo = real_cases(source, quick=quick)
+    with torch_threads(threads):
+        for i, case in enumerate(todo):
+            progress(f"{i + 1} of {len(todo)}: {case.name}")
+            cases.append(run_engine_case(case, torch.device(device)))
+            record(cases[-1])
+    summary = {
+        f"{case['name']} {name}": contestant["tokens_per_s"]
+        for case in cases
+        for name, contestant in case["contestants"].items()
+    }
+    return {"setup": _setup(torch.device(device), threads) | {"base": source}, "cases": cases, "summary": summary}
+
+
+def run_bench_case(case: EngineCase | StepCase, device: torch.device) -> dict[str, Any]:
+    """One case by itself."""
+    return run_engine_case(case, device) if isinstance(case, EngineCase) else run_step_case(case, device)
 
 
 def _setup(device: torch.device, threads: int) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import torch
 from ramole.core.errors import RamoleError
 from ramole.core.settings import Settings
 from ramole.executor.block_pool import blocks_for
+from ramole.executor.loading import Loaded
+from ramole.executor.memory_plan import Sizes
 from ramole.executor.runner import ModelRunner
 from ramole.executor.sampler import SampledToken
 from ramole.executor.scheduler import Schedule
@@ -74,9 +76,9 @@ class NullExecutorService(ExecutorService):
     """Serves a `NullRunner` with the tokenizer of the base model."""
 
     @staticmethod
-    def load(settings: Settings) -> tuple[ModelRunner, TextCodec]:
+    def load(settings: Settings, *, widest_rank: int = 0) -> Loaded:
         """No weights are read."""
+        sizes = Sizes.of(settings.executor)
         codec = TextCodec.load(settings.base_model, None)
-        options = settings.executor
-        runner = NullRunner(codec.encode(_TEXT)[1:], options.max_len, STEP_S, num_rows=options.max_rows)
-        return cast(ModelRunner, runner), codec
+        runner = NullRunner(codec.encode(_TEXT)[1:], sizes.max_len, STEP_S, num_rows=sizes.max_rows)
+        return Loaded(cast(ModelRunner, runner), codec, sizes)
