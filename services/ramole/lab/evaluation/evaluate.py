@@ -15,6 +15,7 @@ from ramole.core.settings import GatewaySettings
 from ramole.executor.runner import load_model
 from ramole.lab.evaluation import endtask, extras
 from ramole.lab.evaluation.answers import Answerer
+from ramole.lab.evaluation.few import few_adapters, few_summary
 from ramole.lab.evaluation.methods import COMPOSITIONS, Budget, Methods
 from ramole.lab.evaluation.retrieval import retrieval_figures
 from ramole.lab.evaluation.subject import Subject
@@ -129,7 +130,15 @@ class Bench:
         similarities = retriever.similarities(self.prompts)
         everything = np.ones(similarities.shape, np.bool_)
         doubt = retriever.doubt(everything[0])
-        return View(np.arange(self.num_tests), self.own, similarities, everything, retriever.doubt, doubt)
+        return View(
+            np.arange(self.num_tests),
+            self.own,
+            similarities,
+            everything,
+            retriever.doubt,
+            doubt,
+            retriever.own_scores(),
+        )
 
     def map(self, retriever: MemoryIndex, view: View, *, per_task: int = 4) -> dict[str, Any]:
         """Adapters and some test prompts of each in two dimensions."""
@@ -204,6 +213,8 @@ def evaluate_subject(
         progress(f"{one.case.setting} {one.case.pool} pool: {one.case.method}")
     table = endtask.rows(cells, trained, [entry.cluster for entry in subject.entries])
     default = GatewaySettings().preset
+    progress("few adapters")
+    few = few_adapters(methods, view, is_seen, default)
     progress("two skills, growth, gates, throughput")
     return {
         "subject": {
@@ -223,10 +234,11 @@ def evaluate_subject(
             for name in dict.fromkeys(("ramole", "ramole_prior", default))
             if name in names
         },
+        "small": few,
         "map": bench.map(retriever, view),
         "throughput": extras.throughput(width=plan.throughput_width, rounds=plan.throughput_rounds),
         "seconds": round(time.monotonic() - started, 1),
-        "summary": summary(retrieval, views, table, trained),
+        "summary": summary(retrieval, views, table, trained) | {"small": few_summary(few)},
     }
 
 
