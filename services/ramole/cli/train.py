@@ -135,6 +135,7 @@ def train_retriever(
         str,
         typer.Option(help="The base model that answers ('zoo', a folder or hub id): read its hidden states as well."),
     ] = "",
+    read: Annotated[str, typer.Option(help="Where: at the last token, in the mean over all, or both.")] = "last",
     share: Annotated[float, typer.Option(help="Of the adapters to train with.", min=0, max=1)] = 0.4,
     rounds: Annotated[int, typer.Option(help="How often each task is shown.", min=1)] = 20,
     batch: Annotated[int, typer.Option(help="Tasks of a step at most.", min=2)] = 32,
@@ -160,8 +161,8 @@ def train_retriever(
 
         from ramole.app.preflight import check_model
         from ramole.core.settings import PAPER_INSTRUCTION
-        from ramole.embedding.retriever import Mode
-        from ramole.lab.evaluation.retriever_figures import retriever_figures
+        from ramole.embedding.retriever import Mode, Read
+        from ramole.lab.evaluation.retriever_figures import more_texts, retriever_figures
         from ramole.lab.training.retriever import RetrieverRecipe
         from ramole.lab.training.retriever_job import RetrieverJob, run_retriever_job
         from ramole.zoo.catalog import ADAPTERS, load_zoo
@@ -174,6 +175,8 @@ def train_retriever(
             check_model("--fingerprint", fingerprint)
         if mode not in set(Mode):
             raise InvalidInput(f"no mode {mode!r}", field="--mode", remedy=f"use one of {', '.join(Mode)}")
+        if read not in set(Read):
+            raise InvalidInput(f"no place {read!r}", field="--read", remedy=f"use one of {', '.join(Read)}")
         job = RetrieverJob(
             adapters=adapters or load_zoo().base_path.parent / ADAPTERS,
             out=out,
@@ -190,6 +193,7 @@ def train_retriever(
             share=share,
             is_whitened=(mode == Mode.NONE or bool(fingerprint)) if whiten is None else whiten,
             fingerprint=str(load_zoo().base_path) if fingerprint == "zoo" else fingerprint,
+            read=Read(read),
             instruction=PAPER_INSTRUCTION if instruction is None else instruction,
             seed=seed,
             device=device,
@@ -199,17 +203,27 @@ def train_retriever(
             return run_retriever_job(
                 job,
                 measure=retriever_figures,
+                more=more_texts,
                 progress=lambda what, done: display.update(task, description=what, completed=done),
             )
 
     done = run(main)
+    from ramole.lab.evaluation.retriever_figures import FINAL
+    from ramole.lab.evaluation.wordings import is_proven
+
     if as_json:
         say_json({"out": str(out), "mode": done.mode, "base": done.base, **done.about})
         return
-    for name, groups in done.about["figures"].items():
+    measured = dict(done.about["figures"])
+    words = measured.pop("wordings")
+    for name, groups in measured.items():
         for group, figures in groups.items():
             tops = "  ".join(f"{top} {figures[top]:.3f}" for top in ("top1", "top3", "top5", "top8", "cluster"))
             say(f"{name:20s} {group:7s} {tops}")
+    for kind, rows in words.items():
+        say(f"in other words: {kind:6s} " + "  ".join(f"{name} top1 {row['top1']:.3f}" for name, row in rows.items()))
+    if not is_proven(words, FINAL):
+        say("in other words it is not better than the encoder alone with confidence: keep the encoder, or try --read")
     say(f"serve with it: RAMOLE_EMBEDDING__RETRIEVER={out}")
 
 

@@ -20,6 +20,7 @@ from ramole.lab.evaluation.methods import COMPOSITIONS, Budget, Methods
 from ramole.lab.evaluation.retrieval import retrieval_figures
 from ramole.lab.evaluation.subject import Subject
 from ramole.lab.evaluation.views import View
+from ramole.lab.evaluation.wordings import asked, judge
 from ramole.lab.memory_index import MemoryIndex
 from ramole.lab.training.experts import with_slots
 from ramole.lab.training.lm import Encoded, encode
@@ -140,6 +141,24 @@ class Bench:
             retriever.own_scores(),
         )
 
+    def in_other_words(
+        self, retrievers: Mapping[str, MemoryIndex], is_seen: npt.NDArray[np.bool_]
+    ) -> dict[str, dict[str, dict[str, Any]]]:
+        """See `wordings.judge`; of tasks that no retriever was trained on, where there are some."""
+        chosen = ~is_seen if not is_seen.all() else np.ones_like(is_seen)
+        kinds = asked([entry.samples for entry in self.subject.entries], self.prompts, self.own)
+        kinds = {kind: one.of_rows(chosen[one.own]) for kind, one in kinds.items() if chosen[one.own].any()}
+        return judge(
+            kinds,
+            {
+                name: {kind: retriever.embed(one.texts) for kind, one in kinds.items()}
+                for name, retriever in retrievers.items()
+            },
+            {name: retriever.samples for name, retriever in retrievers.items()},
+            clusters=[entry.cluster for entry in self.subject.entries],
+            reference=next(iter(retrievers)),
+        )
+
     def map(self, retriever: MemoryIndex, view: View, *, per_task: int = 4) -> dict[str, Any]:
         """Adapters and some test prompts of each in two dimensions."""
         rows = [row for i in range(view.similarities.shape[1]) for row in np.flatnonzero(self.own == i)[:per_task]]
@@ -226,6 +245,7 @@ def evaluate_subject(
         },
         "plan": asdict(plan),
         "retrieval": retrieval,
+        "wordings": bench.in_other_words(retrievers, is_seen),
         "end_task": table,
         "two_skill": bench.two_skill(retriever, view.doubt),
         "growth": extras.growth(methods, view, default, extras.growth_sizes(len(subject.entries))),
