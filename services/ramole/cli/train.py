@@ -135,7 +135,7 @@ def train_retriever(
         str,
         typer.Option(help="The base model that answers ('zoo', a folder or hub id): read its hidden states as well."),
     ] = "",
-    read: Annotated[str, typer.Option(help="Where: at the last token, in the mean over all, or both.")] = "last",
+    read: Annotated[str, typer.Option(help="Where: at the last token, in the mean over all, or both.")] = "both",
     share: Annotated[float, typer.Option(help="Of the adapters to train with.", min=0, max=1)] = 0.4,
     rounds: Annotated[int, typer.Option(help="How often each task is shown.", min=1)] = 20,
     batch: Annotated[int, typer.Option(help="Tasks of a step at most.", min=2)] = 32,

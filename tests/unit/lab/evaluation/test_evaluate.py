@@ -57,6 +57,9 @@ def test_evaluate_own_adapters(zoo: Zoo, adapters: Path, tmp_path: Path) -> None
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5
     assert "both named, ramole" in page
+    assert "Retrieval in other words" in page
+    assert "Small repositories" in page
+    assert set(figures["wordings"]) == {"given", "new", "bare", "chat", "all"}
 
 
 def test_errors_are_one_line() -> None:

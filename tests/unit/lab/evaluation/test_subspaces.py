@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from ramole.cli import app
+from ramole.core.composition import PRESETS
+from ramole.lab.evaluation.evaluate import Bench
+from ramole.lab.evaluation.overlap_report import interference, interference_figures, overlap_figures
 from ramole.lab.evaluation.subspaces import (
     MEASURES,
     Update,
@@ -18,6 +26,7 @@ from ramole.lab.evaluation.subspaces import (
     overlaps,
     random_overlap,
 )
+from ramole.lab.evaluation.views import request
 from ramole.lora.weights import LoraPair
 
 WIDTH, RANK = 24, 3
@@ -82,7 +91,7 @@ def test_adapters_of_one_space_need_no_more_dimensions_than_one() -> None:
     same = [
         {"m": Update.of(LoraPair(torch.randn(RANK, RANK, generator=generator) @ shared.a, shared.b))} for _ in range(8)
     ]
-    apart = [{"m": update(seed)} for seed in range(8)]
+    apart = [{"m": update(seed)} for seed in range(100, 108)]
     assert joint_dimensions(same, "rows")["m"]["99%"] <= RANK
     assert joint_dimensions(apart, "rows")["m"]["99%"] > 5 * RANK
     assert overlaps(same, "rows").min() == pytest.approx(1)
@@ -93,3 +102,56 @@ def test_adapters_of_one_space_need_no_more_dimensions_than_one() -> None:
 def test_adapters_without_a_common_module_do_not_overlap() -> None:
     found = overlaps([{"a": update(0)}, {"b": update(0)}], "rows")
     assert found.tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_map_says_what_is_redundant_and_who_goes_together() -> None:
+    """Two tasks of one cluster share a space, a copy is redundant, the other cluster's spaces are its own."""
+    shared = pair(0)
+    generator = torch.Generator().manual_seed(3)
+
+    def near() -> LoraPair:
+        return LoraPair(shared.a + 0.2 * torch.randn(RANK, WIDTH, generator=generator), shared.b)
+
+    adapters = [{"m": Update.of(one)} for one in (near(), near(), near(), pair(50), pair(50))]
+    found = overlap_figures(list("abcde"), ["x", "x", "x", "y", "y"], adapters)
+    assert ["d", "e", 1.0] in found["redundant"]
+    for measure in MEASURES:
+        assert found["overlap"][measure]["within"] > found["overlap"][measure]["between"] + 0.3
+        assert found["overlap"][measure]["agreement"] == 1
+    assert found["dimensions"]["columns"]["mean"]["99%"] == 2 * RANK
+
+
+def test_loss_that_follows_overlap_correlates_with_it() -> None:
+    adapters = [{"m": update(seed)} for seed in range(12)]
+    loss = -overlaps(adapters, "rows")
+    found = interference_figures(adapters, ["x"] * 12, loss)
+    assert found["correlation"]["rows"]["all"]["score"] == pytest.approx(-1)
+    assert found["correlation"]["rows"]["all"]["high"] < -0.9
+    assert abs(found["correlation"]["columns"]["all"]["score"]) < 0.6
+    assert found["loss"]["between"] is None
+
+
+def test_interference_is_what_a_mixture_loses(bench: Bench) -> None:
+    answerer = bench.methods.answerer
+    questions = [np.flatnonzero(bench.own == i).tolist()[:2] for i in range(3)]
+    loss = interference(answerer, questions)
+    assert (loss.diagonal() == 0).all()
+    both = answerer.outcomes(questions[0], [request(PRESETS["mixture"], [0, 2])] * 2).nll.mean()
+    own = answerer.outcomes(questions[0], [request(PRESETS["selection"], [0])] * 2).nll.mean()
+    assert loss[0, 2] == pytest.approx(both - own, abs=1e-5)
+
+
+def test_the_commands_say_it_in_a_table_and_in_json(adapters: Path) -> None:
+    first = sorted(path.name for path in adapters.iterdir())[0]
+    run = CliRunner().invoke
+    rows = json.loads(run(app, ["adapters", "similar", first, "--adapters", str(adapters), "--json"]).stdout)
+    assert len(rows) == 5
+    assert [row["cosine"] for row in rows] == sorted((row["cosine"] for row in rows), reverse=True)
+    done = run(app, ["adapters", "map", "--adapters", str(adapters)])
+    assert done.exit_code == 0, done.output
+    assert "random spaces" in done.output
+    assert "redundant pairs: none" in done.output
+    missing = run(app, ["adapters", "similar", "nobody", "--adapters", str(adapters)])
+    assert missing.exit_code == 1
+    refused = run(app, ["adapters", "map", "--interference", "--adapters", str(adapters)])
+    assert refused.exit_code == 1
