@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -115,6 +115,86 @@ def train_router(
         )
 
     run(main)
+
+
+@train_app.command("adapter")
+@needing("lab")
+def train_adapter(
+    data: Annotated[
+        Path,
+        typer.Option(help='Examples, {"prompt", "answer"} or {"messages": [user, assistant]} a line.', dir_okay=False),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the adapter; a training that was stopped there goes on.")],
+    base: Annotated[str, typer.Option(help="Folder or hub id of a causal LM; default: the zoo's.")] = "",
+    base_id: Annotated[str, typer.Option(help="What the adapter calls it; default: as --base says.")] = "",
+    chat: Annotated[bool, typer.Option("--chat", help="Write prompts by the base's chat template.")] = False,
+    rank: Annotated[int, typer.Option(help="Of the LoRA; alpha is twice that.", min=1)] = 8,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Modules that get one, by name; default: all linear ones but the head.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="At most.", min=1)] = 10,
+    patience: Annotated[int, typer.Option(help="Epochs without a better held-out loss before it ends.", min=1)] = 2,
+    batch: Annotated[int, typer.Option(help="Examples of a step.", min=1)] = 8,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-4,
+    held_out: Annotated[float, typer.Option(help="Share of the examples that is only asked.")] = 0.1,
+    max_len: Annotated[int, typer.Option(help="Tokens of an example at most.", min=8)] = 1024,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same adapter.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Train a LoRA adapter; only the answers are learned. The folder is ready for `ramole upload`.
+
+    Beside PEFT's two files it holds samples.json for the upload and prompts.json for `ramole evaluate`.
+    """
+
+    async def main() -> dict[str, Any]:
+        import torch
+        from rich.progress import BarColumn, TimeRemainingColumn
+
+        from ramole.app.preflight import check_model
+        from ramole.lab.training.adapter_job import AdapterJob, AdapterRecipe, run_adapter_job
+        from ramole.zoo.catalog import load_zoo
+
+        torch.set_num_threads(threads)
+        check_device(device)
+        if base:
+            check_model("--base", base)
+        zoo = None if base else load_zoo()
+        job = AdapterJob(
+            base=base if zoo is None else str(zoo.base_path),
+            base_id=base_id or (base if zoo is None else zoo.base_id),
+            data=data,
+            out=out,
+            recipe=AdapterRecipe(
+                rank=rank,
+                targets=tuple(target or ()),
+                epochs=epochs,
+                patience=patience,
+                batch=batch,
+                lr=lr,
+                held_out=held_out,
+                max_len=max_len,
+                is_chat=chat,
+            ),
+            seed=seed,
+            device=device,
+        )
+        with progress(BarColumn(), TimeRemainingColumn()) as display:
+            task = display.add_task("reading", total=1.0)
+            return run_adapter_job(
+                job, progress=lambda what, done: display.update(task, description=what, completed=done)
+            )
+
+    figures = run(main)
+    if as_json:
+        say_json(figures)
+        return
+    say(
+        f"{out}: {figures['examples']} examples, {figures['epochs']:g} epochs, held-out loss "
+        f"{figures['loss_before']:.3f} -> {figures['loss']:.3f}"
+    )
+    say(f"upload it: ramole upload {out} --samples {out / 'samples.json'}")
 
 
 @train_app.command("retriever")
