@@ -24,9 +24,14 @@ Factors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class JointSpaces:
-    """The joint spaces that were made so far, for one mixture whose slots do not change."""
+    """The joint spaces that were made so far, for one mixture whose slots do not change.
 
-    def __init__(self) -> None:
+    Args:
+        rank: R, their dimensions; 0 = the largest rank of the experts.
+    """
+
+    def __init__(self, rank: int = 0) -> None:
+        self._rank = rank
         self._known: dict[tuple[int, tuple[int, ...]], Factors] = {}
 
     def factors(self, module: ModuleSlots, slots: Sequence[int]) -> Factors:
@@ -38,7 +43,7 @@ class JointSpaces:
             p, s = torch.linalg.qr(a.transpose(1, 2))
             left, values, right = torch.linalg.svd(r @ s.transpose(1, 2))
             shares = (values / values.norm(dim=1, keepdim=True).clamp_min(1e-30)).unsqueeze(1)
-            rank = int(module.ranks[list(slots)].max())
+            rank = self._rank or int(module.ranks[list(slots)].max())
             basis_p = _first((q @ left) * shares, rank)
             basis_q = _first((p @ right.transpose(1, 2)) * shares, rank)
             self._known[key] = basis_p.float(), basis_q.float(), (basis_p.T @ b @ a @ basis_q).float()
@@ -71,4 +76,5 @@ class JointForm(PoolForm):
 def _first(stacked: torch.Tensor, rank: int) -> torch.Tensor:
     """The first left singular vectors of [k, n, r] laid side by side, [n, rank]."""
     flat = stacked.permute(1, 0, 2).flatten(1)
-    return torch.linalg.svd(flat, full_matrices=False).U[:, :rank]
+    left: torch.Tensor = torch.linalg.svd(flat, full_matrices=False)[0]
+    return left[:, :rank]

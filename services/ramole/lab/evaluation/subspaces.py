@@ -64,7 +64,8 @@ def updates_of(weights: AdapterWeights) -> dict[str, Update]:
 
 def angles(a: Floats, b: Floats) -> Floats:
     """Principal angles between the spaces of two orthonormal bases ``[d, r]`` and ``[d, s]``, radians, ascending."""
-    return np.arccos(np.clip(np.linalg.svd(a.T @ b, compute_uv=False), 0, 1))
+    found: Floats = np.arccos(np.clip(np.linalg.svd(a.T @ b, compute_uv=False), 0, 1))
+    return found
 
 
 def overlap(a: Update, b: Update, measure: str) -> float:
