@@ -18,6 +18,7 @@ from ramole.cli.login import login, logout, whoami
 from ramole.cli.prompts import generate, route
 from ramole.cli.reindex import reindex
 from ramole.cli.status import status
+from ramole.cli.subspaces import overlap_map, similar
 from ramole.cli.system import demo, serve, serve_config
 from ramole.cli.train import train_app
 from ramole.cli.zoo import zoo_app
@@ -51,6 +52,8 @@ for command in (
 ):
     app.command()(command)
 app.command("log-level")(log_level)
+adapters_app.command()(similar)
+adapters_app.command("map")(overlap_map)
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(bench_app, name="bench")

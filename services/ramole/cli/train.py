@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -117,6 +117,86 @@ def train_router(
     run(main)
 
 
+@train_app.command("adapter")
+@needing("lab")
+def train_adapter(
+    data: Annotated[
+        Path,
+        typer.Option(help='Examples, {"prompt", "answer"} or {"messages": [user, assistant]} a line.', dir_okay=False),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the adapter; a training that was stopped there goes on.")],
+    base: Annotated[str, typer.Option(help="Folder or hub id of a causal LM; default: the zoo's.")] = "",
+    base_id: Annotated[str, typer.Option(help="What the adapter calls it; default: as --base says.")] = "",
+    chat: Annotated[bool, typer.Option("--chat", help="Write prompts by the base's chat template.")] = False,
+    rank: Annotated[int, typer.Option(help="Of the LoRA; alpha is twice that.", min=1)] = 8,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Modules that get one, by name; default: all linear ones but the head.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="At most.", min=1)] = 10,
+    patience: Annotated[int, typer.Option(help="Epochs without a better held-out loss before it ends.", min=1)] = 2,
+    batch: Annotated[int, typer.Option(help="Examples of a step.", min=1)] = 8,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-4,
+    held_out: Annotated[float, typer.Option(help="Share of the examples that is only asked.")] = 0.1,
+    max_len: Annotated[int, typer.Option(help="Tokens of an example at most.", min=8)] = 1024,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same adapter.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Train a LoRA adapter; only the answers are learned. The folder is ready for `ramole upload`.
+
+    Beside PEFT's two files it holds samples.json for the upload and prompts.json for `ramole evaluate`.
+    """
+
+    async def main() -> dict[str, Any]:
+        import torch
+        from rich.progress import BarColumn, TimeRemainingColumn
+
+        from ramole.app.preflight import check_model
+        from ramole.lab.training.adapter_job import AdapterJob, AdapterRecipe, run_adapter_job
+        from ramole.zoo.catalog import load_zoo
+
+        torch.set_num_threads(threads)
+        check_device(device)
+        if base:
+            check_model("--base", base)
+        zoo = None if base else load_zoo()
+        job = AdapterJob(
+            base=base if zoo is None else str(zoo.base_path),
+            base_id=base_id or (base if zoo is None else zoo.base_id),
+            data=data,
+            out=out,
+            recipe=AdapterRecipe(
+                rank=rank,
+                targets=tuple(target or ()),
+                epochs=epochs,
+                patience=patience,
+                batch=batch,
+                lr=lr,
+                held_out=held_out,
+                max_len=max_len,
+                is_chat=chat,
+            ),
+            seed=seed,
+            device=device,
+        )
+        with progress(BarColumn(), TimeRemainingColumn()) as display:
+            task = display.add_task("reading", total=1.0)
+            return run_adapter_job(
+                job, progress=lambda what, done: display.update(task, description=what, completed=done)
+            )
+
+    figures = run(main)
+    if as_json:
+        say_json(figures)
+        return
+    say(
+        f"{out}: {figures['examples']} examples, {figures['epochs']:g} epochs, held-out loss "
+        f"{figures['loss_before']:.3f} -> {figures['loss']:.3f}"
+    )
+    say(f"upload it: ramole upload {out} --samples {out / 'samples.json'}")
+
+
 @train_app.command("retriever")
 @needing("lab")
 def train_retriever(
@@ -135,6 +215,7 @@ def train_retriever(
         str,
         typer.Option(help="The base model that answers ('zoo', a folder or hub id): read its hidden states as well."),
     ] = "",
+    read: Annotated[str, typer.Option(help="Where: at the last token, in the mean over all, or both.")] = "both",
     share: Annotated[float, typer.Option(help="Of the adapters to train with.", min=0, max=1)] = 0.4,
     rounds: Annotated[int, typer.Option(help="How often each task is shown.", min=1)] = 20,
     batch: Annotated[int, typer.Option(help="Tasks of a step at most.", min=2)] = 32,
@@ -160,8 +241,8 @@ def train_retriever(
 
         from ramole.app.preflight import check_model
         from ramole.core.settings import PAPER_INSTRUCTION
-        from ramole.embedding.retriever import Mode
-        from ramole.lab.evaluation.retriever_figures import retriever_figures
+        from ramole.embedding.retriever import Mode, Read
+        from ramole.lab.evaluation.retriever_figures import more_texts, retriever_figures
         from ramole.lab.training.retriever import RetrieverRecipe
         from ramole.lab.training.retriever_job import RetrieverJob, run_retriever_job
         from ramole.zoo.catalog import ADAPTERS, load_zoo
@@ -174,6 +255,8 @@ def train_retriever(
             check_model("--fingerprint", fingerprint)
         if mode not in set(Mode):
             raise InvalidInput(f"no mode {mode!r}", field="--mode", remedy=f"use one of {', '.join(Mode)}")
+        if read not in set(Read):
+            raise InvalidInput(f"no place {read!r}", field="--read", remedy=f"use one of {', '.join(Read)}")
         job = RetrieverJob(
             adapters=adapters or load_zoo().base_path.parent / ADAPTERS,
             out=out,
@@ -190,6 +273,7 @@ def train_retriever(
             share=share,
             is_whitened=(mode == Mode.NONE or bool(fingerprint)) if whiten is None else whiten,
             fingerprint=str(load_zoo().base_path) if fingerprint == "zoo" else fingerprint,
+            read=Read(read),
             instruction=PAPER_INSTRUCTION if instruction is None else instruction,
             seed=seed,
             device=device,
@@ -199,17 +283,27 @@ def train_retriever(
             return run_retriever_job(
                 job,
                 measure=retriever_figures,
+                more=more_texts,
                 progress=lambda what, done: display.update(task, description=what, completed=done),
             )
 
     done = run(main)
+    from ramole.lab.evaluation.retriever_figures import FINAL
+    from ramole.lab.evaluation.wordings import is_proven
+
     if as_json:
         say_json({"out": str(out), "mode": done.mode, "base": done.base, **done.about})
         return
-    for name, groups in done.about["figures"].items():
+    measured = dict(done.about["figures"])
+    words = measured.pop("wordings")
+    for name, groups in measured.items():
         for group, figures in groups.items():
             tops = "  ".join(f"{top} {figures[top]:.3f}" for top in ("top1", "top3", "top5", "top8", "cluster"))
             say(f"{name:20s} {group:7s} {tops}")
+    for kind, rows in words.items():
+        say(f"in other words: {kind:6s} " + "  ".join(f"{name} top1 {row['top1']:.3f}" for name, row in rows.items()))
+    if not is_proven(words, FINAL):
+        say("in other words it is not better than the encoder alone with confidence: keep the encoder, or try --read")
     say(f"serve with it: RAMOLE_EMBEDDING__RETRIEVER={out}")
 
 

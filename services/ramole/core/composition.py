@@ -61,7 +61,7 @@ class Composition:
         tau: temperature of the similarities.
         spread: what the k experts share alike, in [0, 1]: a hedge against a nearest one that is wrong.
         is_adaptive: whether the repository's doubt that any adapter was made for the prompt takes the place of
-            `spread`, where it can tell (`retrieval/doubt.py`).
+            `spread`, where it can tell (`retrieval/doubt.py`), and of few adapters also lessens `scale`.
         scale: multiplies the whole update.
     """
 
@@ -108,9 +108,18 @@ class Composition:
         }
         return replace(base, **{axis: value for axis, value in axes.items() if value is not None})
 
-    def doubting(self, doubt: float | None) -> Composition:
-        """The same for a prompt of which the repository says how much to doubt what it found; None = it cannot tell."""
-        return replace(self, spread=doubt) if self.is_adaptive and doubt is not None else self
+    def doubting(self, doubt: float | None, *, of_few: bool = False) -> Composition:
+        """The same for a prompt of which the repository says how much to doubt what it found; None = it cannot tell.
+
+        Args:
+            of_few: it has few adapters. What they share is then no consensus that the rest of the weight could go to:
+                half of the doubt is spread, and the whole update fades towards the base model.
+        """
+        if not self.is_adaptive or doubt is None:
+            return self
+        if of_few:
+            return replace(self, spread=doubt / 2, scale=self.scale * (1 - doubt**2 / 2))
+        return replace(self, spread=doubt)
 
 
 PRESETS: dict[str, Composition] = {

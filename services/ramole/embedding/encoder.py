@@ -248,4 +248,4 @@ def _fingerprint(trained: Retriever, base_model: str) -> Fingerprint | None:
             field=artefacts.FIELD,
             remedy="serve the base model that it was trained for, or train a retriever for this one",
         )
-    return Fingerprint.open(folder, mark.layers)
+    return Fingerprint.open(folder, mark.layers, mark.read)

@@ -1,4 +1,4 @@
-"""What the base model itself makes of a prompt: its hidden states where the answer begins.
+"""What the base model itself makes of a prompt: its hidden states where the answer begins, or over the whole of it.
 
 A sentence encoder knows what a text is about; the model that will answer knows what it is asked to do. The second view
 tells tasks apart that share all their words (the first item of a list, the second one), and adapters need not be known.
@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ramole.core.errors import WrongState
-from ramole.embedding.retriever import unit_rows
+from ramole.embedding.retriever import Read, unit_rows
 
 NUM_LAYERS = 4
+LAST_SHARE = 0.25
+"""How long the last token's states are beside the means: they tell more tasks apart, and break on other wordings."""
 FIELD = "base_model"
 
 
@@ -30,14 +32,16 @@ class Fingerprint:
         model: a transformer without its head, in evaluation mode.
         tokenizer: adds what a served prompt has around it.
         layers: whose outputs are read, from 1.
+        read: at which tokens.
     """
 
     model: Any
     tokenizer: Any
     layers: tuple[int, ...]
+    read: Read = Read.LAST
 
     @classmethod
-    def open(cls, folder: Path, layers: Sequence[int] = ()) -> Self:
+    def open(cls, folder: Path, layers: Sequence[int] = (), read: Read = Read.LAST) -> Self:
         """Loads the model in a folder on the CPU.
 
         Args:
@@ -62,15 +66,16 @@ class Fingerprint:
         chosen = tuple(layers) or tuple(sorted(spread))
         if not all(1 <= layer <= depth for layer in chosen):
             raise WrongState(f"the base model has {depth} layers, not {max(chosen)}", field=FIELD, remedy="train again")
-        return cls(model.eval().requires_grad_(False), tokenizer, chosen)
+        return cls(model.eval().requires_grad_(False), tokenizer, chosen, read)
 
     @property
     def dim(self) -> int:
         """Width of a vector."""
-        return len(self.layers) * int(self.model.config.hidden_size)
+        places = 2 if self.read is Read.BOTH else 1
+        return places * len(self.layers) * int(self.model.config.hidden_size)
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """``[n, dim]``: the last token's state after each layer, each of length 1, side by side.
+        """``[n, dim]``: what is read after each layer, each of length 1, side by side.
 
         A text longer than the model's window is cut there. All texts run in one batch.
         """
@@ -86,6 +91,17 @@ class Fingerprint:
         mask = (torch.arange(batch.shape[1]) < lengths[:, None]).long()
         with torch.inference_mode():
             states = self.model(batch, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states
-        rows = torch.arange(len(ids))
-        parts = [states[layer][rows, lengths - 1].float().numpy() for layer in self.layers]
-        return np.concatenate([unit_rows(part, field=FIELD) for part in parts], axis=1)
+        parts: list[NDArray[np.float32]] = []
+        if self.read is not Read.MEAN:
+            rows = torch.arange(len(ids))
+            parts += [states[layer][rows, lengths - 1].float().numpy() for layer in self.layers]
+        if self.read is not Read.LAST:
+            # Without the first token: whatever text follows, its state is the same, and long.
+            counted = mask.clone()
+            counted[:, 0] = lengths == 1
+            shares = (counted / counted.sum(1, keepdim=True)).unsqueeze(1)
+            parts += [(shares @ states[layer].float()).squeeze(1).numpy() for layer in self.layers]
+        units = [unit_rows(part, field=FIELD) for part in parts]
+        if self.read is Read.BOTH:
+            units[: len(self.layers)] = [LAST_SHARE * part for part in units[: len(self.layers)]]
+        return np.concatenate(units, axis=1)

@@ -58,12 +58,27 @@ def unit_rows(vectors: Floats, *, field: str) -> Floats:
     return rows
 
 
+class Read(StrEnum):
+    """At which tokens of a text a base model's hidden states are read."""
+
+    LAST = "last"
+    """The last one, where the answer begins."""
+    MEAN = "mean"
+    """The mean over all but the first."""
+    BOTH = "both"
+
+
 @dataclass(frozen=True, slots=True)
 class FingerprintOf:
-    """The base model whose hidden states a retriever reads: its content digest, and which layers."""
+    """The base model whose hidden states a retriever reads: its content digest, which layers, and where."""
 
     base_sha256: str
     layers: tuple[int, ...]
+    read: Read = Read.LAST
+
+    def __str__(self) -> str:
+        where = "" if self.read is Read.LAST else f" {self.read}"  # what was made before there was a choice stays valid
+        return f"{self.base_sha256} {self.layers}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +125,7 @@ class Retriever:
     def parts(self) -> dict[str, str]:
         """Digests by name of everything beside the encoder that decides about vectors."""
         mark = self.fingerprint
-        return {**self.files, **({"fingerprint": f"{mark.base_sha256} {mark.layers}"} if mark else {})}
+        return {**self.files, **({"fingerprint": str(mark)} if mark else {})}
 
     def merge_into(self, model: SentenceTransformer) -> None:
         """Adds the LoRA, if there is one, to the weights of the base encoder.
@@ -161,7 +176,10 @@ def read_retriever(folder: Path) -> Retriever:
         mark = manifest.pop("fingerprint", None)
         return Retriever(
             folder=folder,
-            fingerprint=mark and FingerprintOf(str(mark["base_sha256"]), tuple(map(int, mark["layers"]))),
+            fingerprint=mark
+            and FingerprintOf(
+                str(mark["base_sha256"]), tuple(map(int, mark["layers"])), Read(mark.get("read", Read.LAST))
+            ),
             mode=Mode(manifest.pop("mode")),
             base=manifest.pop("base"),
             base_sha256=manifest.pop("base_sha256"),

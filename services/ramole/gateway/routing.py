@@ -133,7 +133,7 @@ class AdapterChooser:
         doubt = found.doubt if found.HasField("doubt") else None
         return Routing(
             tuple([choice for choice in choices if choice.ref not in without][: composition.k]),
-            composition.doubting(doubt),
+            composition.doubting(doubt, of_few=found.of_few),
             embed_s=embedded_at - started,
             search_s=searched_at - embedded_at,
             doubt=doubt,

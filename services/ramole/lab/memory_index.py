@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ramole.retrieval.doubt import MIN_ADAPTERS, NUM_SAMPLES, Doubt, Profile, asked, profiles
+from ramole.retrieval.few import OwnScores
 from ramole.retrieval.vectors import unit_mean
 
 Floats = npt.NDArray[np.float32]
@@ -68,6 +69,10 @@ class MemoryIndex:
         if len(pool) < MIN_ADAPTERS:
             return None
         return Doubt.learn(pair for adapter in asked(pool.tolist()) for pair in self._profiles(adapter, pool))
+
+    def own_scores(self) -> list[OwnScores | None]:
+        """Of each adapter, for doubt where adapters are few."""
+        return [OwnScores.of(samples, 0) for samples in self.samples]
 
     def _profiles(self, adapter: int, pool: npt.NDArray[np.int64]) -> list[Profile]:
         samples = self.samples[adapter]

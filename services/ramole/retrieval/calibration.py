@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from ramole.core.names import AdapterRef
 from ramole.retrieval.doubt import MIN_ADAPTERS, NUM_NEAREST, NUM_SAMPLES, Doubt, Profile, asked, profiles
+from ramole.retrieval.few import OwnScores
 from ramole.retrieval.filters import visible_to
 from ramole.retrieval.generations import IndexGeneration
 from ramole.retrieval.rows import Rows
 from ramole.retrieval.search import Search
 from ramole.retrieval.values import Hit, Row
 
+_MAX_OWN = 4096
+"""Adapters whose own scores are kept."""
 _STALE = 0.1
 """The share of adapters that may come or go before doubt is learned anew."""
 
@@ -46,15 +51,40 @@ class Calibration:
         self._num_changes = 0
         self._rows = rows
         self._search = search
+        self._own = lru_cache(_MAX_OWN)(self._read_own)
         self._learned: _Learned | None = None  # replaced as a whole: searches read it at any time
         self.num_adapters = 0
 
-    def doubt(self, generation: IndexGeneration, base_model: str, hits: Sequence[Hit]) -> float | None:
-        """Of the NUM_NEAREST adapters that a search has found; None = it cannot be told."""
+    def doubt(self, generation: IndexGeneration, base_model: str, hits: Sequence[Hit]) -> tuple[float | None, bool]:
+        """Of the NUM_NEAREST adapters that a search has found, and whether it is that of few; None = it cannot be told.
+
+        Reads the samples of an adapter that is nearest for the first time, where adapters are few.
+        """
         learned = self._learned
-        if learned is None or learned.doubt is None or not learned.is_of(generation, base_model):
+        if learned is not None and learned.doubt is not None and learned.is_of(generation, base_model):
+            doubt = learned.doubt([hit.similarity for hit in hits])
+            if doubt is not None:
+                return doubt, False
+        return self._doubt_of_few(generation, base_model, hits), True
+
+    def _doubt_of_few(self, generation: IndexGeneration, base_model: str, hits: Sequence[Hit]) -> float | None:
+        is_counted = self._counted == (generation, base_model)
+        # To find one adapter's samples among many takes the embedded engine seconds.
+        is_slow = self._is_sole_writer and not (is_counted and self.num_adapters < MIN_ADAPTERS)
+        if not hits or is_slow:
             return None
-        return learned.doubt([hit.similarity for hit in hits])
+        try:
+            own = self._own(generation, hits[0].ref)
+        except LookupError:
+            return None
+        size = max(len(hits), self.num_adapters) if is_counted and len(hits) == NUM_NEAREST else len(hits)
+        return None if own is None else own.doubt(hits[0].similarity, size)
+
+    def _read_own(self, generation: IndexGeneration, ref: AdapterRef) -> OwnScores | None:
+        samples = self._rows.samples(generation, ref)
+        if not len(samples):  # deleted meanwhile, or not to be seen yet: not to be remembered
+            raise LookupError(str(ref))
+        return OwnScores.of(samples, self._search.best_of)
 
     def changed(self, num_adapters: int) -> None:
         """So many adapters at most have come or gone."""

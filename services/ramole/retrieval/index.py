@@ -179,7 +179,8 @@ class VectorIndex:
             if tags:
                 live.check_tags()
             [hits] = self._search.nearest(live, query[None], visible, NUM_NEAREST)
-        return Found(hits[:k], None if tags else self._calibration.doubt(live, base_model, hits))
+            doubt, is_of_few = (None, False) if tags else self._calibration.doubt(live, base_model, hits)
+        return Found(hits[:k], doubt, is_of_few)
 
     def calibrate(self, base_model: str) -> bool:
         """Learns from its own rows how much to doubt what searches for `base_model` find, if they have changed much.

@@ -115,6 +115,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
         return retrieval_pb2.SearchResponse(
             hits=[retrieval_pb2.Hit(adapter=ref_to_pb(hit.ref), similarity=hit.similarity) for hit in found.hits],
             doubt=found.doubt,
+            of_few=found.is_of_few,
         )
 
     async def Upsert(

@@ -49,7 +49,9 @@ class Found:
     Attributes:
         hits: best first.
         doubt: how likely it is that none of the adapters was made for the prompt, in [0, 1]; None = cannot be told.
+        is_of_few: whether that is the doubt of few adapters (`few.py`), not one learned from this repository.
     """
 
     hits: list[Hit]
     doubt: float | None = None
+    is_of_few: bool = False

@@ -42,7 +42,9 @@ class _PresetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Preset.ValueTy
     PRESET_HEDGED: _Preset.ValueType  # 7
     """As SIMILARITY, sharper, with more adapters and a spread over all of them."""
     PRESET_CALIBRATED: _Preset.ValueType  # 8
-    """As HEDGED, but spread is the repository's own doubt that any adapter was made for the prompt, where it can tell."""
+    """As HEDGED, but spread is the repository's own doubt that any adapter was made for the prompt, where it can tell. Of
+    few adapters half of the doubt is spread, and the update fades towards the base model: scale * (1 - doubt^2 / 2).
+    """
 
 class Preset(_Preset, metaclass=_PresetEnumTypeWrapper):
     """Named points of the composition axes; docs and `ramole.core.composition` have their values. The first four are the
@@ -66,7 +68,9 @@ PRESET_SIMILARITY: Preset.ValueType  # 6
 PRESET_HEDGED: Preset.ValueType  # 7
 """As SIMILARITY, sharper, with more adapters and a spread over all of them."""
 PRESET_CALIBRATED: Preset.ValueType  # 8
-"""As HEDGED, but spread is the repository's own doubt that any adapter was made for the prompt, where it can tell."""
+"""As HEDGED, but spread is the repository's own doubt that any adapter was made for the prompt, where it can tell. Of
+few adapters half of the doubt is spread, and the update fades towards the base model: scale * (1 - doubt^2 / 2).
+"""
 Global___Preset: _TypeAlias = Preset  # noqa: Y015
 
 class _Weighting:
@@ -288,7 +292,8 @@ class Composition(_message.Message):
     """Share of the weight that all adapters get alike: 0 to 1; SIMILARITY and ROUTER_WITH_PRIOR only."""
     adaptive_spread: _builtins.bool
     """Replace spread by the repository's doubt that any adapter was made for the prompt, where it can tell: it has learned
-    that from its adapters' samples, each seen with its own adapter and with that one hidden.
+    that from its adapters' samples, each seen with its own adapter and with that one hidden. Of few adapters see
+    PRESET_CALIBRATED.
     """
     def __init__(
         self,

@@ -102,8 +102,11 @@ class SearchResponse(_message.Message):
 
     HITS_FIELD_NUMBER: _builtins.int
     DOUBT_FIELD_NUMBER: _builtins.int
+    OF_FEW_FIELD_NUMBER: _builtins.int
     doubt: _builtins.float
     """How likely it is that none of the adapters was made for the prompt, in [0, 1]; absent while that cannot be told."""
+    of_few: _builtins.bool
+    """Whether that is the doubt of few adapters: what many small repositories have taught, not what this one has."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """At most k; fewer when the index holds fewer."""
@@ -113,10 +116,11 @@ class SearchResponse(_message.Message):
         *,
         hits: _abc.Iterable[Global___Hit] | None = ...,
         doubt: _builtins.float | None = ...,
+        of_few: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "doubt", b"doubt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "doubt", b"doubt", "hits", b"hits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "doubt", b"doubt", "hits", b"hits", "of_few", b"of_few"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__doubt: _TypeAlias = _typing.Literal["doubt"]  # noqa: Y015
     _WhichOneofArgType__doubt: _TypeAlias = _typing.Literal["_doubt", b"_doubt"]  # noqa: Y015

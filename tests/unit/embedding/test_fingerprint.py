@@ -17,8 +17,8 @@ from ramole.cli import app
 from ramole.core.errors import WrongState
 from ramole.core.settings import EmbeddingSettings, Settings
 from ramole.embedding.encoder import MINILM, Encoder
-from ramole.embedding.fingerprint import Fingerprint
-from ramole.embedding.retriever import read_retriever
+from ramole.embedding.fingerprint import LAST_SHARE, Fingerprint
+from ramole.embedding.retriever import Read, read_retriever
 from ramole.embedding.servicer import EmbeddingService
 from ramole.transport.vectors import vector_from_pb
 from ramole.v1.embedding_pb2 import EmbedRequest
@@ -43,6 +43,23 @@ def test_a_vector_is_the_last_prompt_token_after_each_layer(base: Path) -> None:
             states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
         alone = [state[0, -1] / state[0, -1].norm() for state in states[1:]]
         assert np.abs(row - torch.cat(alone).numpy()).max() < 1e-5
+
+
+def test_the_mean_leaves_out_the_first_token_and_both_stand_side_by_side(base: Path) -> None:
+    last, mean, both = (Fingerprint.open(base, read=read) for read in (Read.LAST, Read.MEAN, Read.BOTH))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base).eval(), AutoTokenizer.from_pretrained(base)
+    texts = [*TEXTS, "x"]
+    rows = mean.encode(texts)
+    for text, row in zip(texts, rows, strict=True):
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
+        counted = [state[0, 1:] if state.shape[1] > 1 else state[0] for state in states[1:]]
+        alone = [one.mean(0) / one.mean(0).norm() for one in counted]
+        assert np.abs(row - torch.cat(alone).numpy()).max() < 1e-5
+    sides = both.encode(texts)
+    assert sides.shape == (4, both.dim)
+    expected = np.concatenate([LAST_SHARE * last.encode(texts), rows], axis=1)
+    assert np.abs(sides - expected).max() < 1e-5
 
 
 def test_a_long_text_is_cut_and_a_missing_layer_is_refused(base: Path) -> None:

@@ -15,10 +15,12 @@ from ramole.core.settings import GatewaySettings
 from ramole.executor.loading import load_model
 from ramole.lab.evaluation import endtask, extras
 from ramole.lab.evaluation.answers import Answerer
+from ramole.lab.evaluation.few import few_adapters, few_summary
 from ramole.lab.evaluation.methods import COMPOSITIONS, Budget, Methods
 from ramole.lab.evaluation.retrieval import retrieval_figures
 from ramole.lab.evaluation.subject import Subject
 from ramole.lab.evaluation.views import View
+from ramole.lab.evaluation.wordings import asked, judge
 from ramole.lab.memory_index import MemoryIndex
 from ramole.lab.training.experts import with_slots
 from ramole.lab.training.lm import Encoded, encode
@@ -129,7 +131,33 @@ class Bench:
         similarities = retriever.similarities(self.prompts)
         everything = np.ones(similarities.shape, np.bool_)
         doubt = retriever.doubt(everything[0])
-        return View(np.arange(self.num_tests), self.own, similarities, everything, retriever.doubt, doubt)
+        return View(
+            np.arange(self.num_tests),
+            self.own,
+            similarities,
+            everything,
+            retriever.doubt,
+            doubt,
+            retriever.own_scores(),
+        )
+
+    def in_other_words(
+        self, retrievers: Mapping[str, MemoryIndex], is_seen: npt.NDArray[np.bool_]
+    ) -> dict[str, dict[str, dict[str, Any]]]:
+        """See `wordings.judge`; of tasks that no retriever was trained on, where there are some."""
+        chosen = ~is_seen if not is_seen.all() else np.ones_like(is_seen)
+        kinds = asked([entry.samples for entry in self.subject.entries], self.prompts, self.own)
+        kinds = {kind: one.of_rows(chosen[one.own]) for kind, one in kinds.items() if chosen[one.own].any()}
+        return judge(
+            kinds,
+            {
+                name: {kind: retriever.embed(one.texts) for kind, one in kinds.items()}
+                for name, retriever in retrievers.items()
+            },
+            {name: retriever.samples for name, retriever in retrievers.items()},
+            clusters=[entry.cluster for entry in self.subject.entries],
+            reference=next(iter(retrievers)),
+        )
 
     def map(self, retriever: MemoryIndex, view: View, *, per_task: int = 4) -> dict[str, Any]:
         """Adapters and some test prompts of each in two dimensions."""
@@ -204,6 +232,8 @@ def evaluate_subject(
         progress(f"{one.case.setting} {one.case.pool} pool: {one.case.method}")
     table = endtask.rows(cells, trained, [entry.cluster for entry in subject.entries])
     default = GatewaySettings().preset
+    progress("few adapters")
+    few = few_adapters(methods, view, is_seen, default)
     progress("two skills, growth, gates, throughput")
     return {
         "subject": {
@@ -215,6 +245,7 @@ def evaluate_subject(
         },
         "plan": asdict(plan),
         "retrieval": retrieval,
+        "wordings": bench.in_other_words(retrievers, is_seen),
         "end_task": table,
         "two_skill": bench.two_skill(retriever, view.doubt),
         "growth": extras.growth(methods, view, default, extras.growth_sizes(len(subject.entries))),
@@ -223,10 +254,11 @@ def evaluate_subject(
             for name in dict.fromkeys(("ramole", "ramole_prior", default))
             if name in names
         },
+        "small": few,
         "map": bench.map(retriever, view),
         "throughput": extras.throughput(width=plan.throughput_width, rounds=plan.throughput_rounds),
         "seconds": round(time.monotonic() - started, 1),
-        "summary": summary(retrieval, views, table, trained),
+        "summary": summary(retrieval, views, table, trained) | {"small": few_summary(few)},
     }
 
 

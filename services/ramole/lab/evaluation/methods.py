@@ -13,6 +13,7 @@ import torch
 from ramole.core.composition import PRESETS, Composition, Merge, Weighting
 from ramole.lab.evaluation import rivals
 from ramole.lab.evaluation.answers import Answerer, MakeForm, Outcomes
+from ramole.lab.evaluation.joint import JointForm, JointSpaces
 from ramole.lab.evaluation.lorahub import NUM_SHOTS, search_weights
 from ramole.lab.evaluation.views import View, pool_request, request
 from ramole.lab.training.lm import PaddedBatch
@@ -29,8 +30,12 @@ COMPOSITIONS: dict[str, Composition] = {
 REFERENCES = ("base", "perfect", "best_of_k")
 RIVALS = ("arrow", "moe_top1", "moe_top3", "moe_soft", "smear")
 PER_TASK = ("adapter_soup", "lorahub")
-METHODS: tuple[str, ...] = (*REFERENCES, *COMPOSITIONS, "random_gate", *PER_TASK, *RIVALS)
-USES_K: frozenset[str] = frozenset({*COMPOSITIONS, "best_of_k", "random_gate", "adapter_soup"} - {"selection"})
+SUBSPACE = ("subspace", "subspace_nearest")
+"""`similarity`, and the nearest adapter alone, inside the joint space of the k nearest; see `joint`."""
+METHODS: tuple[str, ...] = (*REFERENCES, *COMPOSITIONS, "random_gate", *PER_TASK, *SUBSPACE, *RIVALS)
+USES_K: frozenset[str] = frozenset(
+    {*COMPOSITIONS, "best_of_k", "random_gate", "adapter_soup", *SUBSPACE} - {"selection"}
+)
 """Methods whose result depends on the number of retrieved adapters."""
 
 
@@ -68,6 +73,7 @@ class Methods:
     budget: Budget = field(default_factory=Budget)
     _gates: dict[tuple[str, int], rivals.Gate] = field(default_factory=dict)
     _probes: dict[int, torch.Tensor] | None = None
+    _spaces: JointSpaces = field(default_factory=JointSpaces)
 
     def names(self) -> list[str]:
         """What can run here: without a router nothing is routed, without training examples nothing is trained."""
@@ -99,6 +105,8 @@ class Methods:
                 found = [self._soup(view, k, task_similarities)]
             case "lorahub":
                 found = [self._hub(view, seed) for seed in range(self.budget.seeds)]
+            case _ if name in SUBSPACE:
+                found = [self._joint(name, view, k)]
             case _ if name in RIVALS:
                 found = self._rival(name, view)
             case _:
@@ -145,6 +153,14 @@ class Methods:
         )
         by_task = {int(task): pool_request(*pair) for task, pair in zip(tasks, found, strict=True)}
         return self._outcomes(view, [by_task[own] for own in view.own.tolist()])
+
+    def _joint(self, name: str, view: View, k: int) -> Outcomes:
+        requests = view.compose(replace(PRESETS["similarity"], k=k))
+        if name == "subspace_nearest":
+            requests = [replace(one, gates=(1.0, *(0.0,) * (len(one.slots) - 1))[: len(one.slots)]) for one in requests]
+        return self.answerer.rival_outcomes(
+            view.questions.tolist(), requests, lambda plan, batch: JointForm(plan, batch, self._spaces)
+        )
 
     def _rival(self, name: str, view: View) -> list[Outcomes]:
         if name == "arrow":

@@ -89,7 +89,9 @@ def _page(figures: Figures, out: Path) -> str:
         subject=figures["subject"],
         summary=figures["summary"],
         retrieval=_retrieval_rows(figures["retrieval"]),
+        wordings=_wording_rows(figures["wordings"]) if figures["wordings"] else None,
         methods=(HEADER, list(_main_rows(figures))),
+        small=_small_rows(figures["small"]) if figures["small"] else None,
         two_skill=_two_skill_rows(figures["two_skill"]) if figures["two_skill"] else None,
         pictures={name: _save(figure, out / f"{name}.png") for name, figure in _drawn(figures).items()},
     )
@@ -132,6 +134,31 @@ def _retrieval_rows(retriever: Figures) -> tuple[Sequence[str], list[list[str]]]
         for group, hits in groups.items()
     ]
     return header, rows
+
+
+def _wording_rows(found: Figures) -> tuple[Sequence[str], list[list[str]]]:
+    header = ["prompts", "retriever", "top-1", "top-3", "top-1 gain"]
+    rows = [
+        [
+            kind,
+            name,
+            *(_short(row[key]) for key in ("top1", "top3")),
+            _interval(row["top1_gain"]) if "top1_gain" in row else "-",
+        ]
+        for kind, retrievers in found.items()
+        for name, row in retrievers.items()
+    ]
+    return header, rows
+
+
+def _small_rows(found: Figures) -> tuple[Sequence[str], list[list[str]]]:
+    keys = ("exact_match", "nll", "hidden_exact_match", "hidden_nll")
+    rows = [
+        [size, method, *(_interval(of_size[method][key]) for key in keys)]
+        for size, of_size in found.items()
+        for method in ("default", "selection", "base")
+    ]
+    return ["adapters", "method", "exact match", "NLL", "no adapter fits: exact match", "NLL"], rows
 
 
 def _two_skill_rows(found: Figures) -> tuple[Sequence[str], list[list[str]]]:

@@ -16,7 +16,7 @@ from ramole.core.samples import json_lines
 from ramole.core.texts import read_text
 from ramole.lab.training.folders import peft_folders, read_json, read_samples
 from ramole.mixture.router import MANIFEST
-from ramole.zoo.catalog import PROMPTS, Example, Zoo
+from ramole.zoo.catalog import PROMPTS, TASK, Example, Zoo
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,13 @@ def read_entry(folder: Path) -> SubjectAdapter:
             remedy='{"train": [{"prompt": ..., "answer": ...}, ...], "test": [...]}',
         ) from None
     return SubjectAdapter(folder.name, "all", folder, samples, train, tests)
+
+
+def read_update_entry(folder: Path) -> SubjectAdapter:
+    """One PEFT folder of which only the weights, and the cluster if it has a `task.json`, matter."""
+    task = read_json(folder / TASK) if (folder / TASK).is_file() else {}
+    cluster = str(task.get("cluster", "all")) if isinstance(task, dict) else "all"
+    return SubjectAdapter(folder.name, cluster, folder, (), (), ())
 
 
 def read_prompts(path: Path, names: Iterable[str]) -> tuple[dict[str, list[Example]], list[tuple[Example, str, str]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from ramole.core.bounds import MAX_EXPERTS
 from ramole.core.composition import Composition, Expert
 from ramole.mixture.plan import RequestMixture
 from ramole.retrieval.doubt import Doubt
+from ramole.retrieval.few import OwnScores
 
 IntArray = npt.NDArray[np.int64]
 LearnDoubt = Callable[[npt.NDArray[np.bool_]], Doubt | None]
@@ -28,6 +29,7 @@ class View:
         allowed: whether a prompt may use an adapter, [n, N].
         learn_doubt: what a repository of some of the adapters [N] knows about doubt; it does not know the prompts.
         doubt: that of this repository; None = it cannot tell.
+        own_scores: of each adapter, for doubt where adapters are few; empty = not known.
     """
 
     questions: IntArray
@@ -36,6 +38,7 @@ class View:
     allowed: npt.NDArray[np.bool_]
     learn_doubt: LearnDoubt | None = None
     doubt: Doubt | None = None
+    own_scores: Sequence[OwnScores | None] = ()
 
     def nearest(self, k: int) -> list[list[int]]:
         """The k most similar allowed adapters of each prompt, the best first; fewer where fewer are allowed."""
@@ -65,17 +68,29 @@ class View:
 
     def within(self, adapters: npt.NDArray[np.bool_]) -> View:
         """The repository cut down to some adapters [N], and the prompts whose own adapter is among them."""
-        cut = self.of_rows(adapters[self.own])
+        return self.of_rows(adapters[self.own]).among(adapters)
+
+    def among(self, adapters: npt.NDArray[np.bool_]) -> View:
+        """The repository cut down to some adapters [N], and all prompts."""
         doubt = self.learn_doubt(adapters) if self.learn_doubt else None
-        return replace(cut, allowed=cut.allowed & adapters, doubt=doubt)
+        return replace(self, allowed=self.allowed & adapters, doubt=doubt)
 
     def compose(self, composition: Composition) -> list[RequestMixture]:
         """What a server would run for each prompt."""
         found = []
-        for near, similarities in zip(self.nearest(MAX_EXPERTS), self.similarities, strict=True):
-            doubt = self.doubt([float(similarities[i]) for i in near]) if self.doubt else None
-            found.append(request(composition.doubting(doubt), near[: composition.k], similarities))
+        sizes = self.allowed.sum(1).tolist()
+        for near, similarities, size in zip(self.nearest(MAX_EXPERTS), self.similarities, sizes, strict=True):
+            doubt, of_few = self._told([(i, float(similarities[i])) for i in near], size)
+            found.append(request(composition.doubting(doubt, of_few=of_few), near[: composition.k], similarities))
         return found
+
+    def _told(self, near: Sequence[tuple[int, float]], size: int) -> tuple[float | None, bool]:
+        """The doubt of what is nearest among `size` adapters, and whether it is that of few; see `Calibration`."""
+        doubt = self.doubt([similarity for _, similarity in near]) if self.doubt else None
+        if doubt is not None or not near or not self.own_scores:
+            return doubt, False
+        own = self.own_scores[near[0][0]]
+        return (None if own is None else own.doubt(near[0][1], size)), True
 
 
 def request(

@@ -14,6 +14,13 @@ from ramole.core.errors import Corrupt, WrongState
 FILE = "checkpoint.pt"
 
 
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint of a `Trainer` of transformers; None = there is none."""
+    # The trainer writes the state last: a checkpoint without it was cut off.
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
     """The last checkpoint of a run.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ramole.core.errors import InvalidInput, WrongState
 from ramole.embedding.encoder import digest_of, locate, open_model
 from ramole.embedding.retriever import FingerprintOf, LinearMap, Mode, Retriever, save_retriever
+from ramole.lab.training.checkpoint import last_checkpoint
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -192,12 +193,6 @@ def _check_plan(
     path.write_text(plan, "utf-8")
 
 
-def _last_checkpoint(checkpoints: Path) -> str | None:
-    # The trainer writes the state last: a checkpoint without it was cut off.
-    whole = [path.parent for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
-
-
 def _in_order(dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> Any:
     """A batch sampler. The steps are laid out already: a shuffle would bring two pairs of one task together."""
     from sentence_transformers.base.sampler import DefaultBatchSampler
@@ -261,4 +256,4 @@ def _fit(
     trainer = Trainer(model=model, args=arguments, train_dataset=data, loss=loss, callbacks=[Report()])
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))

@@ -14,7 +14,7 @@ from ramole.core.errors import InvalidInput
 from ramole.core.settings import PAPER_INSTRUCTION
 from ramole.embedding.encoder import MINILM, Encoder, digest_of, locate, open_model
 from ramole.embedding.fingerprint import Fingerprint
-from ramole.embedding.retriever import MANIFEST, FingerprintOf, LinearMap, Mode, Retriever
+from ramole.embedding.retriever import MANIFEST, FingerprintOf, LinearMap, Mode, Read, Retriever
 from ramole.lab.training.retriever import RetrieverRecipe, save, train_encoder
 from ramole.lab.training.texts import AdapterTexts, choose, read_texts
 from ramole.lab.training.whitening import fit_whitening
@@ -35,6 +35,7 @@ class RetrieverJob:
         share: of the adapters to train with; the others are the unseen ones.
         is_whitened: whether the artefact gets a linear map.
         fingerprint: folder or hub id of the base model, to read its hidden states as well; '' = the encoder alone.
+        read: at which tokens.
     """
 
     adapters: Path
@@ -44,6 +45,7 @@ class RetrieverJob:
     share: float = 0.4
     is_whitened: bool = False
     fingerprint: str = ""
+    read: Read = Read.LAST
     instruction: str = PAPER_INSTRUCTION
     seed: int = 0
     device: str = "cpu"
@@ -51,27 +53,38 @@ class RetrieverJob:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """Of all adapters' samples, N x [m, d], and of all queries, [n, d]."""
+    """Of all adapters' samples, N x [m, d], of all queries, [n, d], and of what else is measured, [n', d]."""
 
     samples: list[Floats]
     queries: Floats
+    others: Floats
 
     def mapped(self, linear_map: LinearMap) -> Vectors:
         """The same under another metric."""
-        return Vectors([linear_map(one) for one in self.samples], linear_map(self.queries))
+        others = linear_map(self.others) if len(self.others) else self.others
+        return Vectors([linear_map(one) for one in self.samples], linear_map(self.queries), others)
 
 
 Measure = Callable[[Sequence[AdapterTexts], npt.NDArray[np.bool_], Mapping[str, Vectors], str], dict[str, Any]]
 """(all texts, which were trained on, the vectors of every retriever on the way, the final one's name) -> figures."""
 
 
+MoreTexts = Callable[[Sequence[AdapterTexts]], Sequence[str]]
+"""What `Measure` wants embedded besides, in the order of `Vectors.others`."""
+
+
 def run_retriever_job(
-    job: RetrieverJob, *, measure: Measure, progress: Progress = lambda what, fraction: None
+    job: RetrieverJob,
+    *,
+    measure: Measure,
+    more: MoreTexts = lambda texts: (),
+    progress: Progress = lambda what, fraction: None,
 ) -> Retriever:
     """Trains, has it measured, saves.
 
     Args:
         measure: makes the figures that the artefact carries.
+        more: texts that it needs beside samples and queries.
 
     Raises:
         NotFound, InvalidInput: the texts can not be used, or `out` holds a retriever.
@@ -98,18 +111,19 @@ def run_retriever_job(
         progress=lambda fraction: progress("training", fraction),
     )
     plain = open_model(job.base, locate(job.base))
+    others = more(texts)
     vectors = {
-        name: embed(Encoder(one, "", job.instruction), texts, lambda fraction: progress("measuring", fraction))
+        name: embed(Encoder(one, "", job.instruction), texts, others, lambda done: progress("measuring", done))
         for name, one in ((ZERO_SHOT, plain), ("tuned", model))
         if name == ZERO_SHOT or job.recipe.mode is not Mode.NONE
     }
     mark: FingerprintOf | None = None
     if job.fingerprint:
         folder = locate(job.fingerprint)
-        base = Fingerprint.open(folder)
-        mark = FingerprintOf(digest_of(folder), base.layers)
+        base = Fingerprint.open(folder, read=job.read)
+        mark = FingerprintOf(digest_of(folder), base.layers, job.read)
         both = Encoder(model, "", job.instruction, fingerprint=base)
-        vectors["fingerprint"] = embed(both, texts, lambda fraction: progress("measuring", fraction))
+        vectors["fingerprint"] = embed(both, texts, others, lambda done: progress("measuring", done))
     maps = {
         name: fit_whitening([one for one, seen in zip(v.samples, is_seen, strict=True) if seen])
         for name, v in vectors.items()
@@ -131,9 +145,11 @@ def run_retriever_job(
     )
 
 
-def embed(encoder: Encoder, texts: Sequence[AdapterTexts], progress: Callable[[float], None]) -> Vectors:
+def embed(
+    encoder: Encoder, texts: Sequence[AdapterTexts], others: Sequence[str], progress: Callable[[float], None]
+) -> Vectors:
     """All texts, each different one once."""
-    parts = [*(one.samples for one in texts), *(one.queries for one in texts)]
+    parts = [*(one.samples for one in texts), *(one.queries for one in texts), others]
     # By length: a batch is as long as its longest text.
     distinct = sorted({text for part in parts for text in part}, key=len)
     row = {text: i for i, text in enumerate(distinct)}
@@ -143,4 +159,4 @@ def embed(encoder: Encoder, texts: Sequence[AdapterTexts], progress: Callable[[f
         progress(min(1.0, (start + _BATCH) / len(distinct)))
     table = np.concatenate(blocks)
     rows = [table[[row[text] for text in part]] for part in parts]
-    return Vectors(rows[: len(texts)], np.concatenate(rows[len(texts) :]))
+    return Vectors(rows[: len(texts)], np.concatenate(rows[len(texts) : -1]), rows[-1])

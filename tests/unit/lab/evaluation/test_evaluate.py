@@ -34,6 +34,8 @@ def test_evaluate_own_adapters(zoo: Zoo, adapters: Path, tmp_path: Path) -> None
     figures = json.loads(done.stdout)
     assert list(figures)[-1] == "summary"
     found = figures["summary"]
+    assert set(found["small"]) == {"2", "4"}
+    assert found["small"]["2"]["default"] > 0.6
     assert set(found["iid"]) == set(found["ood"]) == set(METHODS)
     assert found["default"] in found["iid"]
     assert found["iid"]["perfect"]["score"] == found["iid"]["selection"]["score"] > 0.8
@@ -55,6 +57,9 @@ def test_evaluate_own_adapters(zoo: Zoo, adapters: Path, tmp_path: Path) -> None
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5
     assert "both named, ramole" in page
+    assert "Retrieval in other words" in page
+    assert "Small repositories" in page
+    assert set(figures["wordings"]) == {"given", "new", "bare", "chat", "all"}
 
 
 def test_errors_are_one_line() -> None:
