@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,17 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 """All that decides about vectors. Pickles are not among them and are never read."""
+
+
+_MAX_KNOWN = 4096
+"""Sentence vectors that are kept: some MB."""
+
+
+class Asked(NamedTuple):
+    """A text to embed, and the tokens of the answer to it so far."""
+
+    text: str
+    answer: tuple[int, ...] = ()
 
 
 class Encoder:
@@ -64,6 +77,7 @@ class Encoder:
         self._instruction = instruction
         self._linear_map = linear_map
         self._fingerprint = fingerprint
+        self._known: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
         self.encoder_id = encoder_id
         read = int(model.get_embedding_dimension()) + (fingerprint.dim if fingerprint else 0)
         self.dim = read
@@ -125,11 +139,35 @@ class Encoder:
         Raises:
             RamoleError: the model made a vector that is zero or not finite.
         """
-        vectors = self._embed([self._instruction + text for text in texts])
-        unit = unit_rows(vectors, field="embedding.encoder")
+        return self.encode_asked([Asked(text) for text in texts])
+
+    def encode_asked(self, asked: Sequence[Asked]) -> NDArray[np.float32]:
+        """The same; what reads the base model's states reads those behind the answers so far.
+
+        Of a text that was embedded lately the sentence vector is known where its answer goes on.
+
+        Raises:
+            InvalidInput: the base model has no such token.
+            RamoleError: as `encode`.
+        """
+        sentences = self._sentences(asked)
         if self._fingerprint is not None:
-            unit = np.concatenate([unit, self._fingerprint.encode(texts)], axis=1)
-        return unit if self._linear_map is None else self._linear_map(unit)
+            states = self._fingerprint.encode([one.text for one in asked], [one.answer for one in asked])
+            sentences = np.concatenate([sentences, states], axis=1)
+        return sentences if self._linear_map is None else self._linear_map(sentences)
+
+    def _sentences(self, asked: Sequence[Asked]) -> NDArray[np.float32]:
+        keys = [blake2b(one.text.encode(), digest_size=16).digest() for one in asked]
+        found = [self._known.get(key) if one.answer else None for key, one in zip(keys, asked, strict=True)]
+        new = [i for i, vector in enumerate(found) if vector is None]
+        if new:
+            vectors = self._embed([self._instruction + asked[i].text for i in new])
+            for i, vector in zip(new, unit_rows(vectors, field="embedding.encoder"), strict=True):
+                found[i] = self._known[keys[i]] = vector
+                self._known.move_to_end(keys[i])
+        while len(self._known) > _MAX_KNOWN:
+            self._known.popitem(last=False)
+        return np.stack([vector for vector in found if vector is not None])
 
     def _by_model(self, texts: list[str]) -> NDArray[np.float32]:
         vectors: NDArray[np.float32] = self._model.encode(

@@ -12,7 +12,7 @@ import grpc
 from ramole.core.errors import EncoderMismatch, InvalidInput, Unavailable
 from ramole.core.settings import EmbeddingSettings, PreviousEncoder, Settings
 from ramole.embedding.batcher import MicroBatcher, Vectors
-from ramole.embedding.encoder import Encoder
+from ramole.embedding.encoder import Asked, Encoder
 from ramole.embedding.metrics import ENCODE_S, ENCODE_TEXTS
 from ramole.transport.service import Service
 from ramole.transport.vectors import vector_to_pb
@@ -29,7 +29,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._encoders: list[tuple[Encoder, MicroBatcher]] = []
+        self._encoders: list[tuple[Encoder, MicroBatcher[Asked]]] = []
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds this servicer to a server."""
@@ -49,9 +49,9 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
             loaded.append(await asyncio.to_thread(_load, options.previous, options, self._settings.base_model))
         seconds, sizes = ENCODE_S.on(self.registry), ENCODE_TEXTS.on(self.registry)
 
-        def measured(encoder: Encoder, texts: list[str]) -> Vectors:
+        def measured(encoder: Encoder, texts: list[Asked]) -> Vectors:
             started_s = time.perf_counter()
-            vectors = encoder.encode(texts)
+            vectors = encoder.encode_asked(texts)
             seconds.observe(time.perf_counter() - started_s)
             sizes.observe(len(texts))
             return vectors
@@ -76,7 +76,10 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
         encoder, batcher = self._ready(request.encoder_id)
         texts = list(request.texts)
         _check_texts(texts)
-        vectors = await batcher.submit(texts)
+        answers = [tuple(answer.token_ids) for answer in request.answers] or [()] * len(texts)
+        if len(answers) != len(texts):
+            raise InvalidInput(f"{len(answers)} answers to {len(texts)} texts", field="answers", remedy="one for each")
+        vectors = await batcher.submit(list(map(Asked, texts, answers)))
         return embedding_pb2.EmbedResponse(
             vectors=[vector_to_pb(vector) for vector in vectors], encoder_id=encoder.encoder_id
         )
@@ -88,7 +91,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
         encoder, _ = self._ready("")
         return embedding_pb2.DescribeEncoderResponse(encoder_id=encoder.encoder_id, dim=encoder.dim)
 
-    def _ready(self, encoder_id: str) -> tuple[Encoder, MicroBatcher]:
+    def _ready(self, encoder_id: str) -> tuple[Encoder, MicroBatcher[Asked]]:
         if not self._encoders:
             raise Unavailable("the encoder is still loading", remedy="retry in a moment")
         for encoder, batcher in self._encoders:

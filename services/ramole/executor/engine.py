@@ -241,7 +241,8 @@ class Engine:
             WrongState: a routed composition without a RouterLoRA.
         """
         self._fit_length(sequence)
-        if len(self._scheduler.waiting) >= self._max_waiting:
+        # What goes on has been let in before.
+        if len(self._scheduler.waiting) >= self._max_waiting and not sequence.num_answered:
             raise LimitExceeded(
                 f"{self._max_waiting} requests are waiting already", remedy="retry later", retry_after_s=1.0
             )
@@ -266,6 +267,8 @@ class Engine:
         sequence = self._sequences.pop(sequence_id, None)
         if sequence is not None:
             row = sequence.row
+            if row is not None:
+                self._runner.settle()  # whoever ended it reads what the experts got
             self._scheduler.finish(sequence)
             if row is not None:
                 self._runner.wipe(row)

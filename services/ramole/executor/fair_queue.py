@@ -1,9 +1,10 @@
 """Policy: in which order those who wait come up, so that no tenant's crowd delays another tenant's one request.
 
 Every tenant has a counter of the service that it got: tokens computed for it, and adapters loaded, in tokens. Next
-comes the oldest request of the tenant that got least, for its weight. Who comes back after a pause has saved nothing:
-the counter begins at the least of those who wait; and when nobody waits, nobody owes anything (virtual token counters:
-Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). One tenant alone is served in order of arrival.
+comes the oldest request of the tenant that got least, for its weight, those first that go on with an answer. Who comes
+back after a pause has saved nothing: the counter begins at the least of those who wait; and when nobody waits, nobody
+owes anything (virtual token counters: Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). One tenant
+alone is served in order of arrival.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 
 from ramole.executor.sequence import Sequence
 
@@ -66,7 +68,11 @@ class FairQueue:
                 self._rise()
             self._waiting[tenant] = deque()
             self._served[tenant] = max(self._served.get(tenant, 0.0), self._floor)
-        self._waiting[tenant].append(sequence)
+        queue = self._waiting[tenant]
+        if sequence.num_answered:  # has waited before, and somebody is reading
+            queue.insert(sum(1 for _ in takewhile(lambda each: each.num_answered, queue)), sequence)
+        else:
+            queue.append(sequence)
         self._length += 1
         self.num_tokens += sequence.max_length
 

@@ -19,7 +19,8 @@ class Sequence:
 
     Set by the caller: `id`, `prompt`, `max_tokens` (0 = as many as fit), `experts`, `composition`, `arrived_s` (any
     monotonic clock), `sampler` (None = greedy; opaque here, see sampler.py), `wants_logprobs`, `num_top` (log
-    probabilities of how many likeliest tokens beside), `tenant` (who shares).
+    probabilities of how many likeliest tokens beside), `tenant` (who shares), `num_answered` (how many of the last
+    tokens of `prompt` are of the answer, which goes on).
     Set by the scheduler: `row` (KV row), `mixture`, `skipped` (how often a later arrival was admitted before this one).
     Set by the engine: `tokens`, `num_cached`, `finish_reason`, times and usage; `placed` (digest, start and end of each
     write into a slot that it waited for, on the clock of `arrived_s`).
@@ -35,6 +36,7 @@ class Sequence:
     wants_logprobs: bool = False
     num_top: int = 0
     tenant: str = ""
+    num_answered: int = 0
 
     row: int | None = None
     mixture: RequestMixture | None = None

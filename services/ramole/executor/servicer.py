@@ -12,11 +12,13 @@ from typing import Any
 import grpc
 
 from ramole.core.answer import Chunk
+from ramole.core.bounds import MAX_EXPERTS
 from ramole.core.call import current_call
 from ramole.core.composition import Composition
 from ramole.core.errors import Unavailable
+from ramole.core.names import check_digest
 from ramole.core.settings import Settings
-from ramole.executor.codec import event_to_pb, expert_from_pb, status_to_pb, tier_status_to_pb
+from ramole.executor.codec import event_to_pb, expert_from_pb, part_from_pb, status_to_pb, tier_status_to_pb
 from ramole.executor.engine import Engine
 from ramole.executor.loading import load_runner
 from ramole.executor.metrics import EngineMetrics
@@ -154,11 +156,14 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         worker = self._ready()
         digests = [expert.digest for expert in experts]
         tiers = [self._tier(digest) for digest in digests]
+        part = part_from_pb(request)
         for digest, tier in dict(zip(digests, tiers, strict=True)).items():
             self._prefetch(digest, tier)
+        for digest in request.next_digests[:MAX_EXPERTS]:
+            self._prefetch(digest, self._tier(check_digest(digest, field="next_digests")))
         tokens = TokenIds(request.prompt_token_ids)
         prompt = tokens or messages_from_pb(request.messages) or request.prompt
-        events = worker.generate(prompt, experts, composition, sampling_from_pb(request.sampling))
+        events = worker.generate(prompt, experts, composition, sampling_from_pb(request.sampling), part)
         try:
             async for event in events:
                 self._num_tokens += len(event.token_ids) if isinstance(event, Chunk) else 0

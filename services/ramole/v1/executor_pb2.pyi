@@ -69,8 +69,17 @@ class ExecuteRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    ANSWER_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PART_ENDS_FIELD_NUMBER: _builtins.int
+    PART_AT_END_FIELD_NUMBER: _builtins.int
+    NEXT_DIGESTS_FIELD_NUMBER: _builtins.int
+    PART_TOKENS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """Not empty, unless there are messages or token ids."""
+    part_at_end: _builtins.bool
+    """Where the experts choose one of the base model's end tokens the sequence ends as a part; that token is not told."""
+    part_tokens: _builtins.int
+    """The sequence ends as a part after so many tokens; 0 = it does not."""
     @_builtins.property
     def experts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Expert]:
         """0 to 8; empty = the bare base model."""
@@ -91,6 +100,20 @@ class ExecuteRequest(_message.Message):
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens instead of a prompt, used as they are."""
 
+    @_builtins.property
+    def answer_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The answer so far, which goes on: its tokens count for max_tokens, penalties, random numbers and stop strings as if
+        they had been chosen here, and are not told again.
+        """
+
+    @_builtins.property
+    def part_ends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The sequence ends as a part behind the token that completes one of these: at most 8, of 1 to 64 characters each."""
+
+    @_builtins.property
+    def next_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Contents that a later part may use: brought into host memory meanwhile. At most 8."""
+
     def __init__(
         self,
         *,
@@ -100,10 +123,15 @@ class ExecuteRequest(_message.Message):
         sampling: _common_pb2.Sampling | None = ...,
         messages: _abc.Iterable[_common_pb2.ChatMessage] | None = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        answer_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        part_ends: _abc.Iterable[_builtins.str] | None = ...,
+        part_at_end: _builtins.bool = ...,
+        next_digests: _abc.Iterable[_builtins.str] | None = ...,
+        part_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["composition", b"composition", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["composition", b"composition", "experts", b"experts", "messages", b"messages", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_token_ids", b"answer_token_ids", "composition", b"composition", "experts", b"experts", "messages", b"messages", "next_digests", b"next_digests", "part_at_end", b"part_at_end", "part_ends", b"part_ends", "part_tokens", b"part_tokens", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -156,12 +184,13 @@ class ExecuteDone(_message.Message):
     MAX_UNIQUE_ADAPTERS_FIELD_NUMBER: _builtins.int
     PREFILL_S_FIELD_NUMBER: _builtins.int
     DECODE_S_FIELD_NUMBER: _builtins.int
+    PART_END_FIELD_NUMBER: _builtins.int
     finish_reason: _common_pb2.FinishReason.ValueType
     """Why."""
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     completion_tokens: _builtins.int
-    """Tokens of the answer."""
+    """Tokens of the answer, without those of the request."""
     queue_s: _builtins.float
     """Seconds from arrival to admission into the running batch (adapter loading included)."""
     max_batch: _builtins.int
@@ -172,6 +201,8 @@ class ExecuteDone(_message.Message):
     """Seconds from admission into the running batch to the first token."""
     decode_s: _builtins.float
     """Seconds from the first token to the last."""
+    part_end: _common_pb2.PartEnd.ValueType
+    """What ended it, if that was not the end of the answer. Text that was held back is then told by the part that follows."""
     @_builtins.property
     def experts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpertUsage]:
         """In the order of the request's experts."""
@@ -188,10 +219,11 @@ class ExecuteDone(_message.Message):
         max_unique_adapters: _builtins.int = ...,
         prefill_s: _builtins.float = ...,
         decode_s: _builtins.float = ...,
+        part_end: _common_pb2.PartEnd.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "decode_s", b"decode_s", "experts", b"experts", "finish_reason", b"finish_reason", "max_batch", b"max_batch", "max_unique_adapters", b"max_unique_adapters", "prefill_s", b"prefill_s", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "decode_s", b"decode_s", "experts", b"experts", "finish_reason", b"finish_reason", "max_batch", b"max_batch", "max_unique_adapters", b"max_unique_adapters", "part_end", b"part_end", "prefill_s", b"prefill_s", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from ramole.v1 import common_pb2 as ramole_dot_v1_dot_common__pb2
 from ramole.v1 import embedding_pb2 as ramole_dot_v1_dot_embedding__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19ramole/v1/retrieval.proto\x12\tramole.v1\x1a\x16ramole/v1/common.proto\x1a\x19ramole/v1/embedding.proto\"\x83\x01\n\rSearchRequest\x12!\n\x06vector\x18\x01 \x01(\x0b\x32\x11.ramole.v1.Vector\x12\x12\n\nencoder_id\x18\x02 \x01(\t\x12\x12\n\nbase_model\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\t\n\x01k\x18\x05 \x01(\r\x12\x0c\n\x04tags\x18\x06 \x03(\t\"A\n\x03Hit\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\"L\n\x0eSearchResponse\x12\x1c\n\x04hits\x18\x01 \x03(\x0b\x32\x0e.ramole.v1.Hit\x12\x12\n\x05\x64oubt\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_doubt\"d\n\rUpsertRequest\x12+\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x19.ramole.v1.AdapterVectors\x12\x12\n\nencoder_id\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\r\"\x91\x01\n\x0e\x41\x64\x61pterVectors\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x11\n\tis_public\x18\x03 \x01(\x08\x12\"\n\x07samples\x18\x04 \x03(\x0b\x32\x11.ramole.v1.Vector\x12\x0c\n\x04tags\x18\x05 \x03(\t\"<\n\x0eUpsertResponse\x12*\n\x0bgenerations\x18\x01 \x03(\x0b\x32\x15.ramole.v1.Generation\"8\n\rRemoveRequest\x12\'\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\"\x10\n\x0eRemoveResponse\"%\n\x0fListRowsRequest\x12\x12\n\ngeneration\x18\x01 \x01(\r\":\n\x10ListRowsResponse\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\"0\n\nGeneration\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x12\n\nencoder_id\x18\x02 \x01(\t\"\x18\n\x16ListGenerationsRequest\"E\n\x17ListGenerationsResponse\x12*\n\x0bgenerations\x18\x01 \x03(\x0b\x32\x15.ramole.v1.Generation\"9\n\x16\x42uildGenerationRequest\x12\x12\n\nencoder_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\"-\n\x17\x42uildGenerationResponse\x12\x12\n\ngeneration\x18\x01 \x01(\r\".\n\x18PromoteGenerationRequest\x12\x12\n\ngeneration\x18\x01 \x01(\r\"\x1b\n\x19PromoteGenerationResponse2\xa3\x04\n\tRetrieval\x12=\n\x06Search\x12\x18.ramole.v1.SearchRequest\x1a\x19.ramole.v1.SearchResponse\x12=\n\x06Upsert\x12\x18.ramole.v1.UpsertRequest\x1a\x19.ramole.v1.UpsertResponse\x12=\n\x06Remove\x12\x18.ramole.v1.RemoveRequest\x1a\x19.ramole.v1.RemoveResponse\x12\x45\n\x08ListRows\x12\x1a.ramole.v1.ListRowsRequest\x1a\x1b.ramole.v1.ListRowsResponse0\x01\x12X\n\x0fListGenerations\x12!.ramole.v1.ListGenerationsRequest\x1a\".ramole.v1.ListGenerationsResponse\x12X\n\x0f\x42uildGeneration\x12!.ramole.v1.BuildGenerationRequest\x1a\".ramole.v1.BuildGenerationResponse\x12^\n\x11PromoteGeneration\x12#.ramole.v1.PromoteGenerationRequest\x1a$.ramole.v1.PromoteGenerationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19ramole/v1/retrieval.proto\x12\tramole.v1\x1a\x16ramole/v1/common.proto\x1a\x19ramole/v1/embedding.proto\"\xd1\x01\n\rSearchRequest\x12!\n\x06vector\x18\x01 \x01(\x0b\x32\x11.ramole.v1.Vector\x12\x12\n\nencoder_id\x18\x02 \x01(\t\x12\x12\n\nbase_model\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\t\n\x01k\x18\x05 \x01(\r\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12&\n\x07without\x18\x07 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\x12$\n\x05\x61mong\x18\x08 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\"A\n\x03Hit\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\"L\n\x0eSearchResponse\x12\x1c\n\x04hits\x18\x01 \x03(\x0b\x32\x0e.ramole.v1.Hit\x12\x12\n\x05\x64oubt\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_doubt\"d\n\rUpsertRequest\x12+\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x19.ramole.v1.AdapterVectors\x12\x12\n\nencoder_id\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\r\"\x91\x01\n\x0e\x41\x64\x61pterVectors\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x11\n\tis_public\x18\x03 \x01(\x08\x12\"\n\x07samples\x18\x04 \x03(\x0b\x32\x11.ramole.v1.Vector\x12\x0c\n\x04tags\x18\x05 \x03(\t\"<\n\x0eUpsertResponse\x12*\n\x0bgenerations\x18\x01 \x03(\x0b\x32\x15.ramole.v1.Generation\"8\n\rRemoveRequest\x12\'\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\"\x10\n\x0eRemoveResponse\"%\n\x0fListRowsRequest\x12\x12\n\ngeneration\x18\x01 \x01(\r\":\n\x10ListRowsResponse\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\"0\n\nGeneration\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x12\n\nencoder_id\x18\x02 \x01(\t\"\x18\n\x16ListGenerationsRequest\"E\n\x17ListGenerationsResponse\x12*\n\x0bgenerations\x18\x01 \x03(\x0b\x32\x15.ramole.v1.Generation\"9\n\x16\x42uildGenerationRequest\x12\x12\n\nencoder_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\"-\n\x17\x42uildGenerationResponse\x12\x12\n\ngeneration\x18\x01 \x01(\r\".\n\x18PromoteGenerationRequest\x12\x12\n\ngeneration\x18\x01 \x01(\r\"\x1b\n\x19PromoteGenerationResponse2\xa3\x04\n\tRetrieval\x12=\n\x06Search\x12\x18.ramole.v1.SearchRequest\x1a\x19.ramole.v1.SearchResponse\x12=\n\x06Upsert\x12\x18.ramole.v1.UpsertRequest\x1a\x19.ramole.v1.UpsertResponse\x12=\n\x06Remove\x12\x18.ramole.v1.RemoveRequest\x1a\x19.ramole.v1.RemoveResponse\x12\x45\n\x08ListRows\x12\x1a.ramole.v1.ListRowsRequest\x1a\x1b.ramole.v1.ListRowsResponse0\x01\x12X\n\x0fListGenerations\x12!.ramole.v1.ListGenerationsRequest\x1a\".ramole.v1.ListGenerationsResponse\x12X\n\x0f\x42uildGeneration\x12!.ramole.v1.BuildGenerationRequest\x1a\".ramole.v1.BuildGenerationResponse\x12^\n\x11PromoteGeneration\x12#.ramole.v1.PromoteGenerationRequest\x1a$.ramole.v1.PromoteGenerationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,39 +34,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ramole.v1.retrieval_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEARCHREQUEST']._serialized_start=92
-  _globals['_SEARCHREQUEST']._serialized_end=223
-  _globals['_HIT']._serialized_start=225
-  _globals['_HIT']._serialized_end=290
-  _globals['_SEARCHRESPONSE']._serialized_start=292
-  _globals['_SEARCHRESPONSE']._serialized_end=368
-  _globals['_UPSERTREQUEST']._serialized_start=370
-  _globals['_UPSERTREQUEST']._serialized_end=470
-  _globals['_ADAPTERVECTORS']._serialized_start=473
-  _globals['_ADAPTERVECTORS']._serialized_end=618
-  _globals['_UPSERTRESPONSE']._serialized_start=620
-  _globals['_UPSERTRESPONSE']._serialized_end=680
-  _globals['_REMOVEREQUEST']._serialized_start=682
-  _globals['_REMOVEREQUEST']._serialized_end=738
-  _globals['_REMOVERESPONSE']._serialized_start=740
-  _globals['_REMOVERESPONSE']._serialized_end=756
-  _globals['_LISTROWSREQUEST']._serialized_start=758
-  _globals['_LISTROWSREQUEST']._serialized_end=795
-  _globals['_LISTROWSRESPONSE']._serialized_start=797
-  _globals['_LISTROWSRESPONSE']._serialized_end=855
-  _globals['_GENERATION']._serialized_start=857
-  _globals['_GENERATION']._serialized_end=905
-  _globals['_LISTGENERATIONSREQUEST']._serialized_start=907
-  _globals['_LISTGENERATIONSREQUEST']._serialized_end=931
-  _globals['_LISTGENERATIONSRESPONSE']._serialized_start=933
-  _globals['_LISTGENERATIONSRESPONSE']._serialized_end=1002
-  _globals['_BUILDGENERATIONREQUEST']._serialized_start=1004
-  _globals['_BUILDGENERATIONREQUEST']._serialized_end=1061
-  _globals['_BUILDGENERATIONRESPONSE']._serialized_start=1063
-  _globals['_BUILDGENERATIONRESPONSE']._serialized_end=1108
-  _globals['_PROMOTEGENERATIONREQUEST']._serialized_start=1110
-  _globals['_PROMOTEGENERATIONREQUEST']._serialized_end=1156
-  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_start=1158
-  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_end=1185
-  _globals['_RETRIEVAL']._serialized_start=1188
-  _globals['_RETRIEVAL']._serialized_end=1735
+  _globals['_SEARCHREQUEST']._serialized_end=301
+  _globals['_HIT']._serialized_start=303
+  _globals['_HIT']._serialized_end=368
+  _globals['_SEARCHRESPONSE']._serialized_start=370
+  _globals['_SEARCHRESPONSE']._serialized_end=446
+  _globals['_UPSERTREQUEST']._serialized_start=448
+  _globals['_UPSERTREQUEST']._serialized_end=548
+  _globals['_ADAPTERVECTORS']._serialized_start=551
+  _globals['_ADAPTERVECTORS']._serialized_end=696
+  _globals['_UPSERTRESPONSE']._serialized_start=698
+  _globals['_UPSERTRESPONSE']._serialized_end=758
+  _globals['_REMOVEREQUEST']._serialized_start=760
+  _globals['_REMOVEREQUEST']._serialized_end=816
+  _globals['_REMOVERESPONSE']._serialized_start=818
+  _globals['_REMOVERESPONSE']._serialized_end=834
+  _globals['_LISTROWSREQUEST']._serialized_start=836
+  _globals['_LISTROWSREQUEST']._serialized_end=873
+  _globals['_LISTROWSRESPONSE']._serialized_start=875
+  _globals['_LISTROWSRESPONSE']._serialized_end=933
+  _globals['_GENERATION']._serialized_start=935
+  _globals['_GENERATION']._serialized_end=983
+  _globals['_LISTGENERATIONSREQUEST']._serialized_start=985
+  _globals['_LISTGENERATIONSREQUEST']._serialized_end=1009
+  _globals['_LISTGENERATIONSRESPONSE']._serialized_start=1011
+  _globals['_LISTGENERATIONSRESPONSE']._serialized_end=1080
+  _globals['_BUILDGENERATIONREQUEST']._serialized_start=1082
+  _globals['_BUILDGENERATIONREQUEST']._serialized_end=1139
+  _globals['_BUILDGENERATIONRESPONSE']._serialized_start=1141
+  _globals['_BUILDGENERATIONRESPONSE']._serialized_end=1186
+  _globals['_PROMOTEGENERATIONREQUEST']._serialized_start=1188
+  _globals['_PROMOTEGENERATIONREQUEST']._serialized_end=1234
+  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_start=1236
+  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_end=1263
+  _globals['_RETRIEVAL']._serialized_start=1266
+  _globals['_RETRIEVAL']._serialized_end=1813
 # @@protoc_insertion_point(module_scope)
