@@ -75,12 +75,13 @@ class TextStream:
         self._stop_tokens = frozenset(stop_tokens)
         self._held = ""
         self._is_stopped = False
+        self._separators: tuple[str, ...] = ()
+        self._tail = ""
+        self._is_part = False
         for token in answer:
             self.push(token)
         self._separators = tuple(separators)
-        self._tail = ""
         self._num_seen = len(text.held) if separators else 0  # of what is told next: it belongs to the part before
-        self._is_part = False
 
     @property
     def is_stopped(self) -> bool:
