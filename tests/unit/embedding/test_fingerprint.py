@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 from ramole.app import resolve
 from ramole.cli import app
-from ramole.core.errors import WrongState
+from ramole.core.errors import InvalidInput, WrongState
 from ramole.core.settings import EmbeddingSettings, Settings
 from ramole.embedding.encoder import MINILM, Encoder
 from ramole.embedding.fingerprint import Fingerprint
 from ramole.embedding.retriever import read_retriever
 from ramole.embedding.servicer import EmbeddingService
 from ramole.transport.vectors import vector_from_pb
-from ramole.v1.embedding_pb2 import EmbedRequest
+from ramole.v1.embedding_pb2 import AnswerSoFar, EmbedRequest
 from ramole.zoo.catalog import ADAPTERS, load_zoo
 
 TEXTS = ["name the first item: a pear, a fig", "say good morning in french", "short"]
@@ -43,6 +43,46 @@ def test_a_vector_is_the_last_prompt_token_after_each_layer(base: Path) -> None:
             states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
         alone = [state[0, -1] / state[0, -1].norm() for state in states[1:]]
         assert np.abs(row - torch.cat(alone).numpy()).max() < 1e-5
+
+
+def test_behind_an_answer_the_state_is_of_its_last_token(base: Path) -> None:
+    fingerprint, tokenizer = Fingerprint.open(base), AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    answers = [[5, 9, 7], [], [11]]
+    rows = fingerprint.encode(TEXTS, answers)
+    for text, answer, row in zip(TEXTS, answers, rows, strict=True):
+        with torch.no_grad():
+            ids = torch.tensor([[*tokenizer(text)["input_ids"], *answer]])
+            states = model(ids, output_hidden_states=True).hidden_states
+        alone = [state[0, -1] / state[0, -1].norm() for state in states[1:]]
+        assert np.abs(row - torch.cat(alone).numpy()).max() < 1e-5
+    assert np.abs(fingerprint.encode(["word " * 5000], [[5, 9]]) - rows[0]).max() > 0.01, "the text is cut, not they"
+    with pytest.raises(InvalidInput, match="no such token"):
+        fingerprint.encode(TEXTS[:1], [[10**6]])
+
+
+async def test_where_an_answer_goes_on_the_sentence_is_known(trained: Path, base: Path) -> None:
+    settings = resolve(Settings(embedding=EmbeddingSettings(retriever=str(trained))))
+    service = EmbeddingService(settings)
+    await service.start()
+    encoder, read = service._encoders[0][0], []
+    embed = encoder._embed
+    encoder._embed = lambda texts: (read.append(texts), embed(texts))[1]  # type: ignore[method-assign, func-returns-value]
+
+    async def vectors(texts: list[str], *answers: list[int]) -> np.ndarray:
+        asked = EmbedRequest(texts=texts, answers=[AnswerSoFar(token_ids=tokens) for tokens in answers])
+        answer = await service.Embed(asked, None)  # type: ignore[arg-type]
+        return np.array([vector_from_pb(vector, field="vectors") for vector in answer.vectors])
+
+    first = await vectors(TEXTS[:1])
+    behind, new = await vectors(TEXTS[:2], [5, 9], [5, 9])
+    assert [len(texts) for texts in read] == [1, 1], "of the second the first text is known"
+    assert np.abs(behind - first[0]).max() > 1e-3
+    assert np.abs((await vectors(TEXTS[:2], [5, 9], [5, 9])) - [behind, new]).max() < 1e-5
+    assert len(read) == 2
+    with pytest.raises(InvalidInput, match="2 answers to 1 texts"):
+        await vectors(TEXTS[:1], [1], [2])
+    await service.close()
 
 
 def test_a_long_text_is_cut_and_a_missing_layer_is_refused(base: Path) -> None:
