@@ -128,6 +128,16 @@ def spread_of(preset: str) -> dict[str, Any]:
     return {"weighting": calibrated.weighting, "k": 2, "spread": calibrated.spread, "is_adaptive": True}
 
 
+async def test_later_parts_see_no_more_than_the_first(world: World) -> None:
+    others = world.adapters.add("aa", tenant="others")
+    world.retrieval.rows = {key: row for key, row in world.retrieval.rows.items() if row.name in "ac"}
+    world.retrieval.add(others)
+    assert used(await events_of(world, "1; 2; 3;", AT)) == [["a"], ["c"], ["c"]]
+    await events_of(world, "1; 2;", AT, tags=["t"])
+    assert [list(search.tags) for search in world.retrieval.searches[-2:]] == [["t"], ["t"]]
+    assert {search.tenant for search in world.retrieval.searches} == {"default"}
+
+
 # The adapters' end
 
 
