@@ -171,6 +171,7 @@ _IN_ORDER = (
     ServiceSpec(
         name="embedding",
         factory="ramole.embedding.servicer:EmbeddingService",
+        needs_peers=True,
         scaling=_many("an encoder keeps nothing between two calls"),
     ),
     ServiceSpec(name="retrieval", factory="ramole.retrieval.servicer:RetrievalService", scaling=_index_scaling),

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ramole.core.errors import Corrupt, NotFound, WrongState
 from ramole.embedding import retriever as artefacts
+from ramole.embedding.executor_states import ExecutorStates
 from ramole.embedding.fingerprint import Fingerprint
 from ramole.embedding.onnx_form import OnnxForm
 from ramole.embedding.retriever import LinearMap, Mode, Retriever, read_retriever, unit_rows
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Embed = Callable[[list[str]], NDArray[np.float32]]
+States = Fingerprint | ExecutorStates
+OpenStates = Callable[[Path, Sequence[int]], States]
 
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -69,7 +72,7 @@ class Encoder:
         encoder_id: str,
         instruction: str,
         linear_map: LinearMap | None = None,
-        fingerprint: Fingerprint | None = None,
+        fingerprint: States | None = None,
         embed: Embed | None = None,
     ) -> None:
         self._model = model
@@ -100,6 +103,7 @@ class Encoder:
         retriever: str = "",
         base_model: str = "",
         runtime: Literal["auto", "onnx", "torch"] = "torch",
+        open_states: OpenStates = Fingerprint.open,
     ) -> Encoder:
         """Loads `name` on the CPU: `MINILM`, a folder, or a hub id. Blocks for seconds; sets torch's thread count.
 
@@ -107,6 +111,7 @@ class Encoder:
             retriever: folder of what was trained on top of the encoder; it brings its own instruction. '' = nothing.
             base_model: folder or hub id of the model that answers, for a retriever that reads its hidden states.
             runtime: what computes; the vectors are the same up to rounding. `auto` = ONNX Runtime where it can.
+            open_states: makes what reads hidden states, from the base model's folder and the layers.
 
         Raises:
             NotFound: no such folder, and the hub does not give it.
@@ -128,7 +133,7 @@ class Encoder:
         model = open_model(name, folder)
         trained.merge_into(model)
         encoder_id = identify(trained.base, folder, trained.instruction, trained.parts)
-        embed, fingerprint = _embed(model, runtime, threads), _fingerprint(trained, base_model)
+        embed, fingerprint = _embed(model, runtime, threads), _states(trained, base_model, open_states)
         return cls(model, encoder_id, trained.instruction, trained.linear_map, fingerprint, embed)
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
@@ -275,7 +280,7 @@ def _check_base(trained: Retriever, name: str, folder: Path) -> None:
         )
 
 
-def _fingerprint(trained: Retriever, base_model: str) -> Fingerprint | None:
+def _states(trained: Retriever, base_model: str, open_states: OpenStates) -> States | None:
     mark = trained.fingerprint
     if mark is None:
         return None
@@ -286,4 +291,4 @@ def _fingerprint(trained: Retriever, base_model: str) -> Fingerprint | None:
             field=artefacts.FIELD,
             remedy="serve the base model that it was trained for, or train a retriever for this one",
         )
-    return Fingerprint.open(folder, mark.layers)
+    return open_states(folder, mark.layers)

@@ -7,12 +7,15 @@ from collections.abc import Sequence as Ordered
 from ramole.core.answer import Chunk
 from ramole.core.bounds import check_texts
 from ramole.core.composition import Expert
+from ramole.core.errors import Internal
 from ramole.core.names import check_digest
 from ramole.executor.engine import Engine
+from ramole.executor.sequence import Sequence
 from ramole.executor.text import Part
 from ramole.executor.worker import Done
 from ramole.observability.tiers import Tier, TierCounts
 from ramole.transport.values import finish_to_pb, part_end_to_pb
+from ramole.transport.vectors import vector_to_pb
 from ramole.v1 import common_pb2, executor_pb2
 
 
@@ -56,6 +59,15 @@ def part_from_pb(message: executor_pb2.ExecuteRequest) -> Part:
     """Which part of an answer is asked for. Raises InvalidInput for bad separators."""
     check_texts("composition.separators", message.part_ends)
     return Part(tuple(message.answer_token_ids), tuple(message.part_ends), message.part_at_end, message.part_tokens)
+
+
+def states_to_pb(sequence: Sequence) -> executor_pb2.States:
+    """What the base model has made of a sequence's prompt. Raises Internal: it was not read."""
+    states = sequence.states
+    if states is None:
+        raise Internal("a text has no states")
+    mean = states.mean(len(sequence.prompt))
+    return executor_pb2.States(last=vector_to_pb(states.last).float32, mean=vector_to_pb(mean).float32)
 
 
 def chunk_to_pb(chunk: Chunk) -> common_pb2.TokenChunk:

@@ -134,6 +134,16 @@ class Engine:
         return self._runner.device
 
     @property
+    def max_len(self) -> int:
+        """Tokens of prompt and answer that a sequence may have."""
+        return self._runner.kv.max_len
+
+    @property
+    def depth(self) -> int:
+        """Layers of the base model."""
+        return self._runner.depth
+
+    @property
     def has_work(self) -> bool:
         """Whether `step` would have anything to do, now or when a load is done."""
         return bool(self._sequences or self._updates)
@@ -241,8 +251,7 @@ class Engine:
             WrongState: a routed composition without a RouterLoRA.
         """
         self._fit_length(sequence)
-        # What goes on has been let in before.
-        if len(self._scheduler.waiting) >= self._max_waiting and not sequence.num_answered:
+        if len(self._scheduler.waiting) >= self._max_waiting and not sequence.goes_first:
             raise LimitExceeded(
                 f"{self._max_waiting} requests are waiting already", remedy="retry later", retry_after_s=1.0
             )

@@ -69,8 +69,8 @@ class FairQueue:
             self._waiting[tenant] = deque()
             self._served[tenant] = max(self._served.get(tenant, 0.0), self._floor)
         queue = self._waiting[tenant]
-        if sequence.num_answered:  # has waited before, and somebody is reading
-            queue.insert(sum(1 for _ in takewhile(lambda each: each.num_answered, queue)), sequence)
+        if sequence.goes_first:
+            queue.insert(sum(1 for _ in takewhile(lambda each: each.goes_first, queue)), sequence)
         else:
             queue.append(sequence)
         self._length += 1

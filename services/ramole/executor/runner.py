@@ -14,7 +14,7 @@ from ramole.executor.batch import Batch
 from ramole.executor.kv_rows import KvRows
 from ramole.executor.sampler import SampledToken, choose_tokens
 from ramole.executor.scheduler import Schedule
-from ramole.executor.sequence import Sequence, row_of
+from ramole.executor.sequence import Sequence, States, row_of
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.dispatch import layout_for
 from ramole.mixture.mixture import Mixture
@@ -71,6 +71,7 @@ class ModelRunner:
             device=self.device,
         )
         self.uses_graphs = uses_graphs
+        self.depth = int(config.num_hidden_layers)
         self._batch: Batch | None = None
         self._unbooked: list[tuple[Sequence, Exception]] = []
         self._graphs: DecodeGraphs | None = None
@@ -105,7 +106,8 @@ class ModelRunner:
             self.settle()
             self._batch = Batch.of(schedule)
         batch = self._batch
-        if self.uses_graphs and self._graphs is not None and batch.is_decode:
+        is_read = any(sequence.layers for sequence in sequences)
+        if self.uses_graphs and self._graphs is not None and batch.is_decode and not is_read:
             logits, batch.step = self._graphs.run(batch.plan, sequences)
         else:
             if batch.step is None and batch.plan.num_adapters:
@@ -175,17 +177,33 @@ class ModelRunner:
             is_prefix=rows == list(range(n)),
         )
         last = self._tensor([stop - 1 for _, stop in plan.segments])
+        is_read = any(sequence.layers for sequence in sequences)
         with attention.packed(tokens), self.mixture.running_step(batch.step):
-            logits: torch.Tensor = self.model(
+            out = self.model(
                 input_ids=self._tensor(ids)[None],
                 position_ids=self._tensor(positions)[None],
                 use_cache=False,
                 logits_to_keep=last,
-            ).logits[0]
+                **({"output_hidden_states": True} if is_read else {}),
+            )
+        if is_read:
+            for (start, stop), sequence in zip(plan.segments, sequences, strict=True):
+                if sequence.layers:
+                    _read(sequence, [out.hidden_states[layer][0, start:stop] for layer in sequence.layers])
+        logits: torch.Tensor = out.logits[0]
         return logits
 
     def _tensor(self, values: Ordered[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
+
+
+def _read(sequence: Sequence, states: Ordered[torch.Tensor]) -> None:
+    """Adds a chunk of its prompt: outputs of its layers, each [tokens, d]."""
+    last = torch.stack([state[-1] for state in states]).float().cpu().numpy()
+    total = torch.stack([state.float().sum(0) for state in states]).cpu().numpy()
+    # A step that broke off runs again: its chunk counts once.
+    sums = sequence.states.sums if sequence.states is not None and sequence.num_cached else {}
+    sequence.states = States(last, sums | {sequence.num_cached: total})
 
 
 def load_model(path: str, *, dtype: str, device: str, revision: str = "") -> torch.nn.Module:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,17 @@ from ramole.core.answer import Chunk
 from ramole.core.bounds import MAX_EXPERTS
 from ramole.core.call import current_call
 from ramole.core.composition import Composition
-from ramole.core.errors import Unavailable
+from ramole.core.errors import InvalidInput, Unavailable
 from ramole.core.names import check_digest
 from ramole.core.settings import Settings
-from ramole.executor.codec import event_to_pb, expert_from_pb, part_from_pb, status_to_pb, tier_status_to_pb
+from ramole.executor.codec import (
+    event_to_pb,
+    expert_from_pb,
+    part_from_pb,
+    states_to_pb,
+    status_to_pb,
+    tier_status_to_pb,
+)
 from ramole.executor.engine import Engine
 from ramole.executor.loading import load_runner
 from ramole.executor.metrics import EngineMetrics
@@ -41,6 +49,9 @@ from ramole.v1 import executor_pb2, executor_pb2_grpc
 
 # How long a digest that the store does not know is not asked for again: it may come at any moment.
 _MISSING_S = 1.0
+
+_MAX_TEXTS = 64
+"""Of one call that has them read."""
 
 
 class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
@@ -194,6 +205,24 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         self._ready()
         text = await asyncio.to_thread(self._codec.decode, TokenIds(request.token_ids))
         return executor_pb2.DetokenizeResponse(text=text)
+
+    async def ReadStates(
+        self, request: executor_pb2.ReadStatesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> executor_pb2.ReadStatesResponse:
+        """What the bare base model makes of texts."""
+        worker, texts, layers = self._ready(), request.texts, tuple(request.layers)
+        answers = [tuple(answer.token_ids) for answer in request.answers] or [()] * len(texts)
+        if not 1 <= len(texts) <= _MAX_TEXTS or len(answers) != len(texts):
+            remedy = f"give 1 to {_MAX_TEXTS}, and as many answers or none"
+            raise InvalidInput(f"{len(texts)} texts, {len(answers)} answers", field="texts", remedy=remedy)
+        reads = map(worker.read, texts, answers, repeat(layers))
+        tasks = [asyncio.ensure_future(read) for read in reads]
+        try:
+            read = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # of the others when one has failed
+                task.cancel()
+        return executor_pb2.ReadStatesResponse(states=map(states_to_pb, read))
 
     async def GetStatus(
         self, request: executor_pb2.GetStatusRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -37,12 +37,14 @@ class Part:
         separators: texts that end the part.
         ends_with_experts: whether an end token that the experts choose ends the part, and is not told.
         max_tokens: tokens after which it ends; 0 = the part has no limit of its own.
+        layers: of the base model, whose states of prompt and answer so far are wanted: what is too long is cut then.
     """
 
     answer: tuple[int, ...] = ()
     separators: tuple[str, ...] = ()
     ends_with_experts: bool = False
     max_tokens: int = 0
+    layers: tuple[int, ...] = ()
 
 
 WHOLE = Part()

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TypeVar
@@ -31,6 +32,8 @@ from ramole.executor.text import WHOLE, Part, Prompt, TextCodec, TextStream
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_BARE = Composition(k=0)
 
 _WATCH_S = 0.2
 
@@ -139,6 +142,8 @@ class EngineWorker:
         arrived_s = self._clock()
         ids = await asyncio.to_thread(self._codec.tokens, prompt)
         self._codec.check(part.answer, field="answer_token_ids")
+        if part.layers:
+            ids = ids[: max(1, self._engine.max_len - 1 - len(part.answer))]
         num_answered = len(part.answer)
         if sampling.max_tokens is not None and num_answered >= sampling.max_tokens:
             raise InvalidInput(f"{num_answered} tokens are the whole answer", field="answer_token_ids", remedy="end it")
@@ -154,6 +159,7 @@ class EngineWorker:
             num_top=sampling.top_logprobs,
             tenant=current_call().principal.tenant,
             num_answered=num_answered,
+            layers=part.layers,
         )
         client = _Client(asyncio.Queue(), self._codec.stream(sampling, part), part)
         self._waiting.add(client.events.put_nowait)
@@ -178,6 +184,22 @@ class EngineWorker:
             self._call(lambda: self._drop(sequence.id))
             if trace.is_kept:
                 note_stages(trace, sequence, self._clock())
+
+    async def read(self, text: str, answer: tuple[int, ...], layers: tuple[int, ...]) -> Sequence:
+        """Has the bare base model read a text and the answer to it so far; the sequence has `states`.
+
+        Raises:
+            InvalidInput: no such token, or no such layer.
+            RamoleError: as `generate`.
+        """
+        if not layers or not all(1 <= layer <= self._engine.depth for layer in layers):
+            raise InvalidInput(f"layers {layers}", field="layers", remedy=f"give some of 1 to {self._engine.depth}")
+        sampling = Sampling(max_tokens=len(answer) + 1)
+        async with aclosing(self.generate(text, (), _BARE, sampling, Part(answer, layers=layers))) as events:
+            async for event in events:
+                if isinstance(event, Done):
+                    return event.sequence
+        raise Unavailable("a text was not read to its end", remedy="retry")
 
     async def evict(self, digests: Collection[str], *, abort: bool, tenant: str = "") -> int:
         """Drops adapters from the device; see Engine.evict."""

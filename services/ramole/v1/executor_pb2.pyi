@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from ramole.v1 import common_pb2 as _common_pb2
+from ramole.v1 import embedding_pb2 as _embedding_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -362,6 +363,92 @@ class DetokenizeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DetokenizeResponse: _TypeAlias = DetokenizeResponse  # noqa: Y015
+
+@_typing.final
+class ReadStatesRequest(_message.Message):
+    """Texts to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 64, none empty. One that is too long for a sequence is cut."""
+
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[_embedding_pb2.AnswerSoFar]:
+        """For each text the answer to it so far, behind which the states are. As many as texts, or none."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """After which layers, from 1: at least one."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        answers: _abc.Iterable[_embedding_pb2.AnswerSoFar] | None = ...,
+        layers: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "layers", b"layers", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadStatesRequest: _TypeAlias = ReadStatesRequest  # noqa: Y015
+
+@_typing.final
+class States(_message.Message):
+    """The hidden states of one text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAST_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    last: _builtins.bytes
+    """Of its last token, after each of the layers: float32, little-endian, one layer after the other."""
+    mean: _builtins.bytes
+    """Their means over all of its tokens, in the same form."""
+    def __init__(
+        self,
+        *,
+        last: _builtins.bytes = ...,
+        mean: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "mean", b"mean"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___States: _TypeAlias = States  # noqa: Y015
+
+@_typing.final
+class ReadStatesResponse(_message.Message):
+    """What was read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___States]:
+        """In the order of the texts."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[Global___States] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadStatesResponse: _TypeAlias = ReadStatesResponse  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):

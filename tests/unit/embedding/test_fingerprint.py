@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,16 @@ from typer.testing import CliRunner
 from ramole.app import resolve
 from ramole.cli import app
 from ramole.core.errors import InvalidInput, WrongState
-from ramole.core.settings import EmbeddingSettings, Settings
-from ramole.embedding.encoder import MINILM, Encoder
+from ramole.core.settings import EmbeddingSettings, ExecutorSettings, PlainSettings, ServerSettings, Settings
+from ramole.embedding.encoder import MINILM, Asked, Encoder
+from ramole.embedding.executor_states import ExecutorStates
 from ramole.embedding.fingerprint import Fingerprint
 from ramole.embedding.retriever import read_retriever
 from ramole.embedding.servicer import EmbeddingService
+from ramole.executor.servicer import ExecutorService
+from ramole.transport.peers import Peers
+from ramole.transport.picker import DirectoryPicker
+from ramole.transport.server import GrpcServer
 from ramole.transport.vectors import vector_from_pb
 from ramole.v1.embedding_pb2 import AnswerSoFar, EmbedRequest
 from ramole.zoo.catalog import ADAPTERS, load_zoo
@@ -123,6 +130,35 @@ async def test_the_service_reads_the_base_that_it_serves(trained: Path, base: Pa
     assert linear_map is not None
     assert np.abs(served - linear_map(expected)).max() < 1e-4
     assert answer.encoder_id != plain.encoder_id
+
+
+async def test_the_executors_may_read_the_base_instead(trained: Path, base: Path, tmp_path: Path) -> None:
+    """The same vectors, and no second copy of the base."""
+    options = EmbeddingSettings(retriever=str(trained), states="executor")
+    settings = resolve(PlainSettings(embedding=options, data_dir=tmp_path, executor=ExecutorSettings(max_rows=2)))
+    directory: dict[str, str] = {}
+    peers = Peers(partial(DirectoryPicker, directory))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(peers.close)
+        executor = GrpcServer(ExecutorService(settings, peers), ServerSettings())
+        stack.push_async_callback(executor.stop)
+        service = EmbeddingService(settings, peers)
+        await service.start()  # before there is an executor
+        stack.push_async_callback(service.close)
+        await executor.start()
+        directory["executor"] = executor.address
+        texts = [*TEXTS, "word " * 500]
+        asked = EmbedRequest(texts=texts, answers=[AnswerSoFar(token_ids=ids) for ids in ([], [5, 9], [], [])])
+        answer = await service.Embed(asked, None)  # type: ignore[arg-type]
+        served = np.array([vector_from_pb(vector, field="vectors") for vector in answer.vectors])
+        assert isinstance(service._encoders[0][0]._fingerprint, ExecutorStates)
+    own = Encoder.load(
+        MINILM, instruction=settings.embedding.instruction, threads=1, retriever=str(trained), base_model=str(base)
+    )
+    wanted = own.encode_asked([Asked(TEXTS[0]), Asked(TEXTS[1], (5, 9)), Asked(TEXTS[2])])
+    assert answer.encoder_id == own.encoder_id
+    assert np.abs(served[:3] - wanted).max() < 1e-4
+    assert np.isfinite(served).all()
 
 
 def test_another_base_is_refused(trained: Path, base: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from ramole.executor.fair_queue import FairQueue
 from ramole.executor.sequence import Sequence
 from ramole.executor.text import Part, TextCodec, TextStream
 from ramole.executor.worker import Chunk, Done, EngineWorker
-from support.engine_world import Words, World, make_world
+from support.engine_world import Words, World, make_world, tiny_llama
 
 MIXED = Composition(Weighting.UNIFORM)
 
@@ -181,6 +182,29 @@ async def test_what_goes_on_waits_behind_nobody_of_its_tenant(worker: tuple[Worl
     world, engine_worker = worker
     world.engine._max_waiting = 0
     assert (await Told.of(engine_worker, Part((5,)), max_tokens=3)).tokens
+
+
+async def test_what_the_base_makes_of_a_text_is_read_beside_the_others(worker: tuple[World, EngineWorker]) -> None:
+    _, engine_worker = worker
+    beside = [asyncio.ensure_future(Told.of(engine_worker, Part(), f"a{i}", max_tokens=12)) for i in range(3)]
+    alone = (await Told.of(engine_worker, Part(), "a0", max_tokens=12)).tokens
+    asked = [("ab", (), (1,)), ("hello " * 14, (5, 9), (1, 2)), ("x" * 300, (7,), (2,)), ("one", (3,) * 9, (2, 1))]
+    read = await asyncio.gather(*(engine_worker.read(*each) for each in asked))
+    model = tiny_llama()
+    for (text, answer, layers), sequence in zip(asked, read, strict=True):
+        ids = [*Words()(text)["input_ids"][: 96 - 1 - len(answer)], *answer]
+        with torch.no_grad():
+            states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        assert sequence.states is not None
+        for i, layer in enumerate(layers):
+            assert sequence.states.last[i] == pytest.approx(states[layer][0, -1].numpy(), abs=1e-4)
+            assert sequence.states.mean(len(ids))[i] == pytest.approx(states[layer][0].mean(0).numpy(), abs=1e-4)
+    assert (await beside[0]).tokens == alone
+    await asyncio.gather(*beside)
+    for wrong in ((), (0,), (3,)):
+        with pytest.raises(InvalidInput) as caught:
+            await engine_worker.read("text", (), wrong)
+        assert caught.value.field == "layers"
 
 
 # Text
