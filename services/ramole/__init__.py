@@ -24,6 +24,8 @@ if _typing.TYPE_CHECKING:
         LeftOut,
         Limits,
         Message,
+        PartEnd,
+        PartUsage,
         RamoleClient,
         ReindexProgress,
         Request,
@@ -44,7 +46,7 @@ if _typing.TYPE_CHECKING:
         Version,
         read_samples,
     )
-    from ramole.core.composition import PRESETS, Composition, Expert, Merge, Weighting
+    from ramole.core.composition import PRESETS, Composition, Expert, Merge, Reroute, Weighting
     from ramole.core.errors import (
         AdapterRefused,
         AlreadyExists,
@@ -101,11 +103,14 @@ __all__ = [
     "Message",
     "NotFound",
     "OfflineEngine",
+    "PartEnd",
+    "PartUsage",
     "PermissionDenied",
     "RamoleClient",
     "RamoleError",
     "ReindexProgress",
     "Request",
+    "Reroute",
     "Revoked",
     "Route",
     "RoutedAdapter",

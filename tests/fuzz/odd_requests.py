@@ -62,6 +62,10 @@ def _composition(r: random.Random) -> common_pb2.Composition:
             setattr(composition, field, _edge(r, NUMBERS[f"composition.{field}"]))
     if r.random() < 0.5:
         composition.k = r.choice([0, 1, 3, 8])
+    if r.random() < 0.2:
+        composition.reroute = r.choice([1, 2, 2, 3, 3, 3])  # type: ignore[assignment]
+        composition.max_parts = r.choice([0, 0, 2, 8])
+        composition.separators.extend(r.sample(_STOPS, r.randint(0, 8)))
     return composition
 
 

@@ -53,6 +53,8 @@ BASE = "zoo/base"
 TRUST = Trust(b"known to the services alone")
 Context = grpc.aio.ServicerContext[Any, Any]
 Key = tuple[str, str, int]
+GLUE = 99
+"""The token of what the bare base model goes on with."""
 
 
 class Neighbour(Service):
@@ -305,6 +307,7 @@ class Embedding(Neighbour, embedding_pb2_grpc.EmbeddingServicer):
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)
         self.texts: list[str] = []
+        self.answers: list[list[int]] = []
 
     def register(self, server: grpc.aio.Server) -> None:
         embedding_pb2_grpc.add_EmbeddingServicer_to_server(self, server)
@@ -312,6 +315,7 @@ class Embedding(Neighbour, embedding_pb2_grpc.EmbeddingServicer):
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
         await self.begin("Embed")
         self.texts += request.texts
+        self.answers += [list(answer.token_ids) for answer in request.answers] or [[] for _ in request.texts]
         vectors = [vector_to_pb(np.array([1.0, 0.0], np.float32)) for _ in request.texts]
         return embedding_pb2.EmbedResponse(vectors=vectors, encoder_id="e")
 
@@ -345,6 +349,9 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
         self.searches.append(request)
         await self.begin("Search")
         seen = [row for key, row in self.rows.items() if row.tenant == request.tenant or key in self.public]
+        gone, only = [{(ref.tenant, ref.name) for ref in refs} for refs in (request.without, request.among)]
+        seen = [row for row in seen if (row.tenant, row.name) not in gone]
+        seen = [row for row in seen if not only or (row.tenant, row.name) in only]
         rows = sorted(seen, key=lambda row: (row.name, row.tenant))[: request.k]
         hits = [retrieval_pb2.Hit(adapter=row, similarity=0.5 - 0.125 * i) for i, row in enumerate(rows)]
         return retrieval_pb2.SearchResponse(hits=hits, doubt=self.doubt)
@@ -378,7 +385,11 @@ class Retrieval(Neighbour, retrieval_pb2_grpc.RetrievalServicer):
 class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
     """Answers with the prompt, word by word; token i of a prompt says ``w<i>``, and there are 100 of them.
 
+    Word i of an answer is its token i, the token 99 one of the bare base model, which goes on with `glue`; and adapters
+    end where a word ends with a full stop.
+
     Attributes:
+        glue: '' = the base model ends too.
         endless: said again and again, until nobody listens or it is changed; '' = it is not.
     """
 
@@ -392,6 +403,7 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
         self.num_running = 0
         self.endless = ""
         self.finish_reason: int = common_pb2.FINISH_REASON_LENGTH
+        self.glue = "and"
 
     def register(self, server: grpc.aio.Server) -> None:
         executor_pb2_grpc.add_ExecutorServicer_to_server(self, server)
@@ -407,15 +419,29 @@ class Executor(Neighbour, executor_pb2_grpc.ExecutorServicer):
                 yield executor_pb2.ExecuteResponse(chunk=common_pb2.TokenChunk(text=self.endless, token_ids=[1]))
             text = request.prompt or " ".join(turn.content for turn in request.messages)
             words = [f"w{token}" for token in request.prompt_token_ids] or text.split()
-            for i, word in enumerate(words):
+            begun = sum(1 for token in request.answer_token_ids if token != GLUE)
+            part_end, said, reason = 0, list(enumerate(words))[begun:], self.finish_reason
+            if request.part_tokens:
+                part_end = common_pb2.PART_END_TOKENS if self.glue else 0
+                said, reason = [(GLUE, self.glue)] if self.glue else [], common_pb2.FINISH_REASON_STOP
+            num_said = 0
+            for i, word in said:
                 chunk = common_pb2.TokenChunk(text=word, token_ids=[i], logprobs=[-1.0], token_bytes=[word.encode()])
                 yield executor_pb2.ExecuteResponse(chunk=chunk)
                 await self.begin("step")
+                num_said += 1
+                if any(separator in word for separator in request.part_ends):
+                    part_end = common_pb2.PART_END_SEPARATOR
+                elif request.part_at_end and word.endswith("."):
+                    part_end = common_pb2.PART_END_ADAPTERS
+                if part_end:
+                    break
             yield executor_pb2.ExecuteResponse(
                 done=executor_pb2.ExecuteDone(
-                    finish_reason=self.finish_reason,  # type: ignore[arg-type]
+                    finish_reason=reason,  # type: ignore[arg-type]
+                    part_end=part_end,  # type: ignore[arg-type]
                     prompt_tokens=3,
-                    completion_tokens=len(words),
+                    completion_tokens=num_said,
                     experts=[
                         executor_pb2.ExpertUsage(
                             mean_weight=0.25 + i, layer_weights=[0.25, 0.5], tier=common_pb2.CACHE_TIER_DISK

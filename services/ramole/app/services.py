@@ -171,6 +171,8 @@ _IN_ORDER = (
     ServiceSpec(
         name="embedding",
         factory="ramole.embedding.servicer:EmbeddingService",
+        needs_peers=True,
+        reads=("executor.scaling",),  # whether there may be no executor to read states
         scaling=_many("an encoder keeps nothing between two calls"),
     ),
     ServiceSpec(name="retrieval", factory="ramole.retrieval.servicer:RetrievalService", scaling=_index_scaling),

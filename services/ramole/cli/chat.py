@@ -191,7 +191,8 @@ class Talk:
         if self._last is None:
             note("there is no answer yet")
         else:
-            show_why(*self._last)
+            routing, usage = self._last
+            show_why([routing], usage, [])
 
     def _reset(self, _: list[str]) -> None:
         self._said, self._last = list(self._first), None

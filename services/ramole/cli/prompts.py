@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ramole.cli._asking import (
     Adapters,
     K,
+    MaxParts,
     MaxTokens,
     Preset,
+    RerouteAt,
+    RerouteAtEnd,
     Seed,
     Stop,
     Tags,
@@ -18,10 +22,14 @@ from ramole.cli._asking import (
     check_preset,
     composition_of,
     needs_default,
+    rerouted,
 )
 from ramole.cli._common import DEFAULT_ADDRESS, Address, AsJson, connect, run, waiting
 from ramole.cli._output import note, say, say_json, say_piece
 from ramole.cli._why import show_why
+
+if TYPE_CHECKING:
+    from ramole.client import AdapterUsage, Usage
 
 
 def generate(
@@ -34,6 +42,9 @@ def generate(
     seed: Seed = None,
     stop: Stop = None,
     tag: Tags = None,
+    reroute_at: RerouteAt = None,
+    reroute_at_end: RerouteAtEnd = False,
+    max_parts: MaxParts = None,
     why: Annotated[bool, typer.Option("--why", help="Then show what the answer was made of.")] = False,
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
@@ -43,14 +54,16 @@ def generate(
     from ramole.core.sampling import Sampling
 
     async def main() -> None:
-        text, used = "", []
+        pieces: list[str] = []  # of each part
+        routings: list[Routing] = []
         check_preset(preset)
         async with connect(address) as client:
             default = (await client.describe()).default_composition if needs_default(preset, k) else None
+            composition = rerouted(composition_of(preset, k, default), reroute_at, max_parts, at_end=reroute_at_end)
             events = client.generate(
                 prompt,
                 adapters=adapter or (),
-                composition=composition_of(preset, k, default),
+                composition=composition,
                 sampling=Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed, stop=tuple(stop or ())),
                 tags=tag or (),
             )
@@ -58,28 +71,37 @@ def generate(
                 async for event in events:
                     if isinstance(event, Chunk):
                         has_come()
-                        text += event.text
+                        pieces[-1] += event.text
                         if not as_json:
                             say_piece(event.text)
                     elif isinstance(event, Routing):
-                        routing = event
+                        routings.append(event)
+                        pieces.append("")
                     elif isinstance(event, Usage):
                         usage = event
-                        used = [
-                            {"adapter": str(a.ref), "similarity": a.similarity, "mean_weight": a.mean_weight}
-                            for a in event.adapters
-                        ]
         if as_json:
-            say_json({"text": text, "adapters": used})
+            parts = {"parts": _parts(pieces, usage)} if usage.parts else {}
+            say_json({"text": "".join(pieces), "adapters": _used(usage.adapters), **parts})
             return
         say("")
         if why:
-            show_why(routing, usage)
+            show_why(routings, usage, pieces)
             return
-        for a in used:
+        for a in _used(usage.adapters):
             note(f"  {a['adapter']}  similarity {a['similarity']:.2f}  weight {a['mean_weight']:.2f}")
 
     run(main)
+
+
+def _used(adapters: Sequence[AdapterUsage]) -> list[dict[str, Any]]:
+    return [{"adapter": str(a.ref), "similarity": a.similarity, "mean_weight": a.mean_weight} for a in adapters]
+
+
+def _parts(pieces: Sequence[str], usage: Usage) -> list[dict[str, Any]]:
+    return [
+        {"text": text, "adapters": _used(part.adapters), "end": part.end and part.end.value}
+        for text, part in zip(pieces, usage.parts, strict=True)
+    ]
 
 
 def route(

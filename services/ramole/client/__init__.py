@@ -11,6 +11,7 @@ from ramole.client.values import (
     Description,
     LeftOut,
     Limits,
+    PartUsage,
     ReindexProgress,
     Revoked,
     Route,
@@ -23,7 +24,7 @@ from ramole.client.values import (
     Usage,
     Version,
 )
-from ramole.core.answer import Chunk, FinishReason, TopTokens
+from ramole.core.answer import Chunk, FinishReason, PartEnd, TopTokens
 from ramole.core.chat import Message
 from ramole.core.samples import Samples, SamplesFormat, read_samples
 
@@ -38,6 +39,8 @@ __all__ = [
     "LeftOut",
     "Limits",
     "Message",
+    "PartEnd",
+    "PartUsage",
     "RamoleClient",
     "ReindexProgress",
     "Request",

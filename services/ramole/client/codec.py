@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC
 
 from ramole.client.values import (
@@ -12,6 +13,7 @@ from ramole.client.values import (
     Description,
     LeftOut,
     Limits,
+    PartUsage,
     Route,
     RoutedAdapter,
     Routing,
@@ -25,7 +27,13 @@ from ramole.core.answer import Chunk, TopTokens
 from ramole.core.composition import Composition
 from ramole.core.errors import Corrupt, RamoleError
 from ramole.transport.failures import failure_from_pb
-from ramole.transport.values import composition_from_pb, finish_from_pb, names_of, ref_from_pb
+from ramole.transport.values import (
+    composition_from_pb,
+    finish_from_pb,
+    names_of,
+    part_end_from_pb,
+    ref_from_pb,
+)
 from ramole.v1 import common_pb2, gateway_pb2, records_pb2
 
 
@@ -58,6 +66,7 @@ def completion_from_pb(message: gateway_pb2.CompleteResponse) -> Completion:
         answer.logprobs,
         answer.token_bytes,
         answer.top,
+        tuple(map(_routing_from_pb, message.later_routings)),
     )
 
 
@@ -84,6 +93,7 @@ def _routing_from_pb(message: gateway_pb2.RoutingReport) -> Routing:
         message.search_s,
         message.doubt if message.HasField("doubt") else None,
         tuple(LeftOut(ref_from_pb(each.adapter), each.reason) for each in message.left_out),
+        message.part,
     )
 
 
@@ -92,16 +102,7 @@ def _usage_from_pb(message: gateway_pb2.UsageReport) -> Usage:
         finish_from_pb(message.finish_reason),
         message.prompt_tokens,
         message.completion_tokens,
-        tuple(
-            AdapterUsage(
-                ref_from_pb(adapter.adapter),
-                adapter.similarity,
-                adapter.mean_weight,
-                tuple(adapter.layer_weights),
-                names_of(common_pb2.CacheTier.DESCRIPTOR).get(adapter.tier, ""),
-            )
-            for adapter in message.adapters
-        ),
+        _used_from_pb(message.adapters),
         message.queue_s,
         message.first_token_s,
         message.total_s,
@@ -109,6 +110,31 @@ def _usage_from_pb(message: gateway_pb2.UsageReport) -> Usage:
         message.max_unique_adapters,
         message.prefill_s,
         message.decode_s,
+        tuple(
+            PartUsage(
+                part.completion_tokens,
+                part.characters,
+                _used_from_pb(part.adapters),
+                part.queue_s,
+                part.prefill_s,
+                part.decode_s,
+                part_end_from_pb(part.end),
+            )
+            for part in message.parts
+        ),
+    )
+
+
+def _used_from_pb(messages: Iterable[gateway_pb2.AdapterUsage]) -> tuple[AdapterUsage, ...]:
+    return tuple(
+        AdapterUsage(
+            ref_from_pb(adapter.adapter),
+            adapter.similarity,
+            adapter.mean_weight,
+            tuple(adapter.layer_weights),
+            names_of(common_pb2.CacheTier.DESCRIPTOR).get(adapter.tier, ""),
+        )
+        for adapter in messages
     )
 
 

@@ -61,6 +61,8 @@ def request_to_pb(request: Request) -> gateway_pb2.GenerateRequest:
     sampling = request.sampling
     for number, stop in enumerate(() if sampling is None else sampling.stop):
         check_text(stop, field=f"sampling.stop[{number}]")
+    for number, separator in enumerate(() if request.composition is None else request.composition.separators):
+        check_text(separator, field=f"composition.separators[{number}]")
     return message(
         gateway_pb2.GenerateRequest,
         prompt=request.prompt,

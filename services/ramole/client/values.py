@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from ramole.core.answer import FinishReason, TopTokens
+from ramole.core.answer import FinishReason, PartEnd, TopTokens
 from ramole.core.composition import Composition
 from ramole.core.names import AdapterRef
 
@@ -34,6 +34,7 @@ class Routing:
         has_fallen_back: retrieval was down, the base model answers alone.
         doubt: how likely it is that no adapter was made for the prompt, in [0, 1]; None = the repository cannot tell.
         left_out: adapters that should have been among them and cannot be used.
+        part: of the answer, from 0.
     """
 
     request_id: str
@@ -45,6 +46,7 @@ class Routing:
     search_s: float
     doubt: float | None = None
     left_out: tuple[LeftOut, ...] = ()
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,30 @@ class AdapterUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class PartUsage:
+    """What one part of an answer used, times as in `Usage`.
+
+    Attributes:
+        completion_tokens: of the answer that belong to it.
+        num_chars: of the answer's text that were told in it.
+        end: what ended it; None = the answer's own end.
+    """
+
+    completion_tokens: int
+    num_chars: int
+    adapters: tuple[AdapterUsage, ...]
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+    end: PartEnd | None
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What a generation used. Times in seconds, as the gateway saw them.
 
     `prefill_s`: from admission into the running batch to the first token, `decode_s`: from there to the last one; as
-    the executor saw them.
+    the executor saw them. `parts`: of each part, where re-routing was asked for.
     """
 
     finish_reason: FinishReason
@@ -81,11 +102,15 @@ class Usage:
     max_unique_adapters: int
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    parts: tuple[PartUsage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole generation. What is told of its tokens is as in `Chunk`."""
+    """A whole generation. What is told of its tokens is as in `Chunk`.
+
+    `later_routings`: of the parts behind the first.
+    """
 
     text: str
     routing: Routing
@@ -94,6 +119,7 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     token_bytes: tuple[bytes, ...] = ()
     top: tuple[TopTokens, ...] = ()
+    later_routings: tuple[Routing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

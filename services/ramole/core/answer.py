@@ -13,6 +13,16 @@ class FinishReason(StrEnum):
     LENGTH = "length"
 
 
+class PartEnd(StrEnum):
+    """What ended a part of an answer that is not the end of the answer."""
+
+    SEPARATOR = "separator"
+    ADAPTERS = "adapters"
+    """They would have ended the answer."""
+    TOKENS = "tokens"
+    """As many as were asked for; between services only."""
+
+
 @dataclass(frozen=True, slots=True)
 class TopTokens:
     """The most likely tokens in one place, the likeliest first, with their log probabilities and bytes."""

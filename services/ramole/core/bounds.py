@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ramole.core.errors import InvalidInput
 
 MAX_EXPERTS = 8
+DEFAULT_PARTS = 4
 MAX_NEW_TOKENS = 4096
 MAX_TAGS = 16
 DEFAULT_PAGE_SIZE = 100
@@ -95,6 +96,7 @@ NUMBERS: dict[str, Number] = {
     "composition.tau": Number(1e-4, 100),
     "composition.spread": Number(0, 1),
     "composition.scale": _FACTOR,
+    "composition.max_parts": Number(2, 8, zero=str(DEFAULT_PARTS), is_whole=True),
     "adapters.weight": _FACTOR,
     "adapters.scale": _FACTOR,
     "sampling.max_tokens": Number(1, MAX_NEW_TOKENS, zero="what fits", is_whole=True),
@@ -112,6 +114,7 @@ NUMBERS: dict[str, Number] = {
 """By the path of the field in a request."""
 
 TEXTS: dict[str, Text] = {
+    "composition.separators": Text(1, 64, max_count=8),
     "sampling.stop": Text(1, 64, max_count=8),
     "header.samples": Text(1, 16_384, max_total=131_072),
     "header.idempotency_key": Text(0, 128),

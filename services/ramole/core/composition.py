@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from ramole.core.bounds import check_number
+from ramole.core.bounds import DEFAULT_PARTS, check_number, check_texts
 from ramole.core.errors import InvalidInput
 
 
@@ -52,9 +52,24 @@ class Merge(StrEnum):
     PARAMETERS = "parameters"
 
 
+class Reroute(StrEnum):
+    """When an answer goes on with other adapters."""
+
+    OFF = "off"
+    AT = "at"
+    """Behind each of the separators."""
+    AT_END = "at_end"
+    """Where the adapters end the answer and the bare base model would go on; behind separators too."""
+
+
+REROUTED_PRESET = "selection"
+"""Of requests that ask for re-routing and for nothing else: after a change the nearest adapter alone is right most
+often."""
+
+
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """One point of the axes above.
+    """One point of the axes above, and when an answer goes on with other adapters.
 
     Attributes:
         k: experts to retrieve, 0 = the bare base model.
@@ -63,6 +78,9 @@ class Composition:
         is_adaptive: whether the repository's doubt that any adapter was made for the prompt takes the place of
             `spread`, where it can tell (`retrieval/doubt.py`), and of few adapters also lessens `scale`.
         scale: multiplies the whole update.
+        reroute: when the retriever is asked again for what follows of the answer.
+        separators: texts behind which it is; the token that completes one ends the part.
+        max_parts: parts of an answer at most; 0 = `DEFAULT_PARTS`.
     """
 
     weighting: Weighting = Weighting.ROUTER
@@ -72,10 +90,40 @@ class Composition:
     spread: float = 0.0
     scale: float = 1.0
     is_adaptive: bool = False
+    reroute: Reroute = Reroute.OFF
+    separators: tuple[str, ...] = ()
+    max_parts: int = 0
 
     def __post_init__(self) -> None:
         for field in ("k", "tau", "spread", "scale"):
             check_number(f"composition.{field}", getattr(self, field))
+        check_texts("composition.separators", self.separators)
+        if self.max_parts:
+            check_number("composition.max_parts", self.max_parts)
+        if self.reroute is Reroute.AT and not self.separators:
+            raise InvalidInput(
+                "re-routing at separators without any",
+                field="composition.separators",
+                remedy=f"give some, or set reroute to {Reroute.AT_END}",
+            )
+        if self.reroute is Reroute.OFF:
+            for field in ("separators", "max_parts"):
+                if getattr(self, field):
+                    raise InvalidInput(
+                        f"{field} without re-routing",
+                        field=f"composition.{field}",
+                        remedy=f"leave it out, or set reroute to {Reroute.AT} or {Reroute.AT_END}",
+                    )
+
+    @property
+    def most_parts(self) -> int:
+        """Parts that an answer may have."""
+        return 1 if self.reroute is Reroute.OFF else self.max_parts or DEFAULT_PARTS
+
+    @property
+    def of_one_part(self) -> Composition:
+        """The mixture of a part, which knows of no others."""
+        return replace(self, reroute=Reroute.OFF, separators=(), max_parts=0)
 
     def with_axes(
         self,
@@ -88,12 +136,21 @@ class Composition:
         spread: float | None = None,
         scale: float | None = None,
         is_adaptive: bool | None = None,
+        reroute: str | None = None,
+        separators: Collection[str] = (),
+        max_parts: int | None = None,
     ) -> Composition:
         """What a request makes of this default: a preset, and any axis on top of it; None = not given.
+
+        Re-routing without a preset and axes starts from `REROUTED_PRESET`.
 
         Raises:
             InvalidInput: an unknown name, or an axis out of its range.
         """
+        when = None if reroute is None else Reroute(_known(reroute, list(Reroute), "reroute"))
+        given = (preset, weighting, merge, k, tau, spread, scale, is_adaptive)
+        if when not in (None, Reroute.OFF) and all(axis is None for axis in given):
+            preset = REROUTED_PRESET
         base = self if preset is None else PRESETS[_known(preset, PRESETS, "preset")]
         if is_adaptive is None and spread is not None:
             is_adaptive = False  # who gives a spread means it
@@ -105,6 +162,9 @@ class Composition:
             "spread": spread,
             "scale": scale,
             "is_adaptive": is_adaptive,
+            "reroute": when,
+            "separators": tuple(separators) or None,
+            "max_parts": max_parts,
         }
         return replace(base, **{axis: value for axis, value in axes.items() if value is not None})
 

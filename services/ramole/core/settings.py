@@ -362,6 +362,11 @@ class EmbeddingSettings(ServiceSettings):
         description="what computes: ONNX Runtime or torch, whose vectors are the same up to rounding; "
         "auto = ONNX Runtime where the encoder has a graph",
     )
+    states: Literal["own", "executor"] = Field(
+        default="own",
+        description="who reads a prompt with the base model, for a retriever that wants its hidden states: this "
+        "service with a copy of its own, or the executors, where texts wait in the engine's queue",
+    )
     max_batch: int = Field(default=32, ge=1)
     batch_window_s: float = Field(
         default=0.0, ge=0, description="how long a prompt waits for company; on a CPU company saves nothing"

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from ramole.core.errors import Unavailable
 
 Vectors = NDArray[np.float32]
+Text = TypeVar("Text")
 
 
 @dataclass(eq=False, slots=True)
-class _Request:
-    texts: list[str]
+class _Request(Generic[Text]):
+    texts: list[Text]
     arrived_s: float
     done: asyncio.Future[Vectors]
     num_taken: int = 0
@@ -33,7 +35,7 @@ class _Request:
         return len(self.texts) - self.num_taken
 
 
-class MicroBatcher:
+class MicroBatcher(Generic[Text]):
     """Runs `encode` in one thread of its own, batch after batch. Lives on one event loop.
 
     Args:
@@ -42,12 +44,12 @@ class MicroBatcher:
         window_s: how long the first text of a batch waits for company.
     """
 
-    def __init__(self, encode: Callable[[list[str]], Vectors], *, max_batch: int, window_s: float) -> None:
+    def __init__(self, encode: Callable[[list[Text]], Vectors], *, max_batch: int, window_s: float) -> None:
         self._encode = encode
         self._max_batch = max_batch
         self._window_s = window_s
-        self._open: set[_Request] = set()
-        self._waiting: deque[_Request] = deque()
+        self._open: set[_Request[Text]] = set()
+        self._waiting: deque[_Request[Text]] = deque()
         self._arrival = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self._worker: asyncio.Task[None] | None = None
@@ -67,7 +69,7 @@ class MicroBatcher:
                 request.done.set_exception(Unavailable("the encoder is stopping", remedy="retry elsewhere"))
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def submit(self, texts: list[str]) -> Vectors:
+    async def submit(self, texts: list[Text]) -> Vectors:
         """Embeds n >= 1 texts: ``[n, dim]``, in their order. When cancelled, texts not yet encoded never will be.
 
         Raises:
@@ -122,9 +124,9 @@ class MicroBatcher:
             except TimeoutError:
                 return
 
-    def _take(self) -> list[tuple[_Request, int]]:
+    def _take(self) -> list[tuple[_Request[Text], int]]:
         """The next batch: (request, index of its text), one text of each request in turn."""
-        batch: list[tuple[_Request, int]] = []
+        batch: list[tuple[_Request[Text], int]] = []
         while self._waiting and len(batch) < self._max_batch:
             request = self._waiting.popleft()
             if request.done.done():
@@ -136,7 +138,7 @@ class MicroBatcher:
         return batch
 
 
-def _deliver(request: _Request, vector: Vectors) -> None:
+def _deliver(request: _Request[Text], vector: Vectors) -> None:
     request.rows.append(vector)
     if len(request.rows) == len(request.texts) and not request.done.done():
         request.done.set_result(np.stack(request.rows))

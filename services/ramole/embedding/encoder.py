@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ramole.core.errors import Corrupt, NotFound, WrongState
 from ramole.embedding import retriever as artefacts
+from ramole.embedding.executor_states import ExecutorStates
 from ramole.embedding.fingerprint import Fingerprint
 from ramole.embedding.onnx_form import OnnxForm
-from ramole.embedding.retriever import LinearMap, Mode, Retriever, read_retriever, unit_rows
+from ramole.embedding.retriever import LinearMap, Mode, Read, Retriever, read_retriever, unit_rows
 from ramole.lora.digest import sha256_of
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Embed = Callable[[list[str]], NDArray[np.float32]]
+States = Fingerprint | ExecutorStates
+OpenStates = Callable[[Path, Sequence[int], Read], States]
 
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -36,6 +41,17 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 """All that decides about vectors. Pickles are not among them and are never read."""
+
+
+_MAX_KNOWN = 4096
+"""Sentence vectors that are kept: some MB."""
+
+
+class Asked(NamedTuple):
+    """A text to embed, and the tokens of the answer to it so far."""
+
+    text: str
+    answer: tuple[int, ...] = ()
 
 
 class Encoder:
@@ -56,7 +72,7 @@ class Encoder:
         encoder_id: str,
         instruction: str,
         linear_map: LinearMap | None = None,
-        fingerprint: Fingerprint | None = None,
+        fingerprint: States | None = None,
         embed: Embed | None = None,
     ) -> None:
         self._model = model
@@ -64,6 +80,7 @@ class Encoder:
         self._instruction = instruction
         self._linear_map = linear_map
         self._fingerprint = fingerprint
+        self._known: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
         self.encoder_id = encoder_id
         read = int(model.get_embedding_dimension()) + (fingerprint.dim if fingerprint else 0)
         self.dim = read
@@ -86,6 +103,7 @@ class Encoder:
         retriever: str = "",
         base_model: str = "",
         runtime: Literal["auto", "onnx", "torch"] = "torch",
+        open_states: OpenStates = Fingerprint.open,
     ) -> Encoder:
         """Loads `name` on the CPU: `MINILM`, a folder, or a hub id. Blocks for seconds; sets torch's thread count.
 
@@ -93,6 +111,7 @@ class Encoder:
             retriever: folder of what was trained on top of the encoder; it brings its own instruction. '' = nothing.
             base_model: folder or hub id of the model that answers, for a retriever that reads its hidden states.
             runtime: what computes; the vectors are the same up to rounding. `auto` = ONNX Runtime where it can.
+            open_states: makes what reads hidden states, from the base model's folder, the layers and the places.
 
         Raises:
             NotFound: no such folder, and the hub does not give it.
@@ -114,7 +133,7 @@ class Encoder:
         model = open_model(name, folder)
         trained.merge_into(model)
         encoder_id = identify(trained.base, folder, trained.instruction, trained.parts)
-        embed, fingerprint = _embed(model, runtime, threads), _fingerprint(trained, base_model)
+        embed, fingerprint = _embed(model, runtime, threads), _states(trained, base_model, open_states)
         return cls(model, encoder_id, trained.instruction, trained.linear_map, fingerprint, embed)
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
@@ -125,11 +144,35 @@ class Encoder:
         Raises:
             RamoleError: the model made a vector that is zero or not finite.
         """
-        vectors = self._embed([self._instruction + text for text in texts])
-        unit = unit_rows(vectors, field="embedding.encoder")
+        return self.encode_asked([Asked(text) for text in texts])
+
+    def encode_asked(self, asked: Sequence[Asked]) -> NDArray[np.float32]:
+        """The same; what reads the base model's states reads those behind the answers so far.
+
+        Of a text that was embedded lately the sentence vector is known where its answer goes on.
+
+        Raises:
+            InvalidInput: the base model has no such token.
+            RamoleError: as `encode`.
+        """
+        sentences = self._sentences(asked)
         if self._fingerprint is not None:
-            unit = np.concatenate([unit, self._fingerprint.encode(texts)], axis=1)
-        return unit if self._linear_map is None else self._linear_map(unit)
+            states = self._fingerprint.encode([one.text for one in asked], [one.answer for one in asked])
+            sentences = np.concatenate([sentences, states], axis=1)
+        return sentences if self._linear_map is None else self._linear_map(sentences)
+
+    def _sentences(self, asked: Sequence[Asked]) -> NDArray[np.float32]:
+        keys = [blake2b(one.text.encode(), digest_size=16).digest() for one in asked]
+        found = [self._known.get(key) if one.answer else None for key, one in zip(keys, asked, strict=True)]
+        new = [i for i, vector in enumerate(found) if vector is None]
+        if new:
+            vectors = self._embed([self._instruction + asked[i].text for i in new])
+            for i, vector in zip(new, unit_rows(vectors, field="embedding.encoder"), strict=True):
+                found[i] = self._known[keys[i]] = vector
+                self._known.move_to_end(keys[i])
+        while len(self._known) > _MAX_KNOWN:
+            self._known.popitem(last=False)
+        return np.stack([vector for vector in found if vector is not None])
 
     def _by_model(self, texts: list[str]) -> NDArray[np.float32]:
         vectors: NDArray[np.float32] = self._model.encode(
@@ -237,7 +280,7 @@ def _check_base(trained: Retriever, name: str, folder: Path) -> None:
         )
 
 
-def _fingerprint(trained: Retriever, base_model: str) -> Fingerprint | None:
+def _states(trained: Retriever, base_model: str, open_states: OpenStates) -> States | None:
     mark = trained.fingerprint
     if mark is None:
         return None
@@ -248,4 +291,4 @@ def _fingerprint(trained: Retriever, base_model: str) -> Fingerprint | None:
             field=artefacts.FIELD,
             remedy="serve the base model that it was trained for, or train a retriever for this one",
         )
-    return Fingerprint.open(folder, mark.layers, mark.read)
+    return open_states(folder, mark.layers, mark.read)

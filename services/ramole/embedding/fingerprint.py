@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ramole.core.errors import WrongState
+from ramole.core.errors import InvalidInput, WrongState
 from ramole.embedding.retriever import Read, unit_rows
 
 NUM_LAYERS = 4
@@ -74,15 +74,21 @@ class Fingerprint:
         places = 2 if self.read is Read.BOTH else 1
         return places * len(self.layers) * int(self.model.config.hidden_size)
 
-    def encode(self, texts: list[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], answers: Sequence[Sequence[int]] = ()) -> NDArray[np.float32]:
         """``[n, dim]``: what is read after each layer, each of length 1, side by side.
 
         A text longer than the model's window is cut there. All texts run in one batch.
+
+        Args:
+            answers: of each text the tokens of an answer so far, behind which the states are read; () = none.
+
+        Raises:
+            InvalidInput: the base model has no such token.
         """
         import torch
 
         limit = getattr(self.model.config, "max_position_embeddings", None)
-        ids = [self.tokenizer(text, truncation=limit is not None, max_length=limit)["input_ids"] for text in texts]
+        ids = [self._ids(text, answer, limit) for text, answer in zip(texts, answers or [()] * len(texts), strict=True)]
         lengths = torch.tensor([len(one) for one in ids])
         batch = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long)
         for row, one in enumerate(ids):
@@ -101,7 +107,19 @@ class Fingerprint:
             counted[:, 0] = lengths == 1
             shares = (counted / counted.sum(1, keepdim=True)).unsqueeze(1)
             parts += [(shares @ states[layer].float()).squeeze(1).numpy() for layer in self.layers]
-        units = [unit_rows(part, field=FIELD) for part in parts]
-        if self.read is Read.BOTH:
-            units[: len(self.layers)] = [LAST_SHARE * part for part in units[: len(self.layers)]]
-        return np.concatenate(units, axis=1)
+        return side_by_side(parts, self.read, len(self.layers))
+
+    def _ids(self, text: str, answer: Sequence[int], limit: int | None) -> list[int]:
+        if any(token >= self.model.config.vocab_size for token in answer):
+            raise InvalidInput("the base model has no such token", field="answers", remedy="use its own tokenizer")
+        answer = list(answer) if limit is None else list(answer)[1 - limit :]
+        most = None if limit is None else limit - len(answer)
+        return [*self.tokenizer(text, truncation=most is not None, max_length=most)["input_ids"], *answer]
+
+
+def side_by_side(parts: Sequence[NDArray[np.float32]], read: Read, num_layers: int) -> NDArray[np.float32]:
+    """The vectors ``[n, dim]`` of what was read: after each layer at the last token, then the means, as far as read."""
+    units = [unit_rows(part, field=FIELD) for part in parts]
+    if read is Read.BOTH:
+        units[:num_layers] = [LAST_SHARE * part for part in units[:num_layers]]
+    return np.concatenate(units, axis=1)

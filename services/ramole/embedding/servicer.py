@@ -12,8 +12,11 @@ import grpc
 from ramole.core.errors import EncoderMismatch, InvalidInput, Unavailable
 from ramole.core.settings import EmbeddingSettings, PreviousEncoder, Settings
 from ramole.embedding.batcher import MicroBatcher, Vectors
-from ramole.embedding.encoder import Encoder
+from ramole.embedding.encoder import Asked, Encoder, OpenStates
+from ramole.embedding.executor_states import ExecutorStates
+from ramole.embedding.fingerprint import Fingerprint
 from ramole.embedding.metrics import ENCODE_S, ENCODE_TEXTS
+from ramole.transport.peers import Peers
 from ramole.transport.service import Service
 from ramole.transport.vectors import vector_to_pb
 from ramole.v1 import embedding_pb2, embedding_pb2_grpc
@@ -27,9 +30,10 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
     name = "embedding"
     full_name = "ramole.v1.Embedding"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, peers: Peers | None = None) -> None:
         self._settings = settings
-        self._encoders: list[tuple[Encoder, MicroBatcher]] = []
+        self._peers = peers
+        self._encoders: list[tuple[Encoder, MicroBatcher[Asked]]] = []
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds this servicer to a server."""
@@ -43,15 +47,18 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
             Corrupt: the shipped encoder is damaged.
             WrongState: it cannot be loaded.
         """
-        options = self._settings.embedding
-        loaded = [await asyncio.to_thread(_load, options, options, self._settings.base_model)]
+        options, base_model = self._settings.embedding, self._settings.base_model
+        open_states: OpenStates = Fingerprint.open
+        if options.states == "executor" and self._peers is not None:
+            open_states = partial(ExecutorStates, self._peers.executor.stub, asyncio.get_running_loop())
+        loaded = [await asyncio.to_thread(_load, options, options, base_model, open_states)]
         if options.previous is not None:
-            loaded.append(await asyncio.to_thread(_load, options.previous, options, self._settings.base_model))
+            loaded.append(await asyncio.to_thread(_load, options.previous, options, base_model, open_states))
         seconds, sizes = ENCODE_S.on(self.registry), ENCODE_TEXTS.on(self.registry)
 
-        def measured(encoder: Encoder, texts: list[str]) -> Vectors:
+        def measured(encoder: Encoder, texts: list[Asked]) -> Vectors:
             started_s = time.perf_counter()
-            vectors = encoder.encode(texts)
+            vectors = encoder.encode_asked(texts)
             seconds.observe(time.perf_counter() - started_s)
             sizes.observe(len(texts))
             return vectors
@@ -76,7 +83,10 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
         encoder, batcher = self._ready(request.encoder_id)
         texts = list(request.texts)
         _check_texts(texts)
-        vectors = await batcher.submit(texts)
+        answers = [tuple(answer.token_ids) for answer in request.answers] or [()] * len(texts)
+        if len(answers) != len(texts):
+            raise InvalidInput(f"{len(answers)} answers to {len(texts)} texts", field="answers", remedy="one for each")
+        vectors = await batcher.submit(list(map(Asked, texts, answers)))
         return embedding_pb2.EmbedResponse(
             vectors=[vector_to_pb(vector) for vector in vectors], encoder_id=encoder.encoder_id
         )
@@ -88,7 +98,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
         encoder, _ = self._ready("")
         return embedding_pb2.DescribeEncoderResponse(encoder_id=encoder.encoder_id, dim=encoder.dim)
 
-    def _ready(self, encoder_id: str) -> tuple[Encoder, MicroBatcher]:
+    def _ready(self, encoder_id: str) -> tuple[Encoder, MicroBatcher[Asked]]:
         if not self._encoders:
             raise Unavailable("the encoder is still loading", remedy="retry in a moment")
         for encoder, batcher in self._encoders:
@@ -101,7 +111,9 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer, Service):
         )
 
 
-def _load(which: EmbeddingSettings | PreviousEncoder, options: EmbeddingSettings, base_model: str) -> Encoder:
+def _load(
+    which: EmbeddingSettings | PreviousEncoder, options: EmbeddingSettings, base_model: str, open_states: OpenStates
+) -> Encoder:
     return Encoder.load(
         which.encoder,
         instruction=which.instruction,
@@ -109,6 +121,7 @@ def _load(which: EmbeddingSettings | PreviousEncoder, options: EmbeddingSettings
         retriever=which.retriever,
         base_model=base_model,
         runtime=options.runtime,
+        open_states=open_states,
     )
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence as Ordered
 
 from ramole.core.answer import Chunk
+from ramole.core.bounds import check_texts
 from ramole.core.composition import Expert
+from ramole.core.errors import Internal
 from ramole.core.names import check_digest
 from ramole.executor.engine import Engine
+from ramole.executor.sequence import Sequence
+from ramole.executor.text import Part
 from ramole.executor.worker import Done
 from ramole.observability.tiers import Tier, TierCounts
-from ramole.transport.values import finish_to_pb
+from ramole.transport.values import finish_to_pb, part_end_to_pb
+from ramole.transport.vectors import vector_to_pb
 from ramole.v1 import common_pb2, executor_pb2
 
 
@@ -32,7 +37,7 @@ def event_to_pb(event: Chunk | Done, tiers: Ordered[Tier]) -> executor_pb2.Execu
     return executor_pb2.ExecuteResponse(
         done=executor_pb2.ExecuteDone(
             finish_reason=finish_to_pb(event.finish_reason),
-            prompt_tokens=len(sequence.prompt),
+            prompt_tokens=len(sequence.prompt) - sequence.num_answered,
             completion_tokens=len(sequence.tokens),
             experts=[
                 executor_pb2.ExpertUsage(
@@ -45,8 +50,24 @@ def event_to_pb(event: Chunk | Done, tiers: Ordered[Tier]) -> executor_pb2.Execu
             decode_s=(sequence.last_token_s or first_s) - first_s,
             max_batch=sequence.max_batch,
             max_unique_adapters=sequence.max_unique_adapters,
+            part_end=part_end_to_pb(event.part_end),
         )
     )
+
+
+def part_from_pb(message: executor_pb2.ExecuteRequest) -> Part:
+    """Which part of an answer is asked for. Raises InvalidInput for bad separators."""
+    check_texts("composition.separators", message.part_ends)
+    return Part(tuple(message.answer_token_ids), tuple(message.part_ends), message.part_at_end, message.part_tokens)
+
+
+def states_to_pb(sequence: Sequence) -> executor_pb2.States:
+    """What the base model has made of a sequence's prompt. Raises Internal: it was not read."""
+    states = sequence.states
+    if states is None:
+        raise Internal("a text has no states")
+    mean = states.mean(len(sequence.prompt))
+    return executor_pb2.States(last=vector_to_pb(states.last).float32, mean=vector_to_pb(mean).float32)
 
 
 def chunk_to_pb(chunk: Chunk) -> common_pb2.TokenChunk:

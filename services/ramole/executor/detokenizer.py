@@ -104,6 +104,13 @@ class Detokenizer:
         """What was held back, at the end of the answer."""
         return self._tell(self._vocabulary.decode(self._window))
 
+    @property
+    def held(self) -> str:
+        """What `flush` would tell; of a character that is not complete, something."""
+        text = self._vocabulary.decode(self._window)
+        piece = text.removeprefix(self._told)
+        return "" if len(piece) == len(text) and self._told else piece
+
     def _tell(self, text: str) -> str:
         piece = text.removeprefix(self._told)
         if len(piece) == len(text) and self._told:

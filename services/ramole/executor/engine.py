@@ -110,6 +110,16 @@ class Engine(EngineView):
         return self._runner.device
 
     @property
+    def max_len(self) -> int:
+        """Tokens of prompt and answer that a sequence may have."""
+        return self._runner.kv.max_len
+
+    @property
+    def depth(self) -> int:
+        """Layers of the base model."""
+        return self._runner.depth
+
+    @property
     def has_work(self) -> bool:
         """Whether `step` would have anything to do, now or when a load is done."""
         return bool(self._sequences or self._updates)
@@ -145,7 +155,7 @@ class Engine(EngineView):
             WrongState: a routed composition without a RouterLoRA.
         """
         fit_length(sequence, max_len=self._runner.kv.max_len, num_blocks=self._runner.kv.num_blocks)
-        if len(self._scheduler.waiting) >= self._max_waiting:
+        if len(self._scheduler.waiting) >= self._max_waiting and not sequence.goes_first:
             raise LimitExceeded(
                 f"{self._max_waiting} requests are waiting already", remedy="retry later", retry_after_s=1.0
             )
@@ -175,6 +185,9 @@ class Engine(EngineView):
 
     def cancel(self, sequence_id: str) -> None:
         """Frees everything a sequence holds. Unknown ids are ignored: it may have just finished."""
+        sequence = self._sequences.get(sequence_id)
+        if sequence is not None and sequence.blocks:
+            self._runner.settle()  # whoever ended it reads what the experts got
         self._take_out(sequence_id, keeps=True)
 
     def evict(self, digests: Collection[str], *, abort: bool, tenant: str = "") -> int:

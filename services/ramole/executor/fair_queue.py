@@ -1,9 +1,10 @@
 """Policy: in which order those who wait come up, so that no tenant's crowd delays another tenant's one request.
 
 Every tenant has a counter of the service that it got: tokens computed for it, and adapters loaded, in tokens. Next
-comes the oldest request of the tenant that got least, for its weight. Who comes back after a pause has saved nothing:
-the counter begins at the least of those who wait; and when nobody waits, nobody owes anything (virtual token counters:
-Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). One tenant alone is served in order of arrival.
+comes the oldest request of the tenant that got least, for its weight, those first that go on with an answer. Who comes
+back after a pause has saved nothing: the counter begins at the least of those who wait; and when nobody waits, nobody
+owes anything (virtual token counters: Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). One tenant
+alone is served in order of arrival.
 
 Those who ran already and were put back have had their turn: they come before all others, whoever they are.
 """
@@ -14,6 +15,7 @@ import heapq
 from bisect import insort
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 
 from ramole.executor.sequence import Sequence
 
@@ -73,7 +75,11 @@ class FairQueue:
                 self._rise()
             self._waiting[tenant] = deque()
             self._served[tenant] = max(self._served.get(tenant, 0.0), self._floor)
-        self._waiting[tenant].append(sequence)
+        queue = self._waiting[tenant]
+        if sequence.goes_first:
+            queue.insert(sum(1 for _ in takewhile(lambda each: each.goes_first, queue)), sequence)
+        else:
+            queue.append(sequence)
         self._length += 1
         self.num_tokens += sequence.max_length
 

@@ -17,7 +17,7 @@ from ramole.executor.native_attention import native_decode
 from ramole.executor.positions import has_moving_rope, max_positions
 from ramole.executor.sampler import SampledToken, choose_tokens
 from ramole.executor.scheduler import Schedule
-from ramole.executor.sequence import Sequence
+from ramole.executor.sequence import Sequence, States
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.dispatch import layout_for
 from ramole.mixture.mixture import Mixture
@@ -78,6 +78,7 @@ class ModelRunner:
         )
         self.uses_graphs = uses_graphs
         self._decode_form = native_decode(self.kv, torch.get_num_threads()) or self._gathered
+        self.depth = int(config.num_hidden_layers)
         self._batch: Batch | None = None
         self._unbooked: list[tuple[Sequence, Exception]] = []
         self._graphs: DecodeGraphs | None = None
@@ -110,7 +111,8 @@ class ModelRunner:
             self.settle()
             self._batch = Batch.of(schedule)
         batch = self._batch
-        if self.uses_graphs and self._graphs is not None and batch.is_decode:
+        is_read = any(sequence.layers for sequence in sequences)
+        if self.uses_graphs and self._graphs is not None and batch.is_decode and not is_read:
             logits, batch.step = self._graphs.run(batch)
         else:
             if batch.step is None and batch.plan.num_adapters:
@@ -177,13 +179,20 @@ class ModelRunner:
             decode = self._decode_form(batch.tables)
         tokens = attention.PackedTokens(self.kv, decode, tuple(segments))
         last = self._tensor([stop - 1 for _, stop in plan.segments])
+        is_read = any(sequence.layers for sequence in sequences)
         with attention.packed(tokens), self.mixture.running_step(batch.step):
-            logits: torch.Tensor = self.model(
+            out = self.model(
                 input_ids=self._tensor(ids)[None],
                 position_ids=self._tensor(positions)[None],
                 use_cache=False,
                 logits_to_keep=last,
-            ).logits[0]
+                **({"output_hidden_states": True} if is_read else {}),
+            )
+        if is_read:
+            for (start, stop), sequence in zip(plan.segments, sequences, strict=True):
+                if sequence.layers:
+                    _read(sequence, [out.hidden_states[layer][0, start:stop] for layer in sequence.layers])
+        logits: torch.Tensor = out.logits[0]
         return logits
 
     def _gathered(self, tables: BlockTables) -> attention.DecodeForm:
@@ -192,6 +201,17 @@ class ModelRunner:
 
     def _tensor(self, values: Ordered[int] | IntArray) -> torch.Tensor:
         return torch.as_tensor(values, dtype=torch.long, device=self.device)
+
+
+def _read(sequence: Sequence, states: Ordered[torch.Tensor]) -> None:
+    """Adds a chunk of its prompt: outputs of its layers, each [tokens, d]."""
+    last = torch.stack([state[-1] for state in states]).float().cpu().numpy()
+    # Whatever text follows, the first token's state is the same, and long.
+    first = int(not sequence.num_cached and len(sequence.prompt) > 1)
+    total = torch.stack([state[first:].float().sum(0) for state in states]).cpu().numpy()
+    # A step that broke off runs again: its chunk counts once.
+    sums = sequence.states.sums if sequence.states is not None and sequence.num_cached else {}
+    sequence.states = States(last, sums | {sequence.num_cached: total})
 
 
 def _check_architecture(model: torch.nn.Module, config: object, max_len: int) -> None:

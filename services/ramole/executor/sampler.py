@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -27,12 +28,14 @@ class SampledToken:
 
 
 class Sampler:
-    """The random state of one sequence. Its numbers depend on its seed alone, never on the batch."""
+    """The random numbers of one sequence. They depend on its seed and the place of the token alone: not on the batch,
+    nor on where the sequence began to be computed."""
 
     def __init__(self, sampling: Sampling, seed: int, device: torch.device) -> None:
         from transformers import generation
 
-        self._generator = torch.Generator(device).manual_seed(seed % 2**63)
+        self._seed = seed % 2**64
+        self._generator = torch.Generator(device)
         self._is_greedy = sampling.temperature == 0
         self._processors: list[Any] = []
         if sampling.repetition_penalty != 1:
@@ -55,7 +58,14 @@ class Sampler:
             scores = processor(ids, scores)
         if self._is_greedy:
             return int(scores.argmax())
+        self._generator.manual_seed(_mixed(self._seed, len(context)))
         return int(torch.multinomial(torch.softmax(scores[0], -1), 1, generator=self._generator))
+
+
+def _mixed(seed: int, place: int) -> int:
+    """One seed of 63 bits from two numbers. Torch reads the lower 32 on a CPU, so all of them must depend on both."""
+    data = seed.to_bytes(8, "little") + place.to_bytes(8, "little")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little") >> 1
 
 
 def make_sampler(sampling: Sampling, device: torch.device) -> Sampler | None:

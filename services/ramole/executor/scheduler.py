@@ -171,7 +171,7 @@ class Scheduler:
             self.waiting.put_back(sequence)
 
     def _chain_of(self, sequence: Sequence) -> PrefixChain | None:
-        if not self._reuses_prefixes:
+        if not self._reuses_prefixes or sequence.layers:  # whose states are wanted computes them
             return None
         digests = tuple(expert.digest for expert in sequence.experts)
         mixture = RequestMixture.build(sequence.composition, sequence.experts, [NO_SLOT] * len(digests))

@@ -14,19 +14,36 @@ from ramole.executor.prefix import PrefixChain
 from ramole.mixture.plan import RequestMixture
 
 
+@dataclass(slots=True)
+class States:
+    """Hidden states [layers, d] of a prompt: of its last token so far, and sums over chunks by where they begin.
+
+    The first token is in no sum, unless it is the only one.
+    """
+
+    last: npt.NDArray[np.float32]
+    sums: dict[int, npt.NDArray[np.float32]]
+
+    def mean(self, num_tokens: int) -> npt.NDArray[np.float32]:
+        """Over all tokens but the first, [layers, d]."""
+        total: npt.NDArray[np.float32] = np.sum(list(self.sums.values()), axis=0, dtype=np.float32)
+        return total / np.float32(max(1, num_tokens - 1))
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """One request from arrival to its last token.
 
     Set by the caller: `id`, `prompt`, `max_tokens` (0 = as many as fit), `experts`, `composition`, `arrived_s` (any
     monotonic clock), `sampler` (None = greedy; opaque here, see sampler.py), `wants_logprobs`, `num_top` (log
-    probabilities of how many likeliest tokens beside), `tenant` (who shares).
+    probabilities of how many likeliest tokens beside), `tenant` (who shares), `num_answered` (how many of the last
+    tokens of `prompt` are of the answer, which goes on), `layers` (whose outputs are wanted of its prompt, from 1).
     Set by the scheduler: `blocks` (its block table: none while it does not run), `mixture` (None while it holds no
     slots), `turn` (when it was first admitted, beside others), `skipped` (how often a later arrival was admitted before
     this one), `num_preempted` (how often it gave its blocks to an older one), `chain` (see prefix.py).
     Set by the engine: `tokens`, `num_cached` (of its tokens, whose keys and values are in the blocks), `num_computed`
-    (the most that these have been), `finish_reason`, times and usage; `placed` (digest, start and end of each write
-    into a slot that it waited for, on the clock of `arrived_s`).
+    (the most that these have been), `finish_reason`, times, usage and `states`; `placed` (digest, start and end of each
+    write into a slot that it waited for, on the clock of `arrived_s`).
     """
 
     id: str
@@ -39,6 +56,8 @@ class Sequence:
     wants_logprobs: bool = False
     num_top: int = 0
     tenant: str = ""
+    num_answered: int = 0
+    layers: tuple[int, ...] = ()
 
     blocks: list[int] = field(default_factory=list)
     mixture: RequestMixture | None = None
@@ -59,6 +78,12 @@ class Sequence:
     max_unique_adapters: int = 0
     usage_weights: npt.NDArray[np.float64] | None = None
     usage_counts: npt.NDArray[np.float64] | None = None
+    states: States | None = None
+
+    @property
+    def goes_first(self) -> bool:
+        """Whether it waits in front of its tenant's others: somebody reads it already, or cannot ask before."""
+        return bool(self.num_answered or self.layers)
 
     @property
     def digests(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,20 @@ import grpc
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from ramole.core.answer import Chunk
+from ramole.core.bounds import MAX_EXPERTS
 from ramole.core.call import current_call
 from ramole.core.composition import Composition
-from ramole.core.errors import Unavailable
+from ramole.core.errors import InvalidInput, Unavailable
+from ramole.core.names import check_digest
 from ramole.core.settings import Settings
-from ramole.executor.codec import event_to_pb, expert_from_pb, status_to_pb, tier_status_to_pb
+from ramole.executor.codec import (
+    event_to_pb,
+    expert_from_pb,
+    part_from_pb,
+    states_to_pb,
+    status_to_pb,
+    tier_status_to_pb,
+)
 from ramole.executor.engine import Engine
 from ramole.executor.loading import load_runner
 from ramole.executor.memory_plan import Sizes
@@ -44,6 +54,9 @@ _MISSING_S = 1.0
 # How long a start waits for the service that holds the repository.
 _PATIENCE_S = 120.0
 _PAUSE_S = 0.5
+
+_MAX_TEXTS = 64
+"""Of one call that has them read."""
 
 
 class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
@@ -162,11 +175,14 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         worker = self._ready()
         digests = [expert.digest for expert in experts]
         tiers = [self._tier(digest) for digest in digests]
+        part = part_from_pb(request)
         for digest, tier in dict(zip(digests, tiers, strict=True)).items():
             self._prefetch(digest, tier)
+        for digest in request.next_digests[:MAX_EXPERTS]:
+            self._prefetch(digest, self._tier(check_digest(digest, field="next_digests")))
         tokens = TokenIds(request.prompt_token_ids)
         prompt = tokens or messages_from_pb(request.messages) or request.prompt
-        events = worker.generate(prompt, experts, composition, sampling_from_pb(request.sampling))
+        events = worker.generate(prompt, experts, composition, sampling_from_pb(request.sampling), part)
         try:
             async for event in events:
                 self._num_tokens += len(event.token_ids) if isinstance(event, Chunk) else 0
@@ -197,6 +213,24 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         self._ready()
         text = await asyncio.to_thread(self._codec.decode, TokenIds(request.token_ids))
         return executor_pb2.DetokenizeResponse(text=text)
+
+    async def ReadStates(
+        self, request: executor_pb2.ReadStatesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> executor_pb2.ReadStatesResponse:
+        """What the bare base model makes of texts."""
+        worker, texts, layers = self._ready(), request.texts, tuple(request.layers)
+        answers = [tuple(answer.token_ids) for answer in request.answers] or [()] * len(texts)
+        if not 1 <= len(texts) <= _MAX_TEXTS or len(answers) != len(texts):
+            remedy = f"give 1 to {_MAX_TEXTS}, and as many answers or none"
+            raise InvalidInput(f"{len(texts)} texts, {len(answers)} answers", field="texts", remedy=remedy)
+        reads = map(worker.read, texts, answers, repeat(layers))
+        tasks = [asyncio.ensure_future(read) for read in reads]
+        try:
+            read = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # of the others when one has failed
+                task.cancel()
+        return executor_pb2.ReadStatesResponse(states=map(states_to_pb, read))
 
     async def GetStatus(
         self, request: executor_pb2.GetStatusRequest, context: grpc.aio.ServicerContext[Any, Any]

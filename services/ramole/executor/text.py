@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from collections.abc import Sequence as Ordered
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ramole.core.answer import Chunk
@@ -28,6 +28,29 @@ Prompt: TypeAlias = str | Ordered[Message] | TokenIds
 """What a request asks: a text, a conversation, or tokens."""
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which part of an answer a sequence is to give.
+
+    Attributes:
+        answer: tokens of the answer so far.
+        separators: texts that end the part.
+        ends_with_experts: whether an end token that the experts choose ends the part, and is not told.
+        max_tokens: tokens after which it ends; 0 = the part has no limit of its own.
+        layers: of the base model, whose states of prompt and answer so far are wanted: what is too long is cut then.
+    """
+
+    answer: tuple[int, ...] = ()
+    separators: tuple[str, ...] = ()
+    ends_with_experts: bool = False
+    max_tokens: int = 0
+    layers: tuple[int, ...] = ()
+
+
+WHOLE = Part()
+"""An answer from its beginning to its end."""
+
+
 class TextStream:
     """Turns the tokens of one answer into text pieces, as they come.
 
@@ -35,17 +58,42 @@ class TextStream:
     cuts does not depend on how the text is cut into tokens: the one that is complete first, of those the longest.
     """
 
-    def __init__(self, text: Detokenizer, stop: Collection[str] = (), stop_tokens: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        text: Detokenizer,
+        stop: Collection[str] = (),
+        stop_tokens: Collection[int] = (),
+        *,
+        separators: Collection[str] = (),
+        answer: Ordered[int] = (),
+    ) -> None:
+        """
+        Args:
+            separators: texts that end a part of the answer; see `is_part`.
+            answer: tokens of the answer so far: they count as pushed, and their text is not told again.
+        """
         self._text = text
         self._stop = tuple(stop)
         self._stop_tokens = frozenset(stop_tokens)
         self._held = ""
         self._is_stopped = False
+        self._separators: tuple[str, ...] = ()
+        self._tail = ""
+        self._is_part = False
+        for token in answer:
+            self.push(token)
+        self._separators = tuple(separators)
+        self._num_seen = len(text.held) if separators else 0  # of what is told next: it belongs to the part before
 
     @property
     def is_stopped(self) -> bool:
         """Whether a stop string is complete or a stop token came."""
         return self._is_stopped
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the newest token has completed a separator, all of which is of this part of the answer."""
+        return self._is_part
 
     def push(self, token: int) -> str:
         """Takes one token, returns the text that is now certain. Sets `is_stopped` when this was the end."""
@@ -53,7 +101,10 @@ class TextStream:
             text = self.flush()
             self._is_stopped = True
             return text
-        return self._take(self._text.push(token))
+        piece = self._text.push(token)
+        if self._separators:
+            self._look(piece)
+        return self._take(piece)
 
     def flush(self) -> str:
         """What was held back, at the end of the answer."""
@@ -68,6 +119,14 @@ class TextStream:
             self._is_stopped = True
             return self._release(min(found)[1], drop_rest=True)
         return self._release(len(self._held) - self._possible_stop())
+
+    def _look(self, piece: str) -> None:
+        """Looks for separators, also in what is not certain yet: the token that completes one ends the part."""
+        self._tail += piece[self._num_seen :]
+        self._num_seen = max(0, self._num_seen - len(piece))
+        text = self._tail + self._text.held[self._num_seen :]
+        self._is_part = any(separator in text for separator in self._separators)
+        self._tail = self._tail[max(0, len(self._tail) - max(map(len, self._separators)) + 1) :]
 
     def _release(self, count: int, *, drop_rest: bool = False) -> str:
         text, rest = self._held[:count], self._held[count:]
@@ -125,15 +184,19 @@ class TextCodec:
         return self.checked(prompt) if isinstance(prompt, TokenIds) else self.encode_chat(prompt)
 
     def checked(self, ids: TokenIds) -> TokenIds:
+        """The same. Raises as `check`."""
+        self.check(ids, field="prompt_token_ids")
+        return ids
+
+    def check(self, ids: Ordered[int], *, field: str) -> None:
         """Raises InvalidInput for a token that the base model does not have."""
         for index, token in enumerate(ids):
             if not self._vocabulary.has(token):
                 raise InvalidInput(
                     f"the base model has no token {token}",
-                    field=f"prompt_token_ids[{index}]",
+                    field=f"{field}[{index}]",
                     remedy="use the base model's own tokenizer",
                 )
-        return ids
 
     def decode(self, ids: TokenIds) -> str:
         """Their text, without control tokens. Raises as `checked`."""
@@ -198,11 +261,17 @@ class TextCodec:
             return f": {str(error)[:200]}"
         return ""
 
-    def stream(self, sampling: Sampling) -> TextStream:
-        """A decoder for one answer. Raises InvalidInput for a stop token that does not exist."""
+    def stream(self, sampling: Sampling, part: Part = WHOLE) -> TextStream:
+        """A decoder for one answer, or a part of it. Raises InvalidInput for a stop token that does not exist."""
         unknown = [token for token in sampling.stop_tokens if not self._vocabulary.has(token)]
         if unknown:
             raise InvalidInput(
                 f"the base model has no token {unknown[0]}", field="sampling.stop_token_ids", remedy="leave it out"
             )
-        return TextStream(Detokenizer(self._vocabulary), sampling.stop, sampling.stop_tokens)
+        return TextStream(
+            Detokenizer(self._vocabulary),
+            sampling.stop,
+            sampling.stop_tokens,
+            separators=part.separators,
+            answer=part.answer,
+        )

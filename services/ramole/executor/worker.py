@@ -12,25 +12,28 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TypeVar
 from uuid import uuid4
 
-from ramole.core.answer import Chunk, FinishReason
+from ramole.core.answer import Chunk, FinishReason, PartEnd
 from ramole.core.call import current_call
 from ramole.core.composition import Composition, Expert
-from ramole.core.errors import RamoleError, Unavailable, own_fault
+from ramole.core.errors import InvalidInput, RamoleError, Unavailable, own_fault
 from ramole.core.sampling import Sampling
 from ramole.executor.engine import Engine, Update
 from ramole.executor.sampler import make_sampler
 from ramole.executor.sequence import Sequence
 from ramole.executor.stages import note_stages
-from ramole.executor.text import Prompt, TextCodec, TextStream
+from ramole.executor.text import WHOLE, Part, Prompt, TextCodec, TextStream
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_BARE = Composition(k=0)
 
 _WATCH_S = 0.2
 
@@ -45,6 +48,8 @@ class Done:
 
     sequence: Sequence
     finish_reason: FinishReason
+    part_end: PartEnd | None = None
+    """What ended it as a part of the answer; None = the answer is over."""
 
 
 Event = Chunk | Done | RamoleError
@@ -55,6 +60,7 @@ class _Client:
     # Unbounded, but never longer than max_tokens of its request: a slow reader cannot hold more than that.
     events: asyncio.Queue[Event]
     text: TextStream
+    part: Part = WHOLE
 
 
 class EngineWorker:
@@ -118,6 +124,7 @@ class EngineWorker:
         experts: tuple[Expert, ...],
         composition: Composition,
         sampling: Sampling,
+        part: Part = WHOLE,
     ) -> AsyncGenerator[Chunk | Done, None]:
         """Runs one request. Closing the iterator frees everything it holds within one step.
 
@@ -126,6 +133,7 @@ class EngineWorker:
 
         Args:
             prompt: a text, a conversation, or tokens.
+            sampling: of the whole answer: `max_tokens` counts what of it there is already.
 
         Raises:
             RamoleError: the request cannot run, one of its adapters is gone, or the engine failed.
@@ -133,10 +141,16 @@ class EngineWorker:
         self.check()
         arrived_s = self._clock()
         ids = await asyncio.to_thread(self._codec.tokens, prompt)
+        self._codec.check(part.answer, field="answer_token_ids")
+        if part.layers:
+            ids = ids[: max(1, self._engine.max_len - 1 - len(part.answer))]
+        num_answered = len(part.answer)
+        if sampling.max_tokens is not None and num_answered >= sampling.max_tokens:
+            raise InvalidInput(f"{num_answered} tokens are the whole answer", field="answer_token_ids", remedy="end it")
         sequence = Sequence(
             id=uuid4().hex,
-            prompt=ids,
-            max_tokens=sampling.max_tokens or 0,
+            prompt=[*ids, *part.answer],
+            max_tokens=(sampling.max_tokens or num_answered) - num_answered,
             experts=experts,
             composition=composition,
             arrived_s=arrived_s,
@@ -144,8 +158,10 @@ class EngineWorker:
             wants_logprobs=sampling.logprobs,
             num_top=sampling.top_logprobs,
             tenant=current_call().principal.tenant,
+            num_answered=num_answered,
+            layers=part.layers,
         )
-        client = _Client(asyncio.Queue(), self._codec.stream(sampling))
+        client = _Client(asyncio.Queue(), self._codec.stream(sampling, part), part)
         self._waiting.add(client.events.put_nowait)
         self._call(lambda: self._add(sequence, client))
         trace = current_call().trace
@@ -168,6 +184,22 @@ class EngineWorker:
             self._call(lambda: self._drop(sequence.id))
             if trace.is_kept:
                 note_stages(trace, sequence, self._clock())
+
+    async def read(self, text: str, answer: tuple[int, ...], layers: tuple[int, ...]) -> Sequence:
+        """Has the bare base model read a text and the answer to it so far; the sequence has `states`.
+
+        Raises:
+            InvalidInput: no such token, or no such layer.
+            RamoleError: as `generate`.
+        """
+        if not layers or not all(1 <= layer <= self._engine.depth for layer in layers):
+            raise InvalidInput(f"layers {layers}", field="layers", remedy=f"give some of 1 to {self._engine.depth}")
+        sampling = Sampling(max_tokens=len(answer) + 1)
+        async with aclosing(self.generate(text, (), _BARE, sampling, Part(answer, layers=layers))) as events:
+            async for event in events:
+                if isinstance(event, Done):
+                    return event.sequence
+        raise Unavailable("a text was not read to its end", remedy="retry")
 
     async def evict(self, digests: Collection[str], *, abort: bool, tenant: str = "") -> int:
         """Drops adapters from the device; see Engine.evict."""
@@ -280,15 +312,25 @@ class EngineWorker:
             self._outbox.append((client.events, update.error))
             self._clients.pop(update.sequence.id)
         elif update.sampled is not None:
-            text = client.text.push(update.sampled.token)
-            is_last = update.is_last or client.text.is_stopped
-            if is_last:
-                text += client.text.flush()
-            self._outbox.append((client.events, self._codec.chunk(text, update.sampled)))
-            if is_last:
-                reason = FinishReason.STOP if client.text.is_stopped else update.sequence.finish_reason
-                done = Done(update.sequence, reason or FinishReason.LENGTH)
-                self._outbox.append((client.events, done))
+            stream, reason = client.text, update.sequence.finish_reason
+            text = stream.push(update.sampled.token)
+            part_end = None
+            if stream.is_stopped:
+                reason = FinishReason.STOP
+            elif reason is FinishReason.STOP and client.part.ends_with_experts:
+                part_end = PartEnd.ADAPTERS
+            elif reason is None and stream.is_part:
+                reason, part_end = FinishReason.STOP, PartEnd.SEPARATOR
+            elif reason is None and len(update.sequence.tokens) == client.part.max_tokens:
+                reason, part_end = FinishReason.STOP, PartEnd.TOKENS
+            if part_end is PartEnd.ADAPTERS:
+                update.sequence.tokens.pop()  # whether the answer ends there is not known yet
+            else:
+                if reason is not None and part_end is None:
+                    text += stream.flush()
+                self._outbox.append((client.events, self._codec.chunk(text, update.sampled)))
+            if reason is not None:
+                self._outbox.append((client.events, Done(update.sequence, reason, part_end)))
                 self._drop(update.sequence.id)
 
     def _flush(self) -> None:

@@ -15,7 +15,7 @@ from ramole.transport.peers import Peers
 from ramole.transport.stubs import reading
 from ramole.transport.values import ref_from_pb, ref_to_pb
 from ramole.v1.adapters_pb2 import GetStoredHistoryRequest, GetStoredRequest, GetStoredResponse, ListStoredRequest
-from ramole.v1.embedding_pb2 import EmbedRequest, EmbedResponse, Vector
+from ramole.v1.embedding_pb2 import AnswerSoFar, EmbedRequest, EmbedResponse, Vector
 from ramole.v1.executor_pb2 import DetokenizeRequest, EvictRequest
 from ramole.v1.executor_pb2_grpc import ExecutorStub
 from ramole.v1.gateway_pb2 import ListAdaptersRequest
@@ -73,14 +73,25 @@ class Backends:
         return dict(zip(self._by_name, await asyncio.gather(*asked), strict=True))
 
     async def embed(
-        self, texts: Sequence[str], encoder_id: str = "", *, timeout_s: float | None = None
+        self,
+        texts: Sequence[str],
+        encoder_id: str = "",
+        *,
+        answers: Sequence[Sequence[int]] = (),
+        timeout_s: float | None = None,
     ) -> EmbedResponse:
         """Vectors in the order of the texts; '' = of the encoder of the settings.
+
+        Args:
+            answers: tokens of the answer to each text so far; () = there are none.
 
         Raises:
             EncoderMismatch: that encoder is not loaded.
         """
-        answer = await self.embedding.Embed(EmbedRequest(texts=texts, encoder_id=encoder_id), timeout=timeout_s)
+        request = EmbedRequest(
+            texts=texts, encoder_id=encoder_id, answers=[AnswerSoFar(token_ids=tokens) for tokens in answers]
+        )
+        answer = await self.embedding.Embed(request, timeout=timeout_s)
         if len(answer.vectors) != len(texts):
             raise Corrupt(f"{len(answer.vectors)} vectors for {len(texts)} texts")
         return answer
@@ -90,16 +101,33 @@ class Backends:
         return (await self.executor.stub.Detokenize(DetokenizeRequest(token_ids=tokens))).text
 
     async def search(
-        self, vector: Vector, encoder_id: str, k: int, tags: Sequence[str] = (), *, timeout_s: float | None = None
+        self,
+        vector: Vector,
+        encoder_id: str,
+        k: int,
+        tags: Sequence[str] = (),
+        *,
+        without: Sequence[AdapterRef] = (),
+        among: Sequence[AdapterRef] = (),
+        timeout_s: float | None = None,
     ) -> SearchResponse:
         """The k nearest adapters with all of `tags`, best first, and how likely it is that none was made for it.
+
+        None of `without`, and only of `among` if there are some, whatever their versions.
 
         Of the caller's tenant and the public ones, whatever its roles: what an operator may look at in other tenants
         shall not answer its prompts.
         """
         tenant = current_call().principal.tenant
         request = SearchRequest(
-            vector=vector, encoder_id=encoder_id, base_model=self._base_id, tenant=tenant, k=k, tags=tags
+            vector=vector,
+            encoder_id=encoder_id,
+            base_model=self._base_id,
+            tenant=tenant,
+            k=k,
+            tags=tags,
+            without=map(ref_to_pb, without),
+            among=map(ref_to_pb, among),
         )
         return await self.retrieval.Search(request, timeout=timeout_s)
 

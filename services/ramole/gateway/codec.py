@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -10,6 +12,7 @@ from ramole.core.bounds import COUNTS
 from ramole.core.call import Principal
 from ramole.core.errors import InvalidInput
 from ramole.core.settings import GatewaySettings, Settings
+from ramole.gateway.parts import AnswerSoFar, Part
 from ramole.gateway.values import Choice, Order, Routing
 from ramole.transport.values import (
     composition_from_pb,
@@ -17,6 +20,7 @@ from ramole.transport.values import (
     finish_from_pb,
     messages_from_pb,
     messages_to_pb,
+    part_end_to_pb,
     ref_to_pb,
     sampling_from_pb,
     sampling_to_pb,
@@ -62,7 +66,7 @@ def whole_to_pb(events: Sequence[gateway_pb2.GenerateResponse]) -> gateway_pb2.C
             texts.append(event.chunk.text)
             whole.answer.MergeFrom(event.chunk)
         elif event.HasField("routing"):
-            whole.routing.CopyFrom(event.routing)
+            (whole.later_routings.add() if event.routing.part else whole.routing).CopyFrom(event.routing)
         else:
             whole.usage.CopyFrom(event.usage)
     whole.answer.text = "".join(texts)
@@ -83,6 +87,7 @@ def routing_to_pb(routing: Routing, *, request_id: str, base_model: str) -> gate
         left_out=[
             gateway_pb2.LeftOutAdapter(adapter=ref_to_pb(each.ref), reason=each.reason) for each in routing.left_out
         ],
+        part=routing.part,
     )
 
 
@@ -100,40 +105,80 @@ def _routed_to_pb(choices: Sequence[Choice]) -> list[gateway_pb2.RoutedAdapter]:
     return [gateway_pb2.RoutedAdapter(adapter=ref_to_pb(each.ref), similarity=each.similarity) for each in choices]
 
 
-def execution_to_pb(order: Order, routing: Routing) -> executor_pb2.ExecuteRequest:
-    """What the executor is asked to run."""
+def execution_to_pb(order: Order, routing: Routing, so_far: AnswerSoFar) -> executor_pb2.ExecuteRequest:
+    """What the executor is asked to run next."""
+    request = _sequence_to_pb(order, so_far)
+    request.MergeFrom(
+        executor_pb2.ExecuteRequest(
+            experts=[
+                executor_pb2.Expert(
+                    digest=each.ref.digest,
+                    similarity=each.similarity,
+                    weight=each.weight,
+                    scale=each.scale,
+                    tenant=each.ref.tenant,
+                )
+                for each in routing.choices
+            ],
+            composition=composition_to_pb(routing.composition.of_one_part),
+            sampling=sampling_to_pb(order.sampling),
+            part_ends=so_far.separators(),
+            part_at_end=so_far.ends_with_adapters(routing),
+            next_digests=routing.next_digests,
+        )
+    )
+    return request
+
+
+def question_to_pb(order: Order, so_far: AnswerSoFar) -> executor_pb2.ExecuteRequest:
+    """Where the adapters end the answer: which token the bare base model would go on with, or whether it ends too."""
+    request = _sequence_to_pb(order, so_far)
+    greedy = replace(order.sampling, temperature=0.0, repetition_penalty=1.0)
+    bare = replace(order.composition.of_one_part, k=0)
+    request.MergeFrom(
+        executor_pb2.ExecuteRequest(composition=composition_to_pb(bare), sampling=sampling_to_pb(greedy), part_tokens=1)
+    )
+    return request
+
+
+def _sequence_to_pb(order: Order, so_far: AnswerSoFar) -> executor_pb2.ExecuteRequest:
     return executor_pb2.ExecuteRequest(
         prompt="" if order.messages else order.prompt,
         messages=messages_to_pb(order.messages),
         prompt_token_ids=order.tokens,
-        experts=[
-            executor_pb2.Expert(
-                digest=each.ref.digest,
-                similarity=each.similarity,
-                weight=each.weight,
-                scale=each.scale,
-                tenant=each.ref.tenant,
-            )
-            for each in routing.choices
-        ],
-        composition=composition_to_pb(routing.composition),
-        sampling=sampling_to_pb(order.sampling),
+        answer_token_ids=so_far.tokens,
     )
 
 
-def usage_to_pb(
-    done: executor_pb2.ExecuteDone, choices: Sequence[Choice], *, first_token_s: float, total_s: float
-) -> gateway_pb2.UsageReport:
+def usage_to_pb(so_far: AnswerSoFar, *, first_token_s: float, total_s: float) -> gateway_pb2.UsageReport:
     """The last message of an answer: times in seconds from the arrival of the request at the gateway.
 
     Raises:
         Corrupt: the executor gave a finish reason that is unknown here.
     """
-    finish_from_pb(done.finish_reason)
+    runs = [run for part in so_far.parts for run in part.runs]
+    finish_from_pb(runs[-1].finish_reason)
+    parts = [_part_to_pb(part) for part in so_far.parts]
     return gateway_pb2.UsageReport(
-        finish_reason=done.finish_reason,
-        prompt_tokens=done.prompt_tokens,
-        completion_tokens=done.completion_tokens,
+        finish_reason=runs[-1].finish_reason,
+        prompt_tokens=runs[0].prompt_tokens,
+        completion_tokens=sum(run.completion_tokens for run in runs),
+        adapters=parts[0].adapters if len(parts) == 1 else _joined(parts),
+        queue_s=sum(run.queue_s for run in runs),
+        first_token_s=first_token_s,
+        total_s=total_s,
+        max_batch=max(run.max_batch for run in runs),
+        max_unique_adapters=max(run.max_unique_adapters for run in runs),
+        prefill_s=sum(run.prefill_s for run in runs),
+        decode_s=sum(run.decode_s for run in runs),
+        parts=parts if so_far.is_in_parts else (),
+    )
+
+
+def _part_to_pb(part: Part) -> gateway_pb2.PartUsage:
+    return gateway_pb2.PartUsage(
+        completion_tokens=part.num_tokens,
+        characters=part.num_chars,
         adapters=[
             gateway_pb2.AdapterUsage(
                 adapter=ref_to_pb(choice.ref),
@@ -142,16 +187,30 @@ def usage_to_pb(
                 layer_weights=expert.layer_weights,
                 tier=expert.tier,
             )
-            for choice, expert in zip(choices, done.experts, strict=True)
+            for choice, expert in zip(part.routing.choices, part.runs[0].experts, strict=True)
         ],
-        queue_s=done.queue_s,
-        first_token_s=first_token_s,
-        total_s=total_s,
-        max_batch=done.max_batch,
-        max_unique_adapters=done.max_unique_adapters,
-        prefill_s=done.prefill_s,
-        decode_s=done.decode_s,
+        queue_s=sum(run.queue_s for run in part.runs),
+        prefill_s=sum(run.prefill_s for run in part.runs),
+        decode_s=sum(run.decode_s for run in part.runs),
+        end=part_end_to_pb(part.end),
     )
+
+
+def _joined(parts: Sequence[gateway_pb2.PartUsage]) -> list[gateway_pb2.AdapterUsage]:
+    """Each adapter once, with the means of its weights over the tokens of all parts; 0 where it had no part."""
+    total = max(1, sum(part.completion_tokens for part in parts))
+    joined: dict[str, gateway_pb2.AdapterUsage] = {}
+    for part in parts:
+        share = part.completion_tokens / total
+        for usage in part.adapters:
+            one = joined.setdefault(
+                usage.adapter.digest,
+                gateway_pb2.AdapterUsage(adapter=usage.adapter, similarity=usage.similarity, tier=usage.tier),
+            )
+            one.mean_weight += share * usage.mean_weight
+            layers = zip_longest(one.layer_weights, usage.layer_weights, fillvalue=0.0)
+            one.layer_weights[:] = [so_far + share * weight for so_far, weight in layers]
+    return list(joined.values())
 
 
 def describe_to_pb(

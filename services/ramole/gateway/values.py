@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ramole.core import access
 from ramole.core.bounds import check_count, check_number
 from ramole.core.chat import Message, check_messages
-from ramole.core.composition import Composition, Weighting
+from ramole.core.composition import Composition, Reroute, Weighting
 from ramole.core.errors import InvalidInput
 from ramole.core.names import AdapterName, AdapterRef, check_tags
 from ramole.core.sampling import Sampling
@@ -66,6 +66,19 @@ class Order:
                 remedy="name the adapters that the weights belong to",
             )
 
+        if self.composition.reroute is not Reroute.OFF:
+            if len(self.named) == 1:
+                raise InvalidInput(
+                    "re-routing with one adapter",
+                    field="composition.reroute",
+                    remedy="name several, or let adapters be retrieved",
+                )
+            if not self.named and self.composition.k == 0:
+                raise InvalidInput(
+                    "re-routing, and nothing is retrieved",
+                    field="composition.reroute",
+                    remedy="leave it out, or raise k",
+                )
         if self.tags and (self.named or self.composition.k == 0):
             raise InvalidInput(
                 "tags, and nothing is retrieved", field="tags", remedy="leave them out, or let adapters be retrieved"
@@ -138,6 +151,11 @@ class Order:
         """What retrieval reads."""
         return self.query or self.prompt
 
+    @property
+    def is_retrieved(self) -> bool:
+        """Whether retrieval reads it: to find adapters, or to say which of the named ones comes next."""
+        return self.composition.reroute is not Reroute.OFF or not (self.named or self.composition.k == 0)
+
 
 def check_prompt(prompt: str, max_chars: int | None = None) -> str:
     """Returns `prompt`. Raises InvalidInput when it is blank or too long."""
@@ -185,6 +203,8 @@ class Routing:
         doubt: how likely it is that no adapter was made for the prompt; None = the repository cannot tell.
             `composition` has heeded it already.
         left_out: what should have been among the choices and cannot be used.
+        part: of the answer, from 0.
+        next_digests: what a later part of the answer may use.
     """
 
     choices: tuple[Choice, ...]
@@ -194,6 +214,8 @@ class Routing:
     search_s: float = 0.0
     doubt: float | None = None
     left_out: tuple[LeftOut, ...] = ()
+    part: int = 0
+    next_digests: tuple[str, ...] = ()
 
     def without(self, ref: AdapterRef) -> Routing:
         """The same with one adapter less, however often it is there."""

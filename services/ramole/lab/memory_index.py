@@ -14,8 +14,8 @@ from ramole.retrieval.few import OwnScores
 from ramole.retrieval.vectors import unit_mean
 
 Floats = npt.NDArray[np.float32]
-Embed = Callable[[Sequence[str]], Floats]
-"""n texts -> unit vectors [n, dim]."""
+Embed = Callable[..., Floats]
+"""n texts -> unit vectors [n, dim]; the tokens of n answers so far may come behind the texts."""
 
 
 def open_encoder(name: str, *, retriever: str = "", base_model: str = "") -> Embed:
@@ -23,7 +23,7 @@ def open_encoder(name: str, *, retriever: str = "", base_model: str = "") -> Emb
     import torch
 
     from ramole.core.settings import PAPER_INSTRUCTION
-    from ramole.embedding.encoder import Encoder
+    from ramole.embedding.encoder import Asked, Encoder
 
     encoder = Encoder.load(
         name,
@@ -32,7 +32,13 @@ def open_encoder(name: str, *, retriever: str = "", base_model: str = "") -> Emb
         retriever=retriever,
         base_model=base_model,
     )
-    return lambda texts: encoder.encode(list(texts))
+
+    def embed(texts: Sequence[str], answers: Sequence[Sequence[int]] = ()) -> Floats:
+        return encoder.encode_asked(
+            [Asked(text, tuple(answer)) for text, answer in zip(texts, answers or [()] * len(texts), strict=True)]
+        )
+
+    return embed
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +61,10 @@ class MemoryIndex:
         groups = np.split(vectors, np.cumsum([len(group) for group in samples])[:-1])
         return cls(embed, tuple(groups), np.stack([unit_mean(group, field="samples") for group in groups]))
 
-    def similarities(self, prompts: Sequence[str]) -> Floats:
-        """Cosine of each prompt with each adapter, [n, N]."""
-        return self.embed(prompts) @ self.means.T
+    def similarities(self, prompts: Sequence[str], answers: Sequence[Sequence[int]] = ()) -> Floats:
+        """Cosine of each prompt with each adapter, [n, N]; behind `answers` so far (tokens), if there are some."""
+        vectors = self.embed(prompts, answers) if answers else self.embed(prompts)
+        return vectors @ self.means.T
 
     def nearest(self, prompts: Sequence[str]) -> npt.NDArray[np.int64]:
         """The numbers of all adapters, the most similar first, [n, N]."""

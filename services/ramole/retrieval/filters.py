@@ -29,6 +29,12 @@ def tagged(tags: Sequence[str]) -> str:
     return f"array_contains_all(tags, [{listed}])"
 
 
+def narrowed(without: Iterable[AdapterName], among: Iterable[AdapterName]) -> str:
+    """Rows of none of some names, and only of others if there are some; '' = all rows."""
+    left_out, only = versions_of(without), versions_of(among)
+    return " and ".join(([f"not ({left_out})"] if left_out else []) + ([f"({only})"] if only else []))
+
+
 def versions_of(names: Iterable[AdapterName]) -> str:
     """All rows of some adapter names, whatever their version and base model."""
     by_tenant: dict[str, list[str]] = {}

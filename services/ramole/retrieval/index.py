@@ -21,7 +21,7 @@ from ramole.core.errors import InvalidInput, Unavailable, WrongState
 from ramole.core.names import AdapterName, AdapterRef
 from ramole.retrieval.calibration import Calibration
 from ramole.retrieval.doubt import NUM_NEAREST
-from ramole.retrieval.filters import tagged, visible_to
+from ramole.retrieval.filters import narrowed, tagged, visible_to
 from ramole.retrieval.generations import Generations, IndexGeneration, IndexType
 from ramole.retrieval.lite import LiteServer
 from ramole.retrieval.rows import Prepared, Rows
@@ -150,12 +150,22 @@ class VectorIndex:
             return self._current()
 
     def search(
-        self, vector: ArrayLike, *, encoder_id: str, base_model: str, tenant: str, k: int, tags: Sequence[str] = ()
+        self,
+        vector: ArrayLike,
+        *,
+        encoder_id: str,
+        base_model: str,
+        tenant: str,
+        k: int,
+        tags: Sequence[str] = (),
+        without: Sequence[AdapterName] = (),
+        among: Sequence[AdapterName] = (),
     ) -> Found:
         """The k nearest adapters of `base_model` that `tenant` may see; best first, ties by name.
 
         Args:
             tags: only adapters that have all of these. Doubt is of whole repositories and then cannot be told.
+            without, among: none of these, only these, whatever their versions; () = all. Doubt as with tags.
 
         Raises:
             InvalidInput: a bad vector, name, tag or k.
@@ -169,6 +179,8 @@ class VectorIndex:
         visible = visible_to(tenant, base_model)
         if tags:
             visible = f"{visible} and {tagged(tags)}"
+        if narrow := narrowed(without, among):
+            visible = f"{visible} and {narrow}"
         with self._calling():
             live = self._find()
             if live is not None and live.encoder_id != encoder_id:
@@ -179,7 +191,7 @@ class VectorIndex:
             if tags:
                 live.check_tags()
             [hits] = self._search.nearest(live, query[None], visible, NUM_NEAREST)
-            doubt, is_of_few = (None, False) if tags else self._calibration.doubt(live, base_model, hits)
+            doubt, is_of_few = (None, False) if tags or narrow else self._calibration.doubt(live, base_model, hits)
         return Found(hits[:k], doubt, is_of_few)
 
     def calibrate(self, base_model: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import copy_context
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from ramole.core.errors import RamoleError, Unavailable, WrongState
+from ramole.core.errors import InvalidInput, RamoleError, Unavailable, WrongState
+from ramole.core.names import AdapterName
 from ramole.core.settings import RetrievalSettings, Settings
 from ramole.retrieval.metrics import RetrievalMetrics
 from ramole.retrieval.values import IndexEntry, Row
@@ -23,6 +24,7 @@ from ramole.transport.service import Service
 from ramole.transport.values import ref_from_pb, ref_to_pb
 from ramole.transport.vectors import vector_from_pb
 from ramole.v1 import retrieval_pb2, retrieval_pb2_grpc
+from ramole.v1.common_pb2 import AdapterRef
 
 if TYPE_CHECKING:
     from ramole.retrieval.generations import IndexGeneration
@@ -32,6 +34,8 @@ T = TypeVar("T")
 
 _NUM_READERS = 8
 """Searches that run at once."""
+_MAX_NAMES = 64
+"""That narrow one search."""
 _OPENING_PAUSE_S = 1.0
 _PROBE_S = 2.0
 """How long an index that nobody asks may have gone unnoticed."""
@@ -109,6 +113,8 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
                 tenant=request.tenant,
                 k=request.k,
                 tags=request.tags,
+                without=_names(request.without, "without"),
+                among=_names(request.among, "among"),
             ),
         )
         self._metrics.searched(found)
@@ -248,6 +254,12 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServicer, Service):
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         # With the context, so that lines logged there carry the request id.
         return await asyncio.get_running_loop().run_in_executor(pool, copy_context().run, call)
+
+
+def _names(refs: Sequence[AdapterRef], field: str) -> list[AdapterName]:
+    if len(refs) > _MAX_NAMES:
+        raise InvalidInput(f"{len(refs)} adapters", field=field, remedy=f"give at most {_MAX_NAMES}")
+    return [AdapterName(ref.tenant, ref.name) for ref in refs]
 
 
 def _generations_to_pb(generations: Iterable[IndexGeneration]) -> list[retrieval_pb2.Generation]:

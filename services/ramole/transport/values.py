@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from google.protobuf.descriptor import EnumDescriptor
 
-from ramole.core.answer import FinishReason
+from ramole.core.answer import FinishReason, PartEnd
 from ramole.core.chat import Message
 from ramole.core.composition import Composition
 from ramole.core.errors import Corrupt
@@ -52,6 +52,9 @@ def composition_from_pb(message: common_pb2.Composition, default: Composition) -
         spread=given("spread"),
         scale=given("scale"),
         is_adaptive=given("adaptive_spread"),
+        reroute=_name(common_pb2.Reroute.DESCRIPTOR, message.reroute),
+        separators=message.separators,
+        max_parts=message.max_parts,
     )
 
 
@@ -65,6 +68,9 @@ def composition_to_pb(composition: Composition) -> common_pb2.Composition:
         spread=composition.spread,
         scale=composition.scale,
         adaptive_spread=composition.is_adaptive,
+        reroute=_number(common_pb2.Reroute.DESCRIPTOR, composition.reroute),
+        separators=composition.separators,
+        max_parts=composition.max_parts,
     )
 
 
@@ -79,6 +85,21 @@ def finish_from_pb(number: int) -> FinishReason:
 def finish_to_pb(reason: FinishReason) -> common_pb2.FinishReason.ValueType:
     """The same, for the wire."""
     return common_pb2.FinishReason.ValueType(_number(common_pb2.FinishReason.DESCRIPTOR, reason))
+
+
+def part_end_from_pb(number: int) -> PartEnd | None:
+    """What ended a part; None = the answer's own end. Raises Corrupt for what is unknown here."""
+    name = _name(common_pb2.PartEnd.DESCRIPTOR, number)
+    try:
+        return None if name is None else PartEnd(name)
+    except ValueError:
+        raise Corrupt(f"unknown end of a part {number}", remedy="run one version of ramole everywhere") from None
+
+
+def part_end_to_pb(end: PartEnd | None) -> common_pb2.PartEnd.ValueType:
+    """The same, for the wire."""
+    number = 0 if end is None else _number(common_pb2.PartEnd.DESCRIPTOR, end)
+    return common_pb2.PartEnd.ValueType(number)
 
 
 def sampling_from_pb(message: common_pb2.Sampling) -> Sampling:

@@ -133,6 +133,68 @@ MERGE_PARAMETERS: Merge.ValueType  # 2
 """y = W x + scale * (sum_i a_i B_i) (sum_j a_j A_j) x."""
 Global___Merge: _TypeAlias = Merge  # noqa: Y015
 
+class _Reroute:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RerouteEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reroute.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REROUTE_UNSPECIFIED: _Reroute.ValueType  # 0
+    """Never."""
+    REROUTE_OFF: _Reroute.ValueType  # 1
+    """Never."""
+    REROUTE_AT: _Reroute.ValueType  # 2
+    """Behind each of `separators`."""
+    REROUTE_AT_END: _Reroute.ValueType  # 3
+    """Where the adapters end the answer and the bare base model would go on: its token comes between the parts. Behind
+    `separators` too, if there are some.
+    """
+
+class Reroute(_Reroute, metaclass=_RerouteEnumTypeWrapper):
+    """When an answer goes on with other adapters. The retriever is asked again with what the bare base model makes of prompt
+    and answer so far; adapters that have answered are left out. The answer is then in parts, each with a mixture of its own.
+    """
+
+REROUTE_UNSPECIFIED: Reroute.ValueType  # 0
+"""Never."""
+REROUTE_OFF: Reroute.ValueType  # 1
+"""Never."""
+REROUTE_AT: Reroute.ValueType  # 2
+"""Behind each of `separators`."""
+REROUTE_AT_END: Reroute.ValueType  # 3
+"""Where the adapters end the answer and the bare base model would go on: its token comes between the parts. Behind
+`separators` too, if there are some.
+"""
+Global___Reroute: _TypeAlias = Reroute  # noqa: Y015
+
+class _PartEnd:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PartEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PartEnd.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PART_END_UNSPECIFIED: _PartEnd.ValueType  # 0
+    """The answer's own end."""
+    PART_END_SEPARATOR: _PartEnd.ValueType  # 1
+    """One of the composition's separators: the token that completes it is the last of the part."""
+    PART_END_ADAPTERS: _PartEnd.ValueType  # 2
+    """The adapters would have ended the answer."""
+    PART_END_TOKENS: _PartEnd.ValueType  # 3
+    """As many tokens as were asked for. Between services only."""
+
+class PartEnd(_PartEnd, metaclass=_PartEndEnumTypeWrapper):
+    """What ended a part of an answer."""
+
+PART_END_UNSPECIFIED: PartEnd.ValueType  # 0
+"""The answer's own end."""
+PART_END_SEPARATOR: PartEnd.ValueType  # 1
+"""One of the composition's separators: the token that completes it is the last of the part."""
+PART_END_ADAPTERS: PartEnd.ValueType  # 2
+"""The adapters would have ended the answer."""
+PART_END_TOKENS: PartEnd.ValueType  # 3
+"""As many tokens as were asked for. Between services only."""
+Global___PartEnd: _TypeAlias = PartEnd  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -276,6 +338,9 @@ class Composition(_message.Message):
     SCALE_FIELD_NUMBER: _builtins.int
     SPREAD_FIELD_NUMBER: _builtins.int
     ADAPTIVE_SPREAD_FIELD_NUMBER: _builtins.int
+    REROUTE_FIELD_NUMBER: _builtins.int
+    SEPARATORS_FIELD_NUMBER: _builtins.int
+    MAX_PARTS_FIELD_NUMBER: _builtins.int
     preset: Global___Preset.ValueType
     """Where the axes start."""
     weighting: Global___Weighting.ValueType
@@ -295,6 +360,16 @@ class Composition(_message.Message):
     that from its adapters' samples, each seen with its own adapter and with that one hidden. Of few adapters see
     PRESET_CALIBRATED.
     """
+    reroute: Global___Reroute.ValueType
+    """When the answer goes on with other adapters. Without a preset and axes of its own such a request is answered by
+    PRESET_SELECTION. Of adapters that the request names, each part uses one: the best that has not answered.
+    """
+    max_parts: _builtins.int
+    """Parts of the answer: 0 (4), or 2 to 8. The last one goes on to the end."""
+    @_builtins.property
+    def separators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts behind which it does: at most 8, of 1 to 64 characters each. They stay in the answer."""
+
     def __init__(
         self,
         *,
@@ -306,10 +381,13 @@ class Composition(_message.Message):
         scale: _builtins.float | None = ...,
         spread: _builtins.float | None = ...,
         adaptive_spread: _builtins.bool | None = ...,
+        reroute: Global___Reroute.ValueType = ...,
+        separators: _abc.Iterable[_builtins.str] | None = ...,
+        max_parts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_adaptive_spread", b"_adaptive_spread", "_k", b"_k", "_scale", b"_scale", "_spread", b"_spread", "_tau", b"_tau", "adaptive_spread", b"adaptive_spread", "k", b"k", "scale", b"scale", "spread", b"spread", "tau", b"tau"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adaptive_spread", b"_adaptive_spread", "_k", b"_k", "_scale", b"_scale", "_spread", b"_spread", "_tau", b"_tau", "adaptive_spread", b"adaptive_spread", "k", b"k", "merge", b"merge", "preset", b"preset", "scale", b"scale", "spread", b"spread", "tau", b"tau", "weighting", b"weighting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adaptive_spread", b"_adaptive_spread", "_k", b"_k", "_scale", b"_scale", "_spread", b"_spread", "_tau", b"_tau", "adaptive_spread", b"adaptive_spread", "k", b"k", "max_parts", b"max_parts", "merge", b"merge", "preset", b"preset", "reroute", b"reroute", "scale", b"scale", "separators", b"separators", "spread", b"spread", "tau", b"tau", "weighting", b"weighting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adaptive_spread: _TypeAlias = _typing.Literal["adaptive_spread"]  # noqa: Y015
     _WhichOneofArgType__adaptive_spread: _TypeAlias = _typing.Literal["_adaptive_spread", b"_adaptive_spread"]  # noqa: Y015

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19ramole/v1/embedding.proto\x12\tramole.v1\"1\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x12\n\nencoder_id\x18\x02 \x01(\t\"\x19\n\x06Vector\x12\x0f\n\x07\x66loat32\x18\x01 \x01(\x0c\"G\n\rEmbedResponse\x12\"\n\x07vectors\x18\x01 \x03(\x0b\x32\x11.ramole.v1.Vector\x12\x12\n\nencoder_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65scribeEncoderRequest\":\n\x17\x44\x65scribeEncoderResponse\x12\x12\n\nencoder_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r2\xa1\x01\n\tEmbedding\x12:\n\x05\x45mbed\x12\x17.ramole.v1.EmbedRequest\x1a\x18.ramole.v1.EmbedResponse\x12X\n\x0f\x44\x65scribeEncoder\x12!.ramole.v1.DescribeEncoderRequest\x1a\".ramole.v1.DescribeEncoderResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19ramole/v1/embedding.proto\x12\tramole.v1\"Z\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x12\n\nencoder_id\x18\x02 \x01(\t\x12\'\n\x07\x61nswers\x18\x03 \x03(\x0b\x32\x16.ramole.v1.AnswerSoFar\" \n\x0b\x41nswerSoFar\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x19\n\x06Vector\x12\x0f\n\x07\x66loat32\x18\x01 \x01(\x0c\"G\n\rEmbedResponse\x12\"\n\x07vectors\x18\x01 \x03(\x0b\x32\x11.ramole.v1.Vector\x12\x12\n\nencoder_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65scribeEncoderRequest\":\n\x17\x44\x65scribeEncoderResponse\x12\x12\n\nencoder_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r2\xa1\x01\n\tEmbedding\x12:\n\x05\x45mbed\x12\x17.ramole.v1.EmbedRequest\x1a\x18.ramole.v1.EmbedResponse\x12X\n\x0f\x44\x65scribeEncoder\x12!.ramole.v1.DescribeEncoderRequest\x1a\".ramole.v1.DescribeEncoderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,15 +32,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ramole.v1.embedding_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EMBEDREQUEST']._serialized_start=40
-  _globals['_EMBEDREQUEST']._serialized_end=89
-  _globals['_VECTOR']._serialized_start=91
-  _globals['_VECTOR']._serialized_end=116
-  _globals['_EMBEDRESPONSE']._serialized_start=118
-  _globals['_EMBEDRESPONSE']._serialized_end=189
-  _globals['_DESCRIBEENCODERREQUEST']._serialized_start=191
-  _globals['_DESCRIBEENCODERREQUEST']._serialized_end=215
-  _globals['_DESCRIBEENCODERRESPONSE']._serialized_start=217
-  _globals['_DESCRIBEENCODERRESPONSE']._serialized_end=275
-  _globals['_EMBEDDING']._serialized_start=278
-  _globals['_EMBEDDING']._serialized_end=439
+  _globals['_EMBEDREQUEST']._serialized_end=130
+  _globals['_ANSWERSOFAR']._serialized_start=132
+  _globals['_ANSWERSOFAR']._serialized_end=164
+  _globals['_VECTOR']._serialized_start=166
+  _globals['_VECTOR']._serialized_end=191
+  _globals['_EMBEDRESPONSE']._serialized_start=193
+  _globals['_EMBEDRESPONSE']._serialized_end=264
+  _globals['_DESCRIBEENCODERREQUEST']._serialized_start=266
+  _globals['_DESCRIBEENCODERREQUEST']._serialized_end=290
+  _globals['_DESCRIBEENCODERRESPONSE']._serialized_start=292
+  _globals['_DESCRIBEENCODERRESPONSE']._serialized_end=350
+  _globals['_EMBEDDING']._serialized_start=353
+  _globals['_EMBEDDING']._serialized_end=514
 # @@protoc_insertion_point(module_scope)

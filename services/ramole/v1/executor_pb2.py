@@ -23,37 +23,44 @@ _sym_db = _symbol_database.Default()
 
 
 from ramole.v1 import common_pb2 as ramole_dot_v1_dot_common__pb2
+from ramole.v1 import embedding_pb2 as ramole_dot_v1_dot_embedding__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ramole/v1/executor.proto\x12\tramole.v1\x1a\x16ramole/v1/common.proto\"[\n\x06\x45xpert\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12\x0e\n\x06weight\x18\x03 \x01(\x02\x12\r\n\x05scale\x18\x04 \x01(\x02\x12\x0e\n\x06tenant\x18\x05 \x01(\t\"\xdc\x01\n\x0e\x45xecuteRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\"\n\x07\x65xperts\x18\x02 \x03(\x0b\x32\x11.ramole.v1.Expert\x12+\n\x0b\x63omposition\x18\x03 \x01(\x0b\x32\x16.ramole.v1.Composition\x12%\n\x08sampling\x18\x04 \x01(\x0b\x32\x13.ramole.v1.Sampling\x12(\n\x08messages\x18\x05 \x03(\x0b\x32\x16.ramole.v1.ChatMessage\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\r\"j\n\x0f\x45xecuteResponse\x12&\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x15.ramole.v1.TokenChunkH\x00\x12&\n\x04\x64one\x18\x02 \x01(\x0b\x32\x16.ramole.v1.ExecuteDoneH\x00\x42\x07\n\x05\x65vent\"\xfe\x01\n\x0b\x45xecuteDone\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.ramole.v1.FinishReason\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12\'\n\x07\x65xperts\x18\x04 \x03(\x0b\x32\x16.ramole.v1.ExpertUsage\x12\x0f\n\x07queue_s\x18\x05 \x01(\x01\x12\x11\n\tmax_batch\x18\x06 \x01(\r\x12\x1b\n\x13max_unique_adapters\x18\x07 \x01(\r\x12\x11\n\tprefill_s\x18\x08 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\t \x01(\x01\"]\n\x0b\x45xpertUsage\x12\x13\n\x0bmean_weight\x18\x01 \x01(\x02\x12\x15\n\rlayer_weights\x18\x02 \x03(\x02\x12\"\n\x04tier\x18\x03 \x01(\x0e\x32\x14.ramole.v1.CacheTier\">\n\x0c\x45victRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\x12\r\n\x05\x61\x62ort\x18\x02 \x01(\x08\x12\x0e\n\x06tenant\x18\x03 \x01(\t\" \n\rEvictResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x01(\r\"&\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x12\n\x10GetStatusRequest\"\xeb\x02\n\x11GetStatusResponse\x12\x18\n\x10resident_digests\x18\x01 \x03(\t\x12\x11\n\tnum_slots\x18\x02 \x01(\r\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x0f\n\x07waiting\x18\x04 \x01(\r\x12-\n\x0c\x66ullest_step\x18\x05 \x01(\x0b\x32\x17.ramole.v1.StepSnapshot\x12\x0f\n\x07max_len\x18\x06 \x01(\r\x12\x13\n\x0bmax_waiting\x18\x07 \x01(\r\x12\x0e\n\x06router\x18\x08 \x01(\t\x12\x19\n\x11has_chat_template\x18\t \x01(\x08\x12\x13\n\x0bmax_running\x18\n \x01(\r\x12\r\n\x05\x65nded\x18\x0b \x01(\x04\x12\x12\n\ntokens_out\x18\x0c \x01(\x04\x12$\n\x05tiers\x18\r \x03(\x0b\x32\x15.ramole.v1.TierStatus\x12\x17\n\x0f\x61waited_digests\x18\x0e \x03(\t\x12\x10\n\x08kv_usage\x18\x0f \x01(\x01\x32\x9d\x02\n\x08\x45xecutor\x12\x42\n\x07\x45xecute\x12\x19.ramole.v1.ExecuteRequest\x1a\x1a.ramole.v1.ExecuteResponse0\x01\x12:\n\x05\x45vict\x12\x17.ramole.v1.EvictRequest\x1a\x18.ramole.v1.EvictResponse\x12I\n\nDetokenize\x12\x1c.ramole.v1.DetokenizeRequest\x1a\x1d.ramole.v1.DetokenizeResponse\x12\x46\n\tGetStatus\x12\x1b.ramole.v1.GetStatusRequest\x1a\x1c.ramole.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ramole/v1/executor.proto\x12\tramole.v1\x1a\x16ramole/v1/common.proto\x1a\x19ramole/v1/embedding.proto\"[\n\x06\x45xpert\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12\x0e\n\x06weight\x18\x03 \x01(\x02\x12\r\n\x05scale\x18\x04 \x01(\x02\x12\x0e\n\x06tenant\x18\x05 \x01(\t\"\xc9\x02\n\x0e\x45xecuteRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\"\n\x07\x65xperts\x18\x02 \x03(\x0b\x32\x11.ramole.v1.Expert\x12+\n\x0b\x63omposition\x18\x03 \x01(\x0b\x32\x16.ramole.v1.Composition\x12%\n\x08sampling\x18\x04 \x01(\x0b\x32\x13.ramole.v1.Sampling\x12(\n\x08messages\x18\x05 \x03(\x0b\x32\x16.ramole.v1.ChatMessage\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\r\x12\x18\n\x10\x61nswer_token_ids\x18\x07 \x03(\r\x12\x11\n\tpart_ends\x18\x08 \x03(\t\x12\x13\n\x0bpart_at_end\x18\t \x01(\x08\x12\x14\n\x0cnext_digests\x18\n \x03(\t\x12\x13\n\x0bpart_tokens\x18\x0b \x01(\r\"j\n\x0f\x45xecuteResponse\x12&\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x15.ramole.v1.TokenChunkH\x00\x12&\n\x04\x64one\x18\x02 \x01(\x0b\x32\x16.ramole.v1.ExecuteDoneH\x00\x42\x07\n\x05\x65vent\"\xa4\x02\n\x0b\x45xecuteDone\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.ramole.v1.FinishReason\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12\'\n\x07\x65xperts\x18\x04 \x03(\x0b\x32\x16.ramole.v1.ExpertUsage\x12\x0f\n\x07queue_s\x18\x05 \x01(\x01\x12\x11\n\tmax_batch\x18\x06 \x01(\r\x12\x1b\n\x13max_unique_adapters\x18\x07 \x01(\r\x12\x11\n\tprefill_s\x18\x08 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\t \x01(\x01\x12$\n\x08part_end\x18\n \x01(\x0e\x32\x12.ramole.v1.PartEnd\"]\n\x0b\x45xpertUsage\x12\x13\n\x0bmean_weight\x18\x01 \x01(\x02\x12\x15\n\rlayer_weights\x18\x02 \x03(\x02\x12\"\n\x04tier\x18\x03 \x01(\x0e\x32\x14.ramole.v1.CacheTier\">\n\x0c\x45victRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\x12\r\n\x05\x61\x62ort\x18\x02 \x01(\x08\x12\x0e\n\x06tenant\x18\x03 \x01(\t\" \n\rEvictResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x01(\r\"&\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"[\n\x11ReadStatesRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\'\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x16.ramole.v1.AnswerSoFar\x12\x0e\n\x06layers\x18\x03 \x03(\r\"$\n\x06States\x12\x0c\n\x04last\x18\x01 \x01(\x0c\x12\x0c\n\x04mean\x18\x02 \x01(\x0c\"7\n\x12ReadStatesResponse\x12!\n\x06states\x18\x01 \x03(\x0b\x32\x11.ramole.v1.States\"\x12\n\x10GetStatusRequest\"\xeb\x02\n\x11GetStatusResponse\x12\x18\n\x10resident_digests\x18\x01 \x03(\t\x12\x11\n\tnum_slots\x18\x02 \x01(\r\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x0f\n\x07waiting\x18\x04 \x01(\r\x12-\n\x0c\x66ullest_step\x18\x05 \x01(\x0b\x32\x17.ramole.v1.StepSnapshot\x12\x0f\n\x07max_len\x18\x06 \x01(\r\x12\x13\n\x0bmax_waiting\x18\x07 \x01(\r\x12\x0e\n\x06router\x18\x08 \x01(\t\x12\x19\n\x11has_chat_template\x18\t \x01(\x08\x12\x13\n\x0bmax_running\x18\n \x01(\r\x12\r\n\x05\x65nded\x18\x0b \x01(\x04\x12\x12\n\ntokens_out\x18\x0c \x01(\x04\x12$\n\x05tiers\x18\r \x03(\x0b\x32\x15.ramole.v1.TierStatus\x12\x17\n\x0f\x61waited_digests\x18\x0e \x03(\t\x12\x10\n\x08kv_usage\x18\x0f \x01(\x01\x32\xe8\x02\n\x08\x45xecutor\x12\x42\n\x07\x45xecute\x12\x19.ramole.v1.ExecuteRequest\x1a\x1a.ramole.v1.ExecuteResponse0\x01\x12:\n\x05\x45vict\x12\x17.ramole.v1.EvictRequest\x1a\x18.ramole.v1.EvictResponse\x12I\n\nDetokenize\x12\x1c.ramole.v1.DetokenizeRequest\x1a\x1d.ramole.v1.DetokenizeResponse\x12I\n\nReadStates\x12\x1c.ramole.v1.ReadStatesRequest\x1a\x1d.ramole.v1.ReadStatesResponse\x12\x46\n\tGetStatus\x12\x1b.ramole.v1.GetStatusRequest\x1a\x1c.ramole.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ramole.v1.executor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXPERT']._serialized_start=63
-  _globals['_EXPERT']._serialized_end=154
-  _globals['_EXECUTEREQUEST']._serialized_start=157
-  _globals['_EXECUTEREQUEST']._serialized_end=377
-  _globals['_EXECUTERESPONSE']._serialized_start=379
-  _globals['_EXECUTERESPONSE']._serialized_end=485
-  _globals['_EXECUTEDONE']._serialized_start=488
-  _globals['_EXECUTEDONE']._serialized_end=742
-  _globals['_EXPERTUSAGE']._serialized_start=744
-  _globals['_EXPERTUSAGE']._serialized_end=837
-  _globals['_EVICTREQUEST']._serialized_start=839
-  _globals['_EVICTREQUEST']._serialized_end=901
-  _globals['_EVICTRESPONSE']._serialized_start=903
-  _globals['_EVICTRESPONSE']._serialized_end=935
-  _globals['_DETOKENIZEREQUEST']._serialized_start=937
-  _globals['_DETOKENIZEREQUEST']._serialized_end=975
-  _globals['_DETOKENIZERESPONSE']._serialized_start=977
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1011
-  _globals['_GETSTATUSREQUEST']._serialized_start=1013
-  _globals['_GETSTATUSREQUEST']._serialized_end=1031
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1034
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1397
-  _globals['_EXECUTOR']._serialized_start=1400
-  _globals['_EXECUTOR']._serialized_end=1685
+  _globals['_EXPERT']._serialized_start=90
+  _globals['_EXPERT']._serialized_end=181
+  _globals['_EXECUTEREQUEST']._serialized_start=184
+  _globals['_EXECUTEREQUEST']._serialized_end=513
+  _globals['_EXECUTERESPONSE']._serialized_start=515
+  _globals['_EXECUTERESPONSE']._serialized_end=621
+  _globals['_EXECUTEDONE']._serialized_start=624
+  _globals['_EXECUTEDONE']._serialized_end=916
+  _globals['_EXPERTUSAGE']._serialized_start=918
+  _globals['_EXPERTUSAGE']._serialized_end=1011
+  _globals['_EVICTREQUEST']._serialized_start=1013
+  _globals['_EVICTREQUEST']._serialized_end=1075
+  _globals['_EVICTRESPONSE']._serialized_start=1077
+  _globals['_EVICTRESPONSE']._serialized_end=1109
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1111
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1149
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1151
+  _globals['_DETOKENIZERESPONSE']._serialized_end=1185
+  _globals['_READSTATESREQUEST']._serialized_start=1187
+  _globals['_READSTATESREQUEST']._serialized_end=1278
+  _globals['_STATES']._serialized_start=1280
+  _globals['_STATES']._serialized_end=1316
+  _globals['_READSTATESRESPONSE']._serialized_start=1318
+  _globals['_READSTATESRESPONSE']._serialized_end=1373
+  _globals['_GETSTATUSREQUEST']._serialized_start=1375
+  _globals['_GETSTATUSREQUEST']._serialized_end=1393
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1396
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1759
+  _globals['_EXECUTOR']._serialized_start=1762
+  _globals['_EXECUTOR']._serialized_end=2122
 # @@protoc_insertion_point(module_scope)

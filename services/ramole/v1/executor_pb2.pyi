@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from ramole.v1 import common_pb2 as _common_pb2
+from ramole.v1 import embedding_pb2 as _embedding_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -69,8 +70,17 @@ class ExecuteRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    ANSWER_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PART_ENDS_FIELD_NUMBER: _builtins.int
+    PART_AT_END_FIELD_NUMBER: _builtins.int
+    NEXT_DIGESTS_FIELD_NUMBER: _builtins.int
+    PART_TOKENS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """Not empty, unless there are messages or token ids."""
+    part_at_end: _builtins.bool
+    """Where the experts choose one of the base model's end tokens the sequence ends as a part; that token is not told."""
+    part_tokens: _builtins.int
+    """The sequence ends as a part after so many tokens; 0 = it does not."""
     @_builtins.property
     def experts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Expert]:
         """0 to 8; empty = the bare base model."""
@@ -91,6 +101,20 @@ class ExecuteRequest(_message.Message):
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens instead of a prompt, used as they are."""
 
+    @_builtins.property
+    def answer_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The answer so far, which goes on: its tokens count for max_tokens, penalties, random numbers and stop strings as if
+        they had been chosen here, and are not told again.
+        """
+
+    @_builtins.property
+    def part_ends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The sequence ends as a part behind the token that completes one of these: at most 8, of 1 to 64 characters each."""
+
+    @_builtins.property
+    def next_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Contents that a later part may use: brought into host memory meanwhile. At most 8."""
+
     def __init__(
         self,
         *,
@@ -100,10 +124,15 @@ class ExecuteRequest(_message.Message):
         sampling: _common_pb2.Sampling | None = ...,
         messages: _abc.Iterable[_common_pb2.ChatMessage] | None = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        answer_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        part_ends: _abc.Iterable[_builtins.str] | None = ...,
+        part_at_end: _builtins.bool = ...,
+        next_digests: _abc.Iterable[_builtins.str] | None = ...,
+        part_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["composition", b"composition", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["composition", b"composition", "experts", b"experts", "messages", b"messages", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_token_ids", b"answer_token_ids", "composition", b"composition", "experts", b"experts", "messages", b"messages", "next_digests", b"next_digests", "part_at_end", b"part_at_end", "part_ends", b"part_ends", "part_tokens", b"part_tokens", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -156,12 +185,13 @@ class ExecuteDone(_message.Message):
     MAX_UNIQUE_ADAPTERS_FIELD_NUMBER: _builtins.int
     PREFILL_S_FIELD_NUMBER: _builtins.int
     DECODE_S_FIELD_NUMBER: _builtins.int
+    PART_END_FIELD_NUMBER: _builtins.int
     finish_reason: _common_pb2.FinishReason.ValueType
     """Why."""
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     completion_tokens: _builtins.int
-    """Tokens of the answer."""
+    """Tokens of the answer, without those of the request."""
     queue_s: _builtins.float
     """Seconds from arrival to admission into the running batch (adapter loading included)."""
     max_batch: _builtins.int
@@ -172,6 +202,8 @@ class ExecuteDone(_message.Message):
     """Seconds from admission into the running batch to the first token."""
     decode_s: _builtins.float
     """Seconds from the first token to the last."""
+    part_end: _common_pb2.PartEnd.ValueType
+    """What ended it, if that was not the end of the answer. Text that was held back is then told by the part that follows."""
     @_builtins.property
     def experts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpertUsage]:
         """In the order of the request's experts."""
@@ -188,10 +220,11 @@ class ExecuteDone(_message.Message):
         max_unique_adapters: _builtins.int = ...,
         prefill_s: _builtins.float = ...,
         decode_s: _builtins.float = ...,
+        part_end: _common_pb2.PartEnd.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "decode_s", b"decode_s", "experts", b"experts", "finish_reason", b"finish_reason", "max_batch", b"max_batch", "max_unique_adapters", b"max_unique_adapters", "prefill_s", b"prefill_s", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "decode_s", b"decode_s", "experts", b"experts", "finish_reason", b"finish_reason", "max_batch", b"max_batch", "max_unique_adapters", b"max_unique_adapters", "part_end", b"part_end", "prefill_s", b"prefill_s", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -330,6 +363,92 @@ class DetokenizeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DetokenizeResponse: _TypeAlias = DetokenizeResponse  # noqa: Y015
+
+@_typing.final
+class ReadStatesRequest(_message.Message):
+    """Texts to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 64, none empty. One that is too long for a sequence is cut."""
+
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[_embedding_pb2.AnswerSoFar]:
+        """For each text the answer to it so far, behind which the states are. As many as texts, or none."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """After which layers, from 1: at least one."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        answers: _abc.Iterable[_embedding_pb2.AnswerSoFar] | None = ...,
+        layers: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "layers", b"layers", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadStatesRequest: _TypeAlias = ReadStatesRequest  # noqa: Y015
+
+@_typing.final
+class States(_message.Message):
+    """The hidden states of one text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAST_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    last: _builtins.bytes
+    """Of its last token, after each of the layers: float32, little-endian, one layer after the other."""
+    mean: _builtins.bytes
+    """Their means over all of its tokens but the first, unless that is the only one, in the same form."""
+    def __init__(
+        self,
+        *,
+        last: _builtins.bytes = ...,
+        mean: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "mean", b"mean"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___States: _TypeAlias = States  # noqa: Y015
+
+@_typing.final
+class ReadStatesResponse(_message.Message):
+    """What was read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___States]:
+        """In the order of the texts."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[Global___States] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadStatesResponse: _TypeAlias = ReadStatesResponse  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):

@@ -50,6 +50,11 @@ class ExecutorStub:
                 request_serializer=ramole_dot_v1_dot_executor__pb2.DetokenizeRequest.SerializeToString,
                 response_deserializer=ramole_dot_v1_dot_executor__pb2.DetokenizeResponse.FromString,
                 _registered_method=True)
+        self.ReadStates = channel.unary_unary(
+                '/ramole.v1.Executor/ReadStates',
+                request_serializer=ramole_dot_v1_dot_executor__pb2.ReadStatesRequest.SerializeToString,
+                response_deserializer=ramole_dot_v1_dot_executor__pb2.ReadStatesResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/ramole.v1.Executor/GetStatus',
                 request_serializer=ramole_dot_v1_dot_executor__pb2.GetStatusRequest.SerializeToString,
@@ -83,6 +88,13 @@ class ExecutorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadStates(self, request, context):
+        """What the bare base model makes of texts, computed beside everybody's tokens: its hidden states behind the last one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """What is loaded and how full it is.
         """
@@ -107,6 +119,11 @@ def add_ExecutorServicer_to_server(servicer, server):
                     servicer.Detokenize,
                     request_deserializer=ramole_dot_v1_dot_executor__pb2.DetokenizeRequest.FromString,
                     response_serializer=ramole_dot_v1_dot_executor__pb2.DetokenizeResponse.SerializeToString,
+            ),
+            'ReadStates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadStates,
+                    request_deserializer=ramole_dot_v1_dot_executor__pb2.ReadStatesRequest.FromString,
+                    response_serializer=ramole_dot_v1_dot_executor__pb2.ReadStatesResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -196,6 +213,33 @@ class Executor:
             '/ramole.v1.Executor/Detokenize',
             ramole_dot_v1_dot_executor__pb2.DetokenizeRequest.SerializeToString,
             ramole_dot_v1_dot_executor__pb2.DetokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadStates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramole.v1.Executor/ReadStates',
+            ramole_dot_v1_dot_executor__pb2.ReadStatesRequest.SerializeToString,
+            ramole_dot_v1_dot_executor__pb2.ReadStatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class ExecutorStub:
     """Drops adapters from the device. With `abort`, running sequences that use them end with CANCELLED."""
     Detokenize: _grpc.UnaryUnaryMultiCallable[_executor_pb2.DetokenizeRequest, _executor_pb2.DetokenizeResponse]
     """The text of tokens of the base model."""
+    ReadStates: _grpc.UnaryUnaryMultiCallable[_executor_pb2.ReadStatesRequest, _executor_pb2.ReadStatesResponse]
+    """What the bare base model makes of texts, computed beside everybody's tokens: its hidden states behind the last one."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_executor_pb2.GetStatusRequest, _executor_pb2.GetStatusResponse]
     """What is loaded and how full it is."""
 
@@ -57,6 +59,8 @@ class ExecutorAsyncStub(ExecutorStub):
     """Drops adapters from the device. With `abort`, running sequences that use them end with CANCELLED."""
     Detokenize: _aio.UnaryUnaryMultiCallable[_executor_pb2.DetokenizeRequest, _executor_pb2.DetokenizeResponse]  # type: ignore[assignment]
     """The text of tokens of the base model."""
+    ReadStates: _aio.UnaryUnaryMultiCallable[_executor_pb2.ReadStatesRequest, _executor_pb2.ReadStatesResponse]  # type: ignore[assignment]
+    """What the bare base model makes of texts, computed beside everybody's tokens: its hidden states behind the last one."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_executor_pb2.GetStatusRequest, _executor_pb2.GetStatusResponse]  # type: ignore[assignment]
     """What is loaded and how full it is."""
 
@@ -88,6 +92,14 @@ class ExecutorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_executor_pb2.DetokenizeResponse, _abc.Awaitable[_executor_pb2.DetokenizeResponse]]:
         """The text of tokens of the base model."""
+
+    @_abc_1.abstractmethod
+    def ReadStates(
+        self,
+        request: _executor_pb2.ReadStatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_pb2.ReadStatesResponse, _abc.Awaitable[_executor_pb2.ReadStatesResponse]]:
+        """What the bare base model makes of texts, computed beside everybody's tokens: its hidden states behind the last one."""
 
     @_abc_1.abstractmethod
     def GetStatus(

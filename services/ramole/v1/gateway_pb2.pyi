@@ -192,9 +192,10 @@ class CompleteResponse(_message.Message):
     ROUTING_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    LATER_ROUTINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def routing(self) -> Global___RoutingReport:
-        """What was to be used."""
+        """What was to be used: at first, if the answer has parts."""
 
     @_builtins.property
     def answer(self) -> _common_pb2.TokenChunk:
@@ -204,16 +205,21 @@ class CompleteResponse(_message.Message):
     def usage(self) -> Global___UsageReport:
         """What was used."""
 
+    @_builtins.property
+    def later_routings(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutingReport]:
+        """What was to be used by the parts behind the first."""
+
     def __init__(
         self,
         *,
         routing: Global___RoutingReport | None = ...,
         answer: _common_pb2.TokenChunk | None = ...,
         usage: Global___UsageReport | None = ...,
+        later_routings: _abc.Iterable[Global___RoutingReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "routing", b"routing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "routing", b"routing", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "later_routings", b"later_routings", "routing", b"routing", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -258,7 +264,7 @@ class GenerateBatchResponse(_message.Message):
     """Which request, from 0."""
     @_builtins.property
     def routing(self) -> Global___RoutingReport:
-        """First: what will be used."""
+        """First, and before each later part: what will be used."""
 
     @_builtins.property
     def chunk(self) -> _common_pb2.TokenChunk:
@@ -346,7 +352,7 @@ class GenerateResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def routing(self) -> Global___RoutingReport:
-        """First: what will be used."""
+        """First, and before each later part: what will be used."""
 
     @_builtins.property
     def chunk(self) -> _common_pb2.TokenChunk:
@@ -403,7 +409,7 @@ Global___RoutedAdapter: _TypeAlias = RoutedAdapter  # noqa: Y015
 
 @_typing.final
 class RoutingReport(_message.Message):
-    """First message of a generation: what will be used, before any token."""
+    """First message of a generation, and of each part of it: what will be used, before any token."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -416,6 +422,7 @@ class RoutingReport(_message.Message):
     SEARCH_S_FIELD_NUMBER: _builtins.int
     DOUBT_FIELD_NUMBER: _builtins.int
     LEFT_OUT_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Of the log lines of this call."""
     base_model: _builtins.str
@@ -428,6 +435,8 @@ class RoutingReport(_message.Message):
     """Seconds that searching the index took."""
     doubt: _builtins.float
     """How likely it is that no adapter was made for the prompt, in [0, 1]; absent where that cannot be told."""
+    part: _builtins.int
+    """Which part of the answer, from 0."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedAdapter]:
         """Best first."""
@@ -452,10 +461,11 @@ class RoutingReport(_message.Message):
         search_s: _builtins.float = ...,
         doubt: _builtins.float | None = ...,
         left_out: _abc.Iterable[Global___LeftOutAdapter] | None = ...,
+        part: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "composition", b"composition", "doubt", b"doubt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "adapters", b"adapters", "base_model", b"base_model", "composition", b"composition", "doubt", b"doubt", "embed_s", b"embed_s", "fallback", b"fallback", "left_out", b"left_out", "request_id", b"request_id", "search_s", b"search_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_doubt", b"_doubt", "adapters", b"adapters", "base_model", b"base_model", "composition", b"composition", "doubt", b"doubt", "embed_s", b"embed_s", "fallback", b"fallback", "left_out", b"left_out", "part", b"part", "request_id", b"request_id", "search_s", b"search_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__doubt: _TypeAlias = _typing.Literal["doubt"]  # noqa: Y015
     _WhichOneofArgType__doubt: _TypeAlias = _typing.Literal["_doubt", b"_doubt"]  # noqa: Y015
@@ -534,6 +544,56 @@ class AdapterUsage(_message.Message):
 Global___AdapterUsage: _TypeAlias = AdapterUsage  # noqa: Y015
 
 @_typing.final
+class PartUsage(_message.Message):
+    """What one part of an answer used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    CHARACTERS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    QUEUE_S_FIELD_NUMBER: _builtins.int
+    PREFILL_S_FIELD_NUMBER: _builtins.int
+    DECODE_S_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    completion_tokens: _builtins.int
+    """Tokens of the answer that belong to it."""
+    characters: _builtins.int
+    """Characters of the answer, as Unicode counts them, that were told in it. A few at its end may be told by the next part,
+    while they could begin a stop string or are of a character that is not complete.
+    """
+    queue_s: _builtins.float
+    """Seconds in the executor's queue."""
+    prefill_s: _builtins.float
+    """Seconds from admission into the running batch to its first token: prompt and answer so far are read anew."""
+    decode_s: _builtins.float
+    """Seconds from its first token to its last."""
+    end: _common_pb2.PartEnd.ValueType
+    """What ended it."""
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterUsage]:
+        """In the order of its routing report."""
+
+    def __init__(
+        self,
+        *,
+        completion_tokens: _builtins.int = ...,
+        characters: _builtins.int = ...,
+        adapters: _abc.Iterable[Global___AdapterUsage] | None = ...,
+        queue_s: _builtins.float = ...,
+        prefill_s: _builtins.float = ...,
+        decode_s: _builtins.float = ...,
+        end: _common_pb2.PartEnd.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "characters", b"characters", "completion_tokens", b"completion_tokens", "decode_s", b"decode_s", "end", b"end", "prefill_s", b"prefill_s", "queue_s", b"queue_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartUsage: _TypeAlias = PartUsage  # noqa: Y015
+
+@_typing.final
 class UsageReport(_message.Message):
     """Last message of a generation: what was used."""
 
@@ -550,6 +610,7 @@ class UsageReport(_message.Message):
     MAX_UNIQUE_ADAPTERS_FIELD_NUMBER: _builtins.int
     PREFILL_S_FIELD_NUMBER: _builtins.int
     DECODE_S_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     finish_reason: _common_pb2.FinishReason.ValueType
     """Why the answer ended."""
     prompt_tokens: _builtins.int
@@ -557,7 +618,7 @@ class UsageReport(_message.Message):
     completion_tokens: _builtins.int
     """Tokens of the answer."""
     queue_s: _builtins.float
-    """Seconds in the executor's queue."""
+    """Seconds in the executor's queue, of all parts together."""
     first_token_s: _builtins.float
     """Seconds to the first token, as seen by the gateway."""
     total_s: _builtins.float
@@ -572,7 +633,13 @@ class UsageReport(_message.Message):
     """Seconds from the first token to the last."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterUsage]:
-        """In the order of the routing report."""
+        """In the order of the routing report; of an answer in parts each one once, with the mean of its weights over the tokens
+        of the answer.
+        """
+
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartUsage]:
+        """Of each part, where the request has asked for re-routing."""
 
     def __init__(
         self,
@@ -588,10 +655,11 @@ class UsageReport(_message.Message):
         max_unique_adapters: _builtins.int = ...,
         prefill_s: _builtins.float = ...,
         decode_s: _builtins.float = ...,
+        parts: _abc.Iterable[Global___PartUsage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "completion_tokens", b"completion_tokens", "decode_s", b"decode_s", "finish_reason", b"finish_reason", "first_token_s", b"first_token_s", "max_batch", b"max_batch", "max_unique_adapters", b"max_unique_adapters", "prefill_s", b"prefill_s", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s", "total_s", b"total_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "completion_tokens", b"completion_tokens", "decode_s", b"decode_s", "finish_reason", b"finish_reason", "first_token_s", b"first_token_s", "max_batch", b"max_batch", "max_unique_adapters", b"max_unique_adapters", "parts", b"parts", "prefill_s", b"prefill_s", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s", "total_s", b"total_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

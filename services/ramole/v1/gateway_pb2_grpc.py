@@ -123,7 +123,8 @@ class GatewayServicer:
 
     def Generate(self, request, context):
         """Answers a plain prompt. Without named adapters the server retrieves the best ones for it.
-        Streams one `routing`, then `chunk`*, then one `usage`.
+        Streams `routing`, then `chunk`*, of each part of the answer (see Composition.reroute; else there is one), then one
+        `usage`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

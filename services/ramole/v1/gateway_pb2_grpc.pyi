@@ -41,7 +41,8 @@ class GatewayStub:
     def __new__(cls, channel: _aio.Channel) -> GatewayAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_gateway_pb2.GenerateRequest, _gateway_pb2.GenerateResponse]
     """Answers a plain prompt. Without named adapters the server retrieves the best ones for it.
-    Streams one `routing`, then `chunk`*, then one `usage`.
+    Streams `routing`, then `chunk`*, of each part of the answer (see Composition.reroute; else there is one), then one
+    `usage`.
     """
     Complete: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.CompleteRequest, _gateway_pb2.CompleteResponse]
     """The same answer in one piece, for scripts."""
@@ -90,7 +91,8 @@ class GatewayAsyncStub(GatewayStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_gateway_pb2.GenerateRequest, _gateway_pb2.GenerateResponse]  # type: ignore[assignment]
     """Answers a plain prompt. Without named adapters the server retrieves the best ones for it.
-    Streams one `routing`, then `chunk`*, then one `usage`.
+    Streams `routing`, then `chunk`*, of each part of the answer (see Composition.reroute; else there is one), then one
+    `usage`.
     """
     Complete: _aio.UnaryUnaryMultiCallable[_gateway_pb2.CompleteRequest, _gateway_pb2.CompleteResponse]  # type: ignore[assignment]
     """The same answer in one piece, for scripts."""
@@ -142,7 +144,8 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_gateway_pb2.GenerateResponse], _abc.AsyncIterator[_gateway_pb2.GenerateResponse]]:
         """Answers a plain prompt. Without named adapters the server retrieves the best ones for it.
-        Streams one `routing`, then `chunk`*, then one `usage`.
+        Streams `routing`, then `chunk`*, of each part of the answer (see Composition.reroute; else there is one), then one
+        `usage`.
         """
 
     @_abc_1.abstractmethod

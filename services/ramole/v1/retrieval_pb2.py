@@ -26,7 +26,7 @@ from ramole.v1 import common_pb2 as ramole_dot_v1_dot_common__pb2
 from ramole.v1 import embedding_pb2 as ramole_dot_v1_dot_embedding__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19ramole/v1/retrieval.proto\x12\tramole.v1\x1a\x16ramole/v1/common.proto\x1a\x19ramole/v1/embedding.proto\"\x83\x01\n\rSearchRequest\x12!\n\x06vector\x18\x01 \x01(\x0b\x32\x11.ramole.v1.Vector\x12\x12\n\nencoder_id\x18\x02 \x01(\t\x12\x12\n\nbase_model\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\t\n\x01k\x18\x05 \x01(\r\x12\x0c\n\x04tags\x18\x06 \x03(\t\"A\n\x03Hit\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\"\\\n\x0eSearchResponse\x12\x1c\n\x04hits\x18\x01 \x03(\x0b\x32\x0e.ramole.v1.Hit\x12\x12\n\x05\x64oubt\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06of_few\x18\x03 \x01(\x08\x42\x08\n\x06_doubt\"d\n\rUpsertRequest\x12+\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x19.ramole.v1.AdapterVectors\x12\x12\n\nencoder_id\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\r\"\x91\x01\n\x0e\x41\x64\x61pterVectors\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x11\n\tis_public\x18\x03 \x01(\x08\x12\"\n\x07samples\x18\x04 \x03(\x0b\x32\x11.ramole.v1.Vector\x12\x0c\n\x04tags\x18\x05 \x03(\t\"<\n\x0eUpsertResponse\x12*\n\x0bgenerations\x18\x01 \x03(\x0b\x32\x15.ramole.v1.Generation\"8\n\rRemoveRequest\x12\'\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\"\x10\n\x0eRemoveResponse\"%\n\x0fListRowsRequest\x12\x12\n\ngeneration\x18\x01 \x01(\r\":\n\x10ListRowsResponse\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\"0\n\nGeneration\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x12\n\nencoder_id\x18\x02 \x01(\t\"\x18\n\x16ListGenerationsRequest\"E\n\x17ListGenerationsResponse\x12*\n\x0bgenerations\x18\x01 \x03(\x0b\x32\x15.ramole.v1.Generation\"9\n\x16\x42uildGenerationRequest\x12\x12\n\nencoder_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\"-\n\x17\x42uildGenerationResponse\x12\x12\n\ngeneration\x18\x01 \x01(\r\".\n\x18PromoteGenerationRequest\x12\x12\n\ngeneration\x18\x01 \x01(\r\"\x1b\n\x19PromoteGenerationResponse2\xa3\x04\n\tRetrieval\x12=\n\x06Search\x12\x18.ramole.v1.SearchRequest\x1a\x19.ramole.v1.SearchResponse\x12=\n\x06Upsert\x12\x18.ramole.v1.UpsertRequest\x1a\x19.ramole.v1.UpsertResponse\x12=\n\x06Remove\x12\x18.ramole.v1.RemoveRequest\x1a\x19.ramole.v1.RemoveResponse\x12\x45\n\x08ListRows\x12\x1a.ramole.v1.ListRowsRequest\x1a\x1b.ramole.v1.ListRowsResponse0\x01\x12X\n\x0fListGenerations\x12!.ramole.v1.ListGenerationsRequest\x1a\".ramole.v1.ListGenerationsResponse\x12X\n\x0f\x42uildGeneration\x12!.ramole.v1.BuildGenerationRequest\x1a\".ramole.v1.BuildGenerationResponse\x12^\n\x11PromoteGeneration\x12#.ramole.v1.PromoteGenerationRequest\x1a$.ramole.v1.PromoteGenerationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19ramole/v1/retrieval.proto\x12\tramole.v1\x1a\x16ramole/v1/common.proto\x1a\x19ramole/v1/embedding.proto\"\xd1\x01\n\rSearchRequest\x12!\n\x06vector\x18\x01 \x01(\x0b\x32\x11.ramole.v1.Vector\x12\x12\n\nencoder_id\x18\x02 \x01(\t\x12\x12\n\nbase_model\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\t\n\x01k\x18\x05 \x01(\r\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12&\n\x07without\x18\x07 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\x12$\n\x05\x61mong\x18\x08 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\"A\n\x03Hit\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\"\\\n\x0eSearchResponse\x12\x1c\n\x04hits\x18\x01 \x03(\x0b\x32\x0e.ramole.v1.Hit\x12\x12\n\x05\x64oubt\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06of_few\x18\x03 \x01(\x08\x42\x08\n\x06_doubt\"d\n\rUpsertRequest\x12+\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x19.ramole.v1.AdapterVectors\x12\x12\n\nencoder_id\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\r\"\x91\x01\n\x0e\x41\x64\x61pterVectors\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x11\n\tis_public\x18\x03 \x01(\x08\x12\"\n\x07samples\x18\x04 \x03(\x0b\x32\x11.ramole.v1.Vector\x12\x0c\n\x04tags\x18\x05 \x03(\t\"<\n\x0eUpsertResponse\x12*\n\x0bgenerations\x18\x01 \x03(\x0b\x32\x15.ramole.v1.Generation\"8\n\rRemoveRequest\x12\'\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x15.ramole.v1.AdapterRef\"\x10\n\x0eRemoveResponse\"%\n\x0fListRowsRequest\x12\x12\n\ngeneration\x18\x01 \x01(\r\":\n\x10ListRowsResponse\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.ramole.v1.AdapterRef\"0\n\nGeneration\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x12\n\nencoder_id\x18\x02 \x01(\t\"\x18\n\x16ListGenerationsRequest\"E\n\x17ListGenerationsResponse\x12*\n\x0bgenerations\x18\x01 \x03(\x0b\x32\x15.ramole.v1.Generation\"9\n\x16\x42uildGenerationRequest\x12\x12\n\nencoder_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\"-\n\x17\x42uildGenerationResponse\x12\x12\n\ngeneration\x18\x01 \x01(\r\".\n\x18PromoteGenerationRequest\x12\x12\n\ngeneration\x18\x01 \x01(\r\"\x1b\n\x19PromoteGenerationResponse2\xa3\x04\n\tRetrieval\x12=\n\x06Search\x12\x18.ramole.v1.SearchRequest\x1a\x19.ramole.v1.SearchResponse\x12=\n\x06Upsert\x12\x18.ramole.v1.UpsertRequest\x1a\x19.ramole.v1.UpsertResponse\x12=\n\x06Remove\x12\x18.ramole.v1.RemoveRequest\x1a\x19.ramole.v1.RemoveResponse\x12\x45\n\x08ListRows\x12\x1a.ramole.v1.ListRowsRequest\x1a\x1b.ramole.v1.ListRowsResponse0\x01\x12X\n\x0fListGenerations\x12!.ramole.v1.ListGenerationsRequest\x1a\".ramole.v1.ListGenerationsResponse\x12X\n\x0f\x42uildGeneration\x12!.ramole.v1.BuildGenerationRequest\x1a\".ramole.v1.BuildGenerationResponse\x12^\n\x11PromoteGeneration\x12#.ramole.v1.PromoteGenerationRequest\x1a$.ramole.v1.PromoteGenerationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,39 +34,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ramole.v1.retrieval_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEARCHREQUEST']._serialized_start=92
-  _globals['_SEARCHREQUEST']._serialized_end=223
-  _globals['_HIT']._serialized_start=225
-  _globals['_HIT']._serialized_end=290
-  _globals['_SEARCHRESPONSE']._serialized_start=292
-  _globals['_SEARCHRESPONSE']._serialized_end=384
-  _globals['_UPSERTREQUEST']._serialized_start=386
-  _globals['_UPSERTREQUEST']._serialized_end=486
-  _globals['_ADAPTERVECTORS']._serialized_start=489
-  _globals['_ADAPTERVECTORS']._serialized_end=634
-  _globals['_UPSERTRESPONSE']._serialized_start=636
-  _globals['_UPSERTRESPONSE']._serialized_end=696
-  _globals['_REMOVEREQUEST']._serialized_start=698
-  _globals['_REMOVEREQUEST']._serialized_end=754
-  _globals['_REMOVERESPONSE']._serialized_start=756
-  _globals['_REMOVERESPONSE']._serialized_end=772
-  _globals['_LISTROWSREQUEST']._serialized_start=774
-  _globals['_LISTROWSREQUEST']._serialized_end=811
-  _globals['_LISTROWSRESPONSE']._serialized_start=813
-  _globals['_LISTROWSRESPONSE']._serialized_end=871
-  _globals['_GENERATION']._serialized_start=873
-  _globals['_GENERATION']._serialized_end=921
-  _globals['_LISTGENERATIONSREQUEST']._serialized_start=923
-  _globals['_LISTGENERATIONSREQUEST']._serialized_end=947
-  _globals['_LISTGENERATIONSRESPONSE']._serialized_start=949
-  _globals['_LISTGENERATIONSRESPONSE']._serialized_end=1018
-  _globals['_BUILDGENERATIONREQUEST']._serialized_start=1020
-  _globals['_BUILDGENERATIONREQUEST']._serialized_end=1077
-  _globals['_BUILDGENERATIONRESPONSE']._serialized_start=1079
-  _globals['_BUILDGENERATIONRESPONSE']._serialized_end=1124
-  _globals['_PROMOTEGENERATIONREQUEST']._serialized_start=1126
-  _globals['_PROMOTEGENERATIONREQUEST']._serialized_end=1172
-  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_start=1174
-  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_end=1201
-  _globals['_RETRIEVAL']._serialized_start=1204
-  _globals['_RETRIEVAL']._serialized_end=1751
+  _globals['_SEARCHREQUEST']._serialized_end=301
+  _globals['_HIT']._serialized_start=303
+  _globals['_HIT']._serialized_end=368
+  _globals['_SEARCHRESPONSE']._serialized_start=370
+  _globals['_SEARCHRESPONSE']._serialized_end=462
+  _globals['_UPSERTREQUEST']._serialized_start=464
+  _globals['_UPSERTREQUEST']._serialized_end=564
+  _globals['_ADAPTERVECTORS']._serialized_start=567
+  _globals['_ADAPTERVECTORS']._serialized_end=712
+  _globals['_UPSERTRESPONSE']._serialized_start=714
+  _globals['_UPSERTRESPONSE']._serialized_end=774
+  _globals['_REMOVEREQUEST']._serialized_start=776
+  _globals['_REMOVEREQUEST']._serialized_end=832
+  _globals['_REMOVERESPONSE']._serialized_start=834
+  _globals['_REMOVERESPONSE']._serialized_end=850
+  _globals['_LISTROWSREQUEST']._serialized_start=852
+  _globals['_LISTROWSREQUEST']._serialized_end=889
+  _globals['_LISTROWSRESPONSE']._serialized_start=891
+  _globals['_LISTROWSRESPONSE']._serialized_end=949
+  _globals['_GENERATION']._serialized_start=951
+  _globals['_GENERATION']._serialized_end=999
+  _globals['_LISTGENERATIONSREQUEST']._serialized_start=1001
+  _globals['_LISTGENERATIONSREQUEST']._serialized_end=1025
+  _globals['_LISTGENERATIONSRESPONSE']._serialized_start=1027
+  _globals['_LISTGENERATIONSRESPONSE']._serialized_end=1096
+  _globals['_BUILDGENERATIONREQUEST']._serialized_start=1098
+  _globals['_BUILDGENERATIONREQUEST']._serialized_end=1155
+  _globals['_BUILDGENERATIONRESPONSE']._serialized_start=1157
+  _globals['_BUILDGENERATIONRESPONSE']._serialized_end=1202
+  _globals['_PROMOTEGENERATIONREQUEST']._serialized_start=1204
+  _globals['_PROMOTEGENERATIONREQUEST']._serialized_end=1250
+  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_start=1252
+  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_end=1279
+  _globals['_RETRIEVAL']._serialized_start=1282
+  _globals['_RETRIEVAL']._serialized_end=1829
 # @@protoc_insertion_point(module_scope)

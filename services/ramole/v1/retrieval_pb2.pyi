@@ -32,6 +32,8 @@ class SearchRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    WITHOUT_FIELD_NUMBER: _builtins.int
+    AMONG_FIELD_NUMBER: _builtins.int
     encoder_id: _builtins.str
     """Must equal the encoder_id of the index, else ENCODER_MISMATCH."""
     base_model: _builtins.str
@@ -48,6 +50,14 @@ class SearchRequest(_message.Message):
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only adapters that have all of these."""
 
+    @_builtins.property
+    def without(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.AdapterRef]:
+        """None of these, whatever their version: at most 64."""
+
+    @_builtins.property
+    def among(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.AdapterRef]:
+        """Only these, whatever their version: at most 8; none = all."""
+
     def __init__(
         self,
         *,
@@ -57,10 +67,12 @@ class SearchRequest(_message.Message):
         tenant: _builtins.str = ...,
         k: _builtins.int = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
+        without: _abc.Iterable[_common_pb2.AdapterRef] | None = ...,
+        among: _abc.Iterable[_common_pb2.AdapterRef] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "encoder_id", b"encoder_id", "k", b"k", "tags", b"tags", "tenant", b"tenant", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["among", b"among", "base_model", b"base_model", "encoder_id", b"encoder_id", "k", b"k", "tags", b"tags", "tenant", b"tenant", "vector", b"vector", "without", b"without"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -104,7 +116,9 @@ class SearchResponse(_message.Message):
     DOUBT_FIELD_NUMBER: _builtins.int
     OF_FEW_FIELD_NUMBER: _builtins.int
     doubt: _builtins.float
-    """How likely it is that none of the adapters was made for the prompt, in [0, 1]; absent while that cannot be told."""
+    """How likely it is that none of the adapters was made for the prompt, in [0, 1]; absent while that cannot be told, and
+    where the search is narrowed.
+    """
     of_few: _builtins.bool
     """Whether that is the doubt of few adapters: what many small repositories have taught, not what this one has."""
     @_builtins.property

@@ -45,12 +45,13 @@ class House:
         value = self.executor.registry.get_sample_value(f"ramole_tier_{name}", {"tier": tier, **labels})
         return 0.0 if value is None else value
 
-    async def ask(self, digest: str) -> None:
+    async def ask(self, digest: str, *next_digests: str) -> None:
         request = executor_pb2.ExecuteRequest(
             prompt="translate to french : dog",
             experts=[executor_pb2.Expert(digest=digest, similarity=1.0, weight=1.0, scale=1.0)],
             composition=composition_to_pb(PRESETS["selection"]),
             sampling=sampling_to_pb(Sampling(max_tokens=2)),
+            next_digests=next_digests,
         )
         events = [event async for event in self.stub.Execute(request)]
         assert events[-1].done.completion_tokens >= 1
@@ -89,6 +90,18 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     await server.stop()
     await peers.close()
     await store.stop()
+
+
+async def test_who_may_come_next_is_brought_into_host_memory(house: House) -> None:
+    one, two = house.digests
+    await house.ask(one, two)
+    async with asyncio.timeout(30):
+        while two not in house.executor._host:  # noqa: ASYNC110  # no event tells
+            await asyncio.sleep(0.01)
+    assert house.metric("entries", "device") == 1
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await house.ask(one, "no digest")
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_each_tier_answers_before_the_one_behind_it_and_an_eviction_frees_all(house: House) -> None:

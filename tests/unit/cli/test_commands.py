@@ -54,6 +54,30 @@ def of_json(*args: str | Path) -> Any:
     return json.loads(ramole(*args, "--json"))
 
 
+def test_an_answer_in_parts_says_who_wrote_what(world: WorldThread) -> None:
+    parts = "generate", "one; two three", "--reroute-at", ";", "--max-parts", "3"
+    why = ramole(*parts, "--why").splitlines()
+    assert why[0] == "one;twothree"
+    assert [line for line in why if line.startswith("part")] == ["part 1: 'one;'", "part 2: 'twothree'"]
+    assert [line.split("@")[0].strip("│ ") for line in why if "@" in line] == ["default/a", "default/b"]
+    found = of_json(*parts)
+    assert [part["text"] for part in found["parts"]] == ["one;", "twothree"]
+    assert [part["end"] for part in found["parts"]] == ["separator", None]
+    assert found["parts"][1]["adapters"][0]["adapter"] == found["adapters"][1]["adapter"] == "default/b@1"
+    assert [list(request.part_ends) for request in world.world.executor.requests[:1]] == [[";"]]
+    assert "parts" not in of_json("generate", "one; two three")
+    at_end = of_json("generate", "one. two", "--reroute-at-end")
+    assert [part["end"] for part in at_end["parts"]] == ["adapters", None]
+    for wrong, field in (
+        (["--max-parts", "3"], "--max-parts"),
+        (["--reroute-at", ""], "composition.separators"),
+        (["--reroute-at-end", "--max-parts", "1"], "composition.max_parts"),
+        (["--reroute-at-end", "--adapter", "a"], "composition.reroute"),
+        (["--reroute-at-end", "--k", "0"], "composition.reroute"),
+    ):
+        assert ramole("generate", "x", *wrong, code=1).startswith(f"error: {field}:")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "mine"

@@ -15,7 +15,7 @@ from ramole.core.bounds import COUNTS, NUMBERS, TEXTS, Number
 from ramole.core.errors import InvalidInput
 from ramole.core.settings import GatewaySettings
 from ramole.gateway.codec import order_from_pb
-from ramole.v1 import gateway_pb2
+from ramole.v1 import common_pb2, gateway_pb2
 
 ROOT = Path(__file__).parents[3]
 
@@ -39,6 +39,9 @@ def request_with(path: str, value: Any) -> gateway_pb2.GenerateRequest:
     else:
         setattr(message, field, value)
     request.sampling.logprobs = request.sampling.top_logprobs > 0
+    if path in ("composition.max_parts", "composition.separators"):
+        request.composition.reroute = common_pb2.REROUTE_AT_END
+        request.ClearField("adapters")
     return request
 
 
@@ -109,6 +112,13 @@ def test_lists_and_texts_have_edges_too() -> None:
     refuse("sampling.stop", ["x"] * (stop.max_count + 1))
     refuse("sampling.stop", ["x" * (stop.high + 1)])
     refuse("sampling.stop", [""])
+    separators = TEXTS["composition.separators"]
+    assert separators.max_count is not None
+    accept("composition.separators", ["x" * separators.high] * separators.max_count)
+    refuse("composition.separators", ["x"] * (separators.max_count + 1))
+    refuse("composition.separators", ["x" * (separators.high + 1)])
+    refuse("composition.separators", [""])
+    refuse("composition.max_parts", 1)
     accept("sampling.stop_token_ids", [2**32 - 1] * tokens.high)
     refuse("sampling.stop_token_ids", [0] * (tokens.high + 1))
     many = gateway_pb2.GenerateRequest(prompt="x", adapters=[gateway_pb2.WeightedAdapter(adapter="a")] * 9)

@@ -59,8 +59,7 @@ def test_frequencies_follow_transformers_own_processors(sampling: Sampling) -> N
     if sampling.min_p:
         scores = generation.MinPLogitsWarper(sampling.min_p)(ids, scores)
     want = scores.softmax(-1)[0]
-    sampler = Sampler(sampling, 1, CPU)
-    draws = torch.tensor([sampler.choose(logits, context) for _ in range(3000)])
+    draws = torch.tensor([Sampler(sampling, seed, CPU).choose(logits, context) for seed in range(3000)])
     got = torch.bincount(draws, minlength=30) / 3000
     assert (got[want == 0] == 0).all()
     assert (got - want).abs().max() < 0.04

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from ramole.core.composition import PRESETS
+from ramole.core.composition import PRESETS, Reroute
 from ramole.core.errors import ExpertUnavailable, Internal, NotFound, Unavailable
 from ramole.core.sampling import Sampling
 from ramole.core.settings import ServerSettings, TenantLimitSettings
@@ -54,8 +55,8 @@ class Two:
         self.first = first
         self.second = second
 
-    async def answer(self) -> str:
-        async with aclosing(self._generation.run(ORDER)) as events:
+    async def answer(self, order: Order = ORDER) -> str:
+        async with aclosing(self._generation.run(order)) as events:
             return "".join([event.text async for event in events if isinstance(event, TokenChunk)])
 
     async def statuses(self) -> list[GetStatusResponse]:
@@ -130,3 +131,21 @@ async def test_a_description_does_without_the_one_that_fails(two: Two) -> None:
         executor.failures["GetStatus"] = [Unavailable(STOPPED)]
     with pytest.raises(Unavailable, match=STOPPED):
         await two.statuses()
+
+
+async def test_one_that_is_lost_between_two_parts_costs_nothing_but_a_prefill(two: Two) -> None:
+    composition = replace(PRESETS["selection"], reroute=Reroute.AT, separators=(";",))
+    order = Order("one; two", (), composition, Sampling())
+    whole = await two.answer(order)
+    assert (len(two.first.requests), len(two.second.requests)) == (2, 0)
+    execute = two.first.begin
+
+    async def gone_after_the_first_part(method: str, **more: bool) -> None:
+        if method == "Execute" and two.first.requests[-1].answer_token_ids:
+            raise Unavailable(STOPPED)
+        await execute(method, **more)
+
+    two.first.begin = gone_after_the_first_part  # type: ignore[method-assign]
+    assert await two.answer(order) == whole
+    [resumed] = two.second.requests
+    assert list(resumed.answer_token_ids) == [0]

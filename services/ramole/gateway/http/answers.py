@@ -111,6 +111,10 @@ class AnswerWriter(ABC):
         """What comes before the first piece of an answer, if anything."""
         return None
 
+    def routed(self, index: int, report: Json) -> Json:
+        """Before each part of an answer that is re-routed: what it will use."""
+        return self.piece(index, GrowingChoice(index)) | {"ramole": {"routing": report}}
+
     def piece(self, index: int, piece: GrowingChoice) -> Json:
         """One piece of a streamed answer."""
         return self._chunk(self._piece(index, piece))

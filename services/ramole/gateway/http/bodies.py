@@ -48,6 +48,9 @@ class Extension(Body):
         allow_degraded: whether an answer may do without what is down or broken.
         query: what retrieval reads instead of the prompt.
         tags: what retrieval looks among: adapters that have all of them.
+        reroute: when the answer goes on with other adapters: off, at (the separators), at_end.
+        separators: texts behind which it does.
+        max_parts: parts of the answer at most.
     """
 
     adapters: tuple[WeightedAdapter, ...] = ()
@@ -59,6 +62,9 @@ class Extension(Body):
     spread: float | None = None
     scale: float | None = None
     adaptive_spread: bool | None = None
+    reroute: str | None = None
+    separators: tuple[str, ...] = ()
+    max_parts: int | None = None
     fallback: Literal["fail", "base_model"] = "fail"
     allow_degraded: bool = False
     query: str | None = None
@@ -75,6 +81,9 @@ class Extension(Body):
             spread=self.spread,
             scale=self.scale,
             is_adaptive=self.adaptive_spread,
+            reroute=self.reroute,
+            separators=self.separators,
+            max_parts=self.max_parts,
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ramole.core.call import current_call
 from ramole.core.chat import Message
-from ramole.core.composition import Composition, Weighting
+from ramole.core.composition import Composition, Reroute, Weighting
 from ramole.core.errors import InvalidInput, RamoleError
 from ramole.core.sampling import Sampling
 from ramole.core.settings import GatewaySettings
@@ -77,7 +77,7 @@ class OpenAi:
             return Order.of(
                 text,
                 adapters,
-                _BARE if is_base and not adapters else composition,
+                _bare(composition) if is_base and not adapters else composition,
                 body.sampling(),
                 messages=messages,
                 query=more.query or "",
@@ -134,11 +134,15 @@ class OpenAi:
                 if isinstance(news, Routing):
                     used |= dict.fromkeys(str(each.ref) for each in news.choices)
                     exchange.headers[ADAPTERS_KEY] = ",".join(used)
-                    choice.report["routing"] = self._report(
-                        routing_to_pb(news, request_id="", base_model=self._base_id)
-                    )
-                    if opening := writer.opening(index):
-                        yield opening
+                    report = self._report(routing_to_pb(news, request_id="", base_model=self._base_id))
+                    if news.part:
+                        choice.report.setdefault("later_routings", []).append(report)
+                    else:
+                        choice.report["routing"] = report
+                        if opening := writer.opening(index):
+                            yield opening
+                    if news.composition.reroute is not Reroute.OFF:
+                        yield writer.routed(index, report)
                 elif isinstance(news, TokenChunk):
                     yield writer.piece(index, choice.push(news))
                 elif isinstance(news, UsageReport):
@@ -161,6 +165,16 @@ async def _as_stream(
     if wants_usage:
         yield event(writer.total(choices))
     yield DONE
+
+
+def _bare(composition: Composition) -> Composition:
+    """Of the base model alone. Re-routing stays asked for, and is refused."""
+    return replace(
+        _BARE,
+        reroute=composition.reroute,
+        separators=composition.separators,
+        max_parts=composition.max_parts,
+    )
 
 
 def _numbered(sampling: Sampling, number: int) -> Sampling:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ramole.lab.training.lm import Encoded, PaddedBatch, answer_scores, collate
+from ramole.lab.training.lm import Encoded, PaddedBatch, answer_scores, answer_token_scores, collate
 from ramole.lora.weights import AdapterWeights
 from ramole.mixture.mixture import Mixture
 from ramole.mixture.plan import RequestMixture, StepPlan, build_step_plan
@@ -21,6 +21,9 @@ MAX_TOKENS = 2048
 
 MakeForm = Callable[[StepPlan, PaddedBatch], Form]
 """How a rival that is no composition computes a step."""
+
+
+_NOTHING = (np.zeros(0, np.bool_), np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,19 @@ class Answerer:
                 self._known[todo[row]] = (is_right, loss)
         found = [self._known[key] for key in keys]
         return Outcomes(np.array([r for r, _ in found], np.bool_), np.array([n for _, n in found], np.float32))
+
+    def token_scores(
+        self, questions: Sequence[int], requests: Sequence[RequestMixture]
+    ) -> list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]]:
+        """Of each pair whether each token of the answer and its end is that of greedy decoding, and its nats."""
+        found: list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]] = [_NOTHING] * len(questions)
+        for rows in self._batches(questions):
+            batch = self.collate([questions[row] for row in rows])
+            plan = build_step_plan([requests[row] for row in rows], [batch.ids.shape[1]] * len(rows))
+            with self.mixture.running(plan):
+                for row, scores in zip(rows, answer_token_scores(self.model, batch), strict=True):
+                    found[row] = scores
+        return found
 
     def rival_outcomes(
         self, questions: Sequence[int], requests: Sequence[RequestMixture], make_form: MakeForm

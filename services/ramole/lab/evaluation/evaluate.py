@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ramole.core.composition import REROUTED_PRESET
 from ramole.core.errors import InvalidInput
 from ramole.core.settings import GatewaySettings
 from ramole.executor.loading import load_model
 from ramole.lab.evaluation import endtask, extras
 from ramole.lab.evaluation.answers import Answerer
 from ramole.lab.evaluation.few import few_adapters, few_summary
+from ramole.lab.evaluation.in_parts import InParts, vocabulary_of
 from ramole.lab.evaluation.methods import COMPOSITIONS, Budget, Methods
 from ramole.lab.evaluation.retrieval import retrieval_figures
 from ramole.lab.evaluation.subject import Subject
@@ -28,6 +30,7 @@ from ramole.lora.files import read_folder
 from ramole.lora.reader import read_adapter
 from ramole.mixture.router import load_router
 from ramole.retrieval.doubt import Doubt
+from ramole.zoo.catalog import SEPARATOR
 
 MIN_UNSEEN = 8
 NUM_SHOTS = 24
@@ -186,8 +189,18 @@ class Bench:
         if not pairs:
             return {}
         questions = list(range(self.num_tests, self.num_tests + len(pairs)))
-        similarities = retriever.similarities([pair.example.prompt for pair in pairs])
-        return extras.two_skill(self.methods, questions, [pair.adapters for pair in pairs], similarities, doubt)
+        prompts = [pair.example.prompt for pair in pairs]
+        in_parts = InParts(
+            self.methods.answerer,
+            questions,
+            prompts,
+            retriever,
+            vocabulary_of(self.subject.base),
+            doubt,
+            (SEPARATOR.strip(),),
+        )
+        similarities, owners = retriever.similarities(prompts), [pair.adapters for pair in pairs]
+        return extras.two_skill(self.methods, questions, owners, similarities, in_parts, doubt)
 
 
 def evaluate_subject(
@@ -235,6 +248,7 @@ def evaluate_subject(
     progress("few adapters")
     few = few_adapters(methods, view, is_seen, default)
     progress("two skills, growth, gates, throughput")
+    two_skill = bench.two_skill(retriever, view.doubt)
     return {
         "subject": {
             "name": subject.name,
@@ -247,7 +261,7 @@ def evaluate_subject(
         "retrieval": retrieval,
         "wordings": bench.in_other_words(retrievers, is_seen),
         "end_task": table,
-        "two_skill": bench.two_skill(retriever, view.doubt),
+        "two_skill": two_skill,
         "growth": extras.growth(methods, view, default, extras.growth_sizes(len(subject.entries))),
         "gates": {
             name: extras.gate_weights(methods, view, COMPOSITIONS[name])
@@ -258,7 +272,7 @@ def evaluate_subject(
         "map": bench.map(retriever, view),
         "throughput": extras.throughput(width=plan.throughput_width, rounds=plan.throughput_rounds),
         "seconds": round(time.monotonic() - started, 1),
-        "summary": summary(retrieval, views, table, trained) | {"small": few_summary(few)},
+        "summary": summary(retrieval, views, table, trained) | {"small": few_summary(few)} | _in_parts(two_skill),
     }
 
 
@@ -285,6 +299,20 @@ def summary(
         "default": GatewaySettings().preset,
         "group": group,
     }
+
+
+def _in_parts(two_skill: Mapping[str, Any]) -> dict[str, Any]:
+    """Exact match of prompts that need two adapters, by what a request without a composition gets."""
+    if not two_skill:
+        return {}
+    names = {
+        "once": f"retrieved, {GatewaySettings().preset}",
+        "rerouted": f"{extras.REROUTED}, {REROUTED_PRESET}",
+        "named_rerouted": extras.NAMED_REROUTED,
+        "bound": extras.BOUND,
+    }
+    found = two_skill["methods"]
+    return {"two_skill": {key: found[name]["score"] for key, name in names.items() if name in found}}
 
 
 def _tops(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:

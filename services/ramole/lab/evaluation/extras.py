@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ramole.core.composition import PRESETS, Composition, Merge, Weighting
+from ramole.core.composition import PRESETS, REROUTED_PRESET, Composition, Merge, Weighting
 from ramole.lab.bench.executor.module_cases import EINSUM, OURS, run_module_case
 from ramole.lab.bench.executor.options import ModuleCase
+from ramole.lab.evaluation.in_parts import InParts
 from ramole.lab.evaluation.methods import COMPOSITIONS, Methods, own_k
 from ramole.lab.evaluation.statistics import estimate, task_means
 from ramole.lab.evaluation.views import View, request
@@ -22,15 +23,20 @@ FloatArray = npt.NDArray[np.floating]
 GROWTH_METHODS = ("perfect", "selection", "mixture", "fusion", "ramole", "ramole_prior")
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
+BOUND, NAMED_REROUTED, REROUTED = "each part by its own", "both named, in parts", "retrieved, in parts"
+
 
 def two_skill(
     methods: Methods,
     questions: Sequence[int],
     pairs: Sequence[tuple[int, int]],
     similarities: FloatArray,
+    in_parts: InParts,
     doubt: Doubt | None = None,
 ) -> dict[str, Any]:
     """Prompts that need two adapters at once: what their two own adapters give when named, and what retrieval gives.
+
+    At once, and in parts: see `in_parts`.
 
     Intervals are over pairs of adapters.
 
@@ -47,10 +53,10 @@ def two_skill(
         np.ones(similarities.shape, np.bool_),
         doubt=doubt,
     )
-    alone = [answerer.outcomes(questions, [request(PRESETS["selection"], [pair[i]]) for pair in pairs]) for i in (0, 1)]
+    one = [answerer.outcomes(questions, [request(PRESETS["selection"], [pair[i]]) for pair in pairs]) for i in (0, 1)]
     found: dict[str, list[npt.NDArray[Any]]] = {
         "base": [o.right for o in methods.run("base", view, 0, similarities)],
-        "best of the two alone": [np.maximum(alone[0].right, alone[1].right)],
+        "best of the two alone": [np.maximum(one[0].right, one[1].right)],
     }
     named = {
         "mixture": PRESETS["mixture"],
@@ -71,6 +77,11 @@ def two_skill(
     for name in ("selection", "mixture", "fusion", "random_gate", *COMPOSITIONS):
         if f"retrieved, {name}" not in found and name in methods.names():
             found[f"retrieved, {name}"] = [o.right for o in methods.run(name, view, own_k(name), similarities)]
+    alone = PRESETS[REROUTED_PRESET]
+    found[BOUND] = [in_parts.bound(pairs, alone).right]
+    found[NAMED_REROUTED] = [in_parts.rerouted(alone, named=pairs).right]
+    for name in (REROUTED_PRESET, "hedged", "calibrated"):
+        found[f"{REROUTED}, {name}"] = [in_parts.rerouted(PRESETS[name]).right]
     nearest = view.nearest(3)
     both = np.mean([set(pair) <= set(row) for pair, row in zip(pairs, nearest, strict=True)])
     scores = {

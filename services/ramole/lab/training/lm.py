@@ -91,6 +91,17 @@ def answer_scores(model: Any, batch: PaddedBatch) -> tuple[npt.NDArray[np.bool_]
     return is_right.all(1).cpu().numpy(), (losses.sum(1) / chosen.sum(1)).cpu().numpy()
 
 
+@torch.no_grad()
+def answer_token_scores(model: Any, batch: PaddedBatch) -> list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]]:
+    """The same for each token of each answer and its end: whether it is the arg max, and its nats."""
+    logits, chosen = _weighted_logits(model, batch)
+    targets = batch.ids[:, 1:][chosen]
+    right = (logits.argmax(-1) == targets).cpu().numpy()
+    losses = F.cross_entropy(logits.float(), targets, reduction="none").cpu().numpy()
+    cuts = np.cumsum(chosen.sum(1).cpu().numpy())[:-1]
+    return list(zip(np.split(right, cuts), np.split(losses, cuts), strict=True))
+
+
 def exact_matches(model: Any, batch: PaddedBatch) -> list[bool]:
     """The first figure of `answer_scores`."""
     right: list[bool] = answer_scores(model, batch)[0].tolist()

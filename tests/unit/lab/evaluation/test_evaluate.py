@@ -48,6 +48,7 @@ def test_evaluate_own_adapters(zoo: Zoo, adapters: Path, tmp_path: Path) -> None
     assert all(set(group) == {"top1", "top3", "top5", "top8"} for group in found["retriever"]["zero_shot"].values())
     assert {"bm25", "tfidf", "zero_shot max"} <= set(figures["retrieval"])
     assert figures["two_skill"]["num_pairs"] == 1
+    assert set(found["two_skill"]) == {"once", "rerouted", "named_rerouted", "bound"}
     assert [row["num_adapters"] for row in figures["growth"]] == [6]
     assert all(row["outputs_equal"] for row in figures["throughput"])
     out = tmp_path / "out"
