@@ -62,7 +62,7 @@ class Neighbour(Service):
 
     Attributes:
         log: shared by all; ``Service.Method`` of each call in order.
-        failures: method -> errors to raise, one for each call.
+        failures: method -> errors to raise, one for each call; None = this call is answered.
         gates: method -> event that the call waits for.
         delays_s: method -> seconds that the call takes.
         entered: method -> set when the method is called.
@@ -70,7 +70,7 @@ class Neighbour(Service):
 
     def __init__(self, log: list[str]) -> None:
         self.log = log
-        self.failures: dict[str, list[Exception]] = {}
+        self.failures: dict[str, list[Exception | None]] = {}
         self.gates: dict[str, asyncio.Event] = {}
         self.delays_s: dict[str, float] = {}
         self.entered: dict[str, asyncio.Event] = {}
@@ -86,8 +86,8 @@ class Neighbour(Service):
         await asyncio.sleep(self.delays_s.get(method, 0.0))
         if method in self.gates:
             await self.gates[method].wait()
-        if self.failures.get(method):
-            raise self.failures[method].pop(0)
+        if self.failures.get(method) and (error := self.failures[method].pop(0)) is not None:
+            raise error
 
     async def until(self, method: str) -> None:
         async with asyncio.timeout(10):

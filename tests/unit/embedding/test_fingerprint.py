@@ -142,9 +142,12 @@ async def test_the_service_reads_the_base_that_it_serves(trained: Path, base: Pa
     await service.close()
     served = np.array([vector_from_pb(vector, field="vectors") for vector in answer.vectors])
     plain = Encoder.load(MINILM, instruction=settings.embedding.instruction, threads=1)
-    expected = np.concatenate([plain.encode(TEXTS), Fingerprint.open(base).encode(TEXTS)], axis=1)
-    linear_map = read_retriever(trained).linear_map
+    retriever = read_retriever(trained)
+    linear_map, mark = retriever.linear_map, retriever.fingerprint
     assert linear_map is not None
+    assert mark is not None
+    states = Fingerprint.open(base, mark.layers, mark.read)
+    expected = np.concatenate([plain.encode(TEXTS), states.encode(TEXTS)], axis=1)
     assert np.abs(served - linear_map(expected)).max() < 1e-4
     assert answer.encoder_id != plain.encoder_id
 
@@ -152,7 +155,9 @@ async def test_the_service_reads_the_base_that_it_serves(trained: Path, base: Pa
 async def test_the_executors_may_read_the_base_instead(trained: Path, base: Path, tmp_path: Path) -> None:
     """The same vectors, and no second copy of the base."""
     options = EmbeddingSettings(retriever=str(trained), states="executor")
-    settings = resolve(PlainSettings(embedding=options, data_dir=tmp_path, executor=ExecutorSettings(max_rows=2)))
+    settings = resolve(
+        PlainSettings(embedding=options, data_dir=tmp_path, executor=ExecutorSettings(max_rows=2, slot_rank=16))
+    )
     directory: dict[str, str] = {}
     peers = Peers(partial(DirectoryPicker, directory))
     async with AsyncExitStack() as stack:
