@@ -305,11 +305,11 @@ class _Planner:
         says = f"{shown(needed)} are needed ({table}); there are {shown(self.budget)}"
         says += "" if is_counted else f", {self.where}"
         field = "executor.memory_bytes" if is_counted else "executor.memory_fraction"
-        ways = list(self._ways(sizes))
+        ways, together = list(self._ways(sizes))[:3], self._together(sizes)
+        if len(ways) < 3 and together:
+            ways.append(f"all of {', '.join(together)}")
         if ways:
-            return WrongState(says, field=field, remedy=f"set {' or '.join(ways[:3])}")
-        if together := self._together(sizes):
-            return WrongState(says, field=field, remedy=f"set {' and '.join(together)}")
+            return WrongState(says, field=field, remedy=f"set {' or '.join(ways)}")
         more = f", of which this machine has {self._device.others + 1}" if self._device.others else ""
         return WrongState(
             says,
@@ -352,15 +352,28 @@ class _Planner:
         )
 
     def _together(self, sizes: Sizes) -> list[str]:
-        """Settings that make it fit only together; empty = none do."""
+        """Settings that make it fit only together, as large as they can be; empty = there are none."""
+
+        def fits(changes: Mapping[str, int | str]) -> bool:
+            return self.total(self._smaller(sizes, changes)) <= self.budget
+
         changes: dict[str, int | str] = {}
-        for name, value in (("num_slots", 2), ("max_rows", 1), ("max_len", BLOCK), ("dtype", "bfloat16")):
-            if name == "dtype" and sizes.dtype != "float32":
+        least = {"num_slots": 2, "max_rows": 1, "max_len": BLOCK} | (
+            {"kv_blocks": 1} if self._options.kv_blocks else {}
+        )
+        if sizes.dtype == "float32" and not fits(least):
+            changes["dtype"] = "bfloat16"
+        if not fits(changes | least):
+            return []
+        changes |= least
+        for name in ("max_len", "kv_blocks", "num_slots", "max_rows"):
+            if name not in least:
                 continue
-            changes[name] = value
-            if self.total(self._smaller(sizes, changes)) <= self.budget:
-                return [f"executor.{name} to {value}" for name, value in changes.items()]
-        return []
+            unit = BLOCK if name == "max_len" else 1
+            most = getattr(sizes, name) // unit
+            found = _largest(lambda n, name=name, unit=unit: fits(changes | {name: n * unit}), 1, most)  # type: ignore[misc]
+            changes[name] = max(least[name], found * unit)
+        return [f"executor.{name} to {value}" for name, value in changes.items() if value != getattr(sizes, name)]
 
 
 def _least_blocks(max_rows: int, max_len: int) -> int:
