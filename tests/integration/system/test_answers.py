@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import torch
 
 from ramole.client.client import RamoleClient
 from ramole.client.values import Routing
-from ramole.core.composition import PRESETS, Composition, Merge, Weighting
+from ramole.core.composition import PRESETS, Composition, Merge, Reroute, Weighting
 from ramole.core.sampling import Sampling
 from ramole.demo import DemoReport
-from ramole.zoo.catalog import Zoo
+from ramole.zoo.catalog import SEPARATOR, Zoo
 from support.server_process import ServerProcess
 
 SHORT = Sampling(max_tokens=24)
@@ -100,6 +101,27 @@ async def test_retrieval_finds_the_adapter_and_the_report_says_so(client: Ramole
         assert all(len(a.layer_weights) == 4 for a in answer.usage.adapters)
         hits += answer.routing.adapters[0].ref.name == adapter.name
     assert hits >= 0.8 * len(zoo.adapters)
+
+
+async def test_prompts_of_two_skills_are_answered_in_parts(client: RamoleClient, zoo: Zoo) -> None:
+    pairs = [zoo.pairs[i] for i in (0, 12, 15, 34, 41, 45, 62, 67)]
+    in_parts = replace(PRESETS["selection"], reroute=Reroute.AT, separators=(SEPARATOR.strip(),), max_parts=2)
+
+    async def right(composition: Composition | None, *, named: bool = False) -> int:
+        answers = await asyncio.gather(
+            *(
+                client.complete(
+                    pair.prompt, composition=composition, sampling=SHORT, adapters=pair.adapters if named else ()
+                )
+                for pair in pairs
+            )
+        )
+        return sum(answer.text.strip() == pair.answer for answer, pair in zip(answers, pairs, strict=True))
+
+    assert await right(None) == 0
+    assert await right(PRESETS["mixture"], named=True) <= 2
+    assert await right(in_parts) >= 6
+    assert await right(in_parts, named=True) >= 6
 
 
 async def test_a_cancelled_request_leaves_the_engine_idle(client: RamoleClient, zoo: Zoo) -> None:
