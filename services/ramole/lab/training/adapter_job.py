@@ -170,7 +170,6 @@ def _train(
         TrainerCallback,
         TrainingArguments,
     )
-
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # this command has its own
