@@ -366,9 +366,7 @@ class _Planner:
         if not fits(changes | least):
             return []
         changes |= least
-        for name in ("max_len", "kv_blocks", "num_slots", "max_rows"):
-            if name not in least:
-                continue
+        for name in least:
             unit = BLOCK if name == "max_len" else 1
             most = getattr(sizes, name) // unit
             found = _largest(lambda n, name=name, unit=unit: fits(changes | {name: n * unit}), 1, most)  # type: ignore[misc]

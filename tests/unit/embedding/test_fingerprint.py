@@ -142,12 +142,13 @@ async def test_the_service_reads_the_base_that_it_serves(trained: Path, base: Pa
     await service.close()
     served = np.array([vector_from_pb(vector, field="vectors") for vector in answer.vectors])
     plain = Encoder.load(MINILM, instruction=settings.embedding.instruction, threads=1)
-    retriever = read_retriever(trained)
-    linear_map, mark = retriever.linear_map, retriever.fingerprint
+    artefact = read_retriever(trained)
+    assert artefact.fingerprint is not None
+    assert artefact.fingerprint.read is Read.BOTH
+    read = Fingerprint.open(base, read=Read.BOTH)
+    expected = np.concatenate([plain.encode(TEXTS), read.encode(TEXTS)], axis=1)
+    linear_map = artefact.linear_map
     assert linear_map is not None
-    assert mark is not None
-    states = Fingerprint.open(base, mark.layers, mark.read)
-    expected = np.concatenate([plain.encode(TEXTS), states.encode(TEXTS)], axis=1)
     assert np.abs(served - linear_map(expected)).max() < 1e-4
     assert answer.encoder_id != plain.encoder_id
 

@@ -170,11 +170,14 @@ def _train(
         TrainerCallback,
         TrainingArguments,
     )
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # this command has its own
     recipe = job.recipe
     torch.manual_seed(job.seed)
     folder = str(locate(job.base))
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    learned, asked = ([asdict(encode_example(tokenizer, one, recipe)) for one in part] for part in (train, dev))
     base = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
@@ -215,8 +218,8 @@ def _train(
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=[asdict(encode_example(tokenizer, one, recipe)) for one in train],
-        eval_dataset=[asdict(encode_example(tokenizer, one, recipe)) for one in dev],
+        train_dataset=learned,
+        eval_dataset=asked,
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
         callbacks=[Report(), EarlyStoppingCallback(recipe.patience)],
     )
