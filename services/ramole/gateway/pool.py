@@ -63,7 +63,7 @@ class _Gauges(Collector):
             (RUNNING, "Requests that get tokens.", float(sum(status.running for status in statuses))),
             (
                 KV_USAGE,
-                "Share of the KV memory that holds tokens: 0 to 1.",
+                "Share of the blocks of KV memory that requests hold: 0 to 1.",
                 sum(status.kv_usage for status in statuses) / max(len(statuses), 1),
             ),
         ):

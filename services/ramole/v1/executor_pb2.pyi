@@ -509,7 +509,7 @@ class GetStatusResponse(_message.Message):
     tokens_out: _builtins.int
     """Tokens of answers since its start."""
     kv_usage: _builtins.float
-    """Share of the KV memory that holds tokens: 0 to 1."""
+    """Share of the blocks of KV memory that sequences hold: 0 to 1."""
     @_builtins.property
     def resident_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Digests of the adapters on its device."""
