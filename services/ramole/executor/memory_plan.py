@@ -210,12 +210,14 @@ class _Planner:
             )
         max_len = min(_LEAST_LEN, self._most_len) if options.max_len == "auto" else options.max_len
         kv_blocks = options.kv_blocks or _least_blocks(options.max_rows, max_len)
+        if options.max_len == "auto":
+            max_len = min(max_len, kv_blocks * BLOCK)
         return Sizes(
             dtype=_dtype(options, self._base, self._device),
             num_slots=_LEAST_SLOTS if options.num_slots == "auto" else options.num_slots,
             slot_rank=slot_rank,
             max_rows=options.max_rows,
-            max_len=min(max_len, kv_blocks * BLOCK),
+            max_len=max_len,
             kv_blocks=kv_blocks,
         )
 

@@ -238,7 +238,7 @@ class ExecutorService(executor_pb2_grpc.ExecutorServicer, Service):
         """What is loaded and how full it is."""
         options, worker, sizes = self._settings.executor, self._ready(), self._sizes
         status = await worker.ask(lambda engine: status_to_pb(engine, num_slots=sizes.num_slots))
-        status.max_len, status.max_waiting = sizes.max_len, options.max_waiting
+        status.max_len, status.max_waiting = min(sizes.max_len, sizes.kv_tokens), options.max_waiting
         status.router, status.has_chat_template = self._router, self._codec.has_chat_template
         status.max_running, status.ended, status.tokens_out = sizes.max_rows, self._num_ended, self._num_tokens
         status.tiers.extend(tier_status_to_pb(tier, counts()) for tier, counts in self._tiers.items())
