@@ -44,9 +44,8 @@ async def check(server: ServerProcess, zoo: Zoo, acknowledged: dict[str, str]) -
         assert answer.usage.adapters
 
 
-@pytest.mark.parametrize(
-    "options", [pytest.param(("--local",), id="local"), pytest.param((), id="ray", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--local",), ()], ids=["local", "ray"])
 def test_every_acknowledged_adapter_survives_a_kill(tmp_path: Path, zoo: Zoo, options: tuple[str, ...]) -> None:
     """Between any two steps of it, and again and again: tests/contract/gateway/test_crash.py."""
     acknowledged: dict[str, str] = {}
