@@ -20,6 +20,7 @@ class Batch:
         sequences: in packed order.
         tables: the blocks of those that have one token.
         is_counted: of each sequence, whether these steps compute tokens of it for the first time.
+        is_read: whether hidden states of some of them are wanted.
         step: the plan as the forms compute it; None when nobody uses adapters, or before it was laid out.
         num_steps: how often it ran.
     """
@@ -28,6 +29,7 @@ class Batch:
     plan: StepPlan
     tables: BlockTables
     is_counted: list[bool]
+    is_read: bool
     step: Step | None = None
     num_steps: int = 0
 
@@ -41,6 +43,7 @@ class Batch:
             plan,
             BlockTables(schedule.sequences[: plan.num_decode]),
             [not sequence.is_computed_again for sequence in schedule.sequences],
+            any(sequence.layers for sequence in schedule.sequences),
         )
 
     @property

@@ -111,8 +111,7 @@ class ModelRunner:
             self.settle()
             self._batch = Batch.of(schedule)
         batch = self._batch
-        is_read = any(sequence.layers for sequence in sequences)
-        if self.uses_graphs and self._graphs is not None and batch.is_decode and not is_read:
+        if self.uses_graphs and self._graphs is not None and batch.is_decode and not batch.is_read:
             logits, batch.step = self._graphs.run(batch)
         else:
             if batch.step is None and batch.plan.num_adapters:
@@ -179,16 +178,15 @@ class ModelRunner:
             decode = self._decode_form(batch.tables)
         tokens = attention.PackedTokens(self.kv, decode, tuple(segments))
         last = self._tensor([stop - 1 for _, stop in plan.segments])
-        is_read = any(sequence.layers for sequence in sequences)
         with attention.packed(tokens), self.mixture.running_step(batch.step):
             out = self.model(
                 input_ids=self._tensor(ids)[None],
                 position_ids=self._tensor(positions)[None],
                 use_cache=False,
                 logits_to_keep=last,
-                **({"output_hidden_states": True} if is_read else {}),
+                **({"output_hidden_states": True} if batch.is_read else {}),
             )
-        if is_read:
+        if batch.is_read:
             for (start, stop), sequence in zip(plan.segments, sequences, strict=True):
                 if sequence.layers:
                     _read(sequence, [out.hidden_states[layer][0, start:stop] for layer in sequence.layers])

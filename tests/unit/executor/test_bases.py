@@ -20,6 +20,7 @@ from ramole.core.settings import ExecutorSettings, PlainSettings
 from ramole.executor.loading import load_model, load_runner, plan_of
 from ramole.executor.text import TextCodec, TokenIds
 from ramole.lora.base import read_base_shapes
+from support.byte_level import byte_level
 from support.engine_world import tiny_llama
 
 TEXTS = [
@@ -29,17 +30,6 @@ TEXTS = [
     "a  b\n\tc",
     "don't, won't: 12.50",
 ]
-
-
-def byte_level() -> Tokenizer:
-    """As GPT-2, Llama 3 and SmolLM: every byte is a character of the vocabulary."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(TEXTS * 4, trainer)
-    return tokenizer
 
 
 def sentencepiece(*, has_prefix: bool) -> Tokenizer:
@@ -63,7 +53,7 @@ def sentencepiece(*, has_prefix: bool) -> Tokenizer:
 CODECS = {
     name: TextCodec(PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>"), {2})
     for name, made in (
-        ("bytes", byte_level()),
+        ("bytes", byte_level(TEXTS * 4, vocab_size=320, special=["<s>", "</s>"])),
         ("pieces", sentencepiece(has_prefix=True)),
         ("pieces without prefix", sentencepiece(has_prefix=False)),
     )

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from ramole.executor.detokenizer import Detokenizer, Vocabulary
 from ramole.executor.text import TextStream
 from ramole.zoo.catalog import load_zoo
+from support.byte_level import byte_level as trained_on_bytes
 
 WORDS = ["the answer is the stop", "don't stop , now . 's", "l'été où ça 中文 한국어 🙂🙃 naïve", "▁ x  y   z"]
 BYTES = [f"<0x{i:02X}>" for i in range(256)]
@@ -26,12 +27,7 @@ def with_added(tokenizer: Tokenizer) -> Tokenizer:
 
 def byte_level() -> Tokenizer:
     """As GPT-2, Llama 3, Qwen."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(WORDS, trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet))
-    return with_added(tokenizer)
+    return with_added(trained_on_bytes(WORDS, vocab_size=330, has_prefix=True))
 
 
 def byte_fallback() -> Tokenizer:

@@ -20,6 +20,7 @@ from ramole.executor.fair_queue import FairQueue
 from ramole.executor.sequence import Sequence
 from ramole.executor.text import Part, TextCodec, TextStream
 from ramole.executor.worker import Chunk, Done, EngineWorker
+from support.byte_level import byte_level
 from support.engine_world import Words, World, make_world, tiny_llama
 
 MIXED = Composition(Weighting.UNIFORM)
@@ -214,7 +215,7 @@ async def test_what_the_base_makes_of_a_text_is_read_beside_the_others(worker: t
 @pytest.fixture(scope="module", params=["byte level", "byte fallback"])
 def tokenizer(request: pytest.FixtureRequest) -> Any:
     """Most characters beyond ASCII take several tokens; with byte fallback so does a new line."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models
 
     if request.param == "byte fallback":
         pieces = [*(f"<0x{byte:02X}>" for byte in range(256)), *map(chr, range(33, 127)), "\u2581", "; ", "the"]
@@ -224,14 +225,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
             [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
         )
         return tokenizer
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        ["the answer; the answer;then the stop"], trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet)
-    )
-    return tokenizer
+    return byte_level(["the answer; the answer;then the stop"])
 
 
 texts = st.lists(st.sampled_from(["a", "b;", ";", "\n", "é", "the answer", "; then", "\U0001f642", " "]), max_size=12)

@@ -18,23 +18,14 @@ from ramole.core.sampling import Sampling
 from ramole.executor.detokenizer import Detokenizer, Vocabulary
 from ramole.executor.text import TextCodec, TextStream
 from ramole.zoo.catalog import load_zoo
+from support.byte_level import byte_level
 from support.canary import CANARY, check_silent
 from support.hub_server import hub_server
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    """Byte-level, hardly trained: most characters beyond ASCII take several tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        ["the answer is the stop"], trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet)
-    )
-    return tokenizer
+    return byte_level(["the answer is the stop"])
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=30)
